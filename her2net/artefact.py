@@ -1,0 +1,200 @@
+"""What every artefact on disk has in common: strict models, digests and atomic writes.
+
+A JSON artefact is a frozen pydantic model. Unknown keys, wrong types, NaN and
+duplicate keys are errors that name the JSON path. Nothing is ever half-written:
+a file appears whole, under its final name, or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from her2net.errors import MissingArtefactError, PlanError, join_problems
+from her2net.version import __version__
+
+ArtefactT = TypeVar("ArtefactT", bound="Artefact")
+
+
+class Strict(BaseModel):
+    """A frozen part of an artefact: unknown key, wrong type, NaN and infinity are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class Artefact(Strict):
+    """A JSON file on disk that says its schema, its maker and what it was made from.
+
+    Attributes:
+        schema_version: version of the file format; a newer one is refused.
+        her2net_version: the release that wrote the file.
+        made_from: name of each input -> its digest.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+    MADE_BY: ClassVar[str] = ""
+
+    schema_version: int = 1
+    her2net_version: str = __version__
+    made_from: dict[str, str] = {}
+
+    def save(self, path: Path) -> None:
+        """Write the artefact as JSON, atomically."""
+        write_text(path, self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls: type[ArtefactT], path: Path) -> ArtefactT:
+        """Read and check the artefact.
+
+        Raises:
+            MissingArtefactError: no such file; names the command that makes it.
+            PlanError: not JSON, or not of this schema; names every JSON path at fault.
+        """
+        text = read_text(path, made_by=cls.MADE_BY)
+        found = _parse_json(path, text)
+        version = found.get("schema_version", 1) if isinstance(found, dict) else 1
+        if isinstance(version, int) and version > cls.SCHEMA_VERSION:
+            raise PlanError(
+                f"{path}: schema_version is {version}, this her2net {__version__} reads up to {cls.SCHEMA_VERSION}. "
+                "Upgrade her2net (pip install --upgrade her2net)."
+            )
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            remedy = f"Correct the file, or run {cls.MADE_BY} to make it anew." if cls.MADE_BY else "Correct the file."
+            raise PlanError(join_problems(f"{path}: not a valid {cls.__name__}. {remedy}", _explain(error))) from None
+
+
+def _explain(error: ValidationError) -> list[str]:
+    problems = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        found = "" if item["type"] == "missing" else f"; found {str(item['input'])[:80]!r}"
+        problems.append(f"{place}: {item['msg'][0].lower()}{item['msg'][1:]}{found}")
+    return problems
+
+
+def _parse_json(path: Path, text: str) -> Any:
+    def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        repeated = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+        if repeated:
+            raise PlanError(f"{path}: the key {', '.join(map(repr, repeated))} occurs twice. Keep one of them.")
+        return dict(pairs)
+
+    def reject_constant(name: str) -> Any:
+        raise PlanError(f"{path}: {name} is not allowed in JSON; write a finite number or null.")
+
+    try:
+        return json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
+    except RecursionError:
+        raise PlanError(f"{path}: nested too deeply to be one of her2net's files.") from None
+
+
+def load_json(path: Path, *, made_by: str = "") -> Any:
+    """Read a JSON file strictly: no duplicate keys, no NaN.
+
+    Raises:
+        MissingArtefactError: no such file.
+        PlanError: not such JSON; names the line or the key.
+    """
+    return _parse_json(path, read_text(path, made_by=made_by))
+
+
+def read_text(path: Path, *, made_by: str = "") -> str:
+    """Read a UTF-8 text file, with or without a byte-order mark.
+
+    Raises:
+        MissingArtefactError: no such file; names the command that makes it.
+        PlanError: a folder, unreadable, or not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        remedy = f" Run {made_by} first." if made_by else ""
+        raise MissingArtefactError(f"{path}: no such file.{remedy}") from None
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: temporary file in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, with Unix line ends."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as JSON, atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, atomically; `None` and NaN become empty cells, floats keep every digit."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row.get(column)) for column in columns])
+    write_text(path, buffer.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    if value is None or value != value:  # NaN is the one value that differs from itself
+        return ""
+    return repr(float(value)) if isinstance(value, float) else value
+
+
+def digest_bytes(content: bytes) -> str:
+    """Return a 16-hex-digit BLAKE2b digest."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the digest of a plain value or model, independent of key order."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return digest_bytes(json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def digest_file(path: Path) -> str:
+    """Return the digest of a file's content, read in blocks of 1 MiB."""
+    hasher = hashlib.blake2b(digest_size=8)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()

@@ -1,0 +1,129 @@
+"""Where everything lies: the three roots and every file name below them.
+
+No other module builds a path to an artefact, so this file is the map of the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from her2net.errors import RawDataError
+
+ROOT_NAMES = ("her2net_raw", "her2net_preprocessed", "her2net_results")
+DATASET_FOLDER = re.compile(r"^Dataset(\d{3,})_(.+)$")
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The three root folders; `defaulted` names those not set in the environment."""
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+    defaulted: tuple[str, ...] = ()
+
+
+def find_roots() -> Roots:
+    """Read the roots from the environment; an unset one is a folder of that name in the current directory."""
+    defaulted = tuple(name for name in ROOT_NAMES if not os.environ.get(name))
+    folders = [Path(os.environ.get(name) or Path.cwd() / name).expanduser() for name in ROOT_NAMES]
+    return Roots(*folders, defaulted=defaulted)
+
+
+def find_dataset(roots: Roots, dataset: str | None) -> str:
+    """Resolve an id (`101`), a name (`BreastReal`) or a folder name to the folder name.
+
+    Args:
+        dataset: what the user typed; `None` is allowed while the raw root holds one dataset.
+
+    Raises:
+        RawDataError: no such dataset, or several match; the message lists those there are.
+    """
+    if not roots.raw.is_dir():
+        raise RawDataError(
+            f"{roots.raw}: the raw root does not exist. Create it and put a folder Dataset001_Name into it, "
+            "or set the environment variable her2net_raw to where your datasets are."
+        )
+    folders = sorted(p.name for p in roots.raw.iterdir() if p.is_dir() and DATASET_FOLDER.match(p.name))
+    listing = ", ".join(folders) or "none (a dataset is a folder named like Dataset001_Name)"
+    if dataset is None:
+        if len(folders) == 1:
+            return folders[0]
+        raise RawDataError(f"{roots.raw}: say which dataset with -d, there is not exactly one. Found: {listing}.")
+    matches = [name for name in folders if _matches(name, dataset)]
+    if len(matches) == 1:
+        return matches[0]
+    problem = "several datasets match" if matches else "no dataset matches"
+    raise RawDataError(f"{roots.raw}: {problem} {dataset!r}. Found: {listing}.")
+
+
+def _matches(folder: str, wanted: str) -> bool:
+    number, name = DATASET_FOLDER.match(folder).groups()  # type: ignore[union-attr]
+    return wanted in (folder, name) or (wanted.isdigit() and int(wanted) == int(number))
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Every path of one dataset under one plan."""
+
+    roots: Roots
+    folder: str
+    plan_name: str = "auto"
+
+    @property
+    def raw(self) -> Path:
+        return self.roots.raw / self.folder
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.roots.preprocessed / self.folder
+
+    @property
+    def scan(self) -> Path:
+        return self.preprocessed / "scan.json"
+
+    @property
+    def fingerprint(self) -> Path:
+        return self.preprocessed / "fingerprint.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.preprocessed / "plans" / f"{self.plan_name}.json"
+
+    @property
+    def splits(self) -> Path:
+        return self.preprocessed / "splits.json"
+
+    def cache(self, modality: str, digest: str) -> Path:
+        return self.preprocessed / "cache" / f"{modality}_{digest}.h5"
+
+    @property
+    def results(self) -> Path:
+        return self.roots.results / self.folder / self.plan_name
+
+    def model(self, name: str) -> Path:
+        """Folder of a modality or of `fusion`: holds its `oof.csv` and `test.csv`."""
+        return self.results / name
+
+    def fold(self, modality: str, fold: int | str) -> Path:
+        return self.results / modality / f"fold_{fold}"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.results / "evaluation"
+
+    @property
+    def test_openings(self) -> Path:
+        """One line per opening of the test labels (DESIGN rule 3); never rewritten, only appended to."""
+        return self.roots.results / self.folder / "test_label_openings.jsonl"
+
+    @property
+    def predictions(self) -> Path:
+        return self.results / "predictions"
+
+    @property
+    def report(self) -> Path:
+        return self.results / "report" / "report.html"

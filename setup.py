@@ -1,0 +1,40 @@
+"""Packaging metadata; pyproject.toml holds the tools' settings only."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = (HERE / "her2net" / "version.py").read_text(encoding="utf-8").split('__version__ = "')[1].split('"')[0]
+COMMANDS = (
+    "verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "run", "demo", "status",
+)  # fmt: skip
+
+setup(
+    name="her2net",
+    version=VERSION,
+    description="Self-configuring classification of medical images: ultrasound, MRI and their fusion",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["her2net", "her2net.*"]),
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "monai>=1.5",
+        "timm>=1.0.15",
+        "SimpleITK>=2.4",
+        "Pillow>=10.3",
+        "scikit-learn>=1.5",
+        "numpy>=1.26",
+        "scipy>=1.13",
+        "statsmodels>=0.14.4",
+        "matplotlib>=3.9",
+        "h5py>=3.11",
+        "pydantic>=2.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={"dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"]},
+    entry_points={"console_scripts": [f"her2net_{c} = her2net.cli.{c}:main" for c in COMMANDS]},
+)
