@@ -1,0 +1,85 @@
+"""What every command shares: options, roots, and turning errors into exit codes.
+
+Exit codes: 0 done; 1 it failed while running; 2 the input, the data or the call
+is at fault; 130 interrupted. Nothing heavy is imported here, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from her2net.errors import Her2netError
+from her2net.paths import DatasetPaths, find_dataset, find_roots
+
+
+def make_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser named after the command, whose help shows defaults."""
+    return argparse.ArgumentParser(
+        prog=f"her2net_{command}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+
+
+def add_dataset_options(parser: argparse.ArgumentParser) -> None:
+    """Add `-d/--dataset`, `-p/--plan` and `--quiet`."""
+    parser.add_argument("-d", "--dataset", help="id, name or folder name; may be left out while there is one dataset")
+    parser.add_argument("-p", "--plan", default="auto", help="name of the plan")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+
+
+def add_worker_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--num-workers`."""
+    parser.add_argument("--num-workers", type=positive_int, default=None, help="worker processes (default: one a core)")
+
+
+def positive_int(text: str) -> int:
+    """Parse an integer of at least 1; argparse turns the error into one line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def parse_hours(text: str) -> float:
+    """Parse a duration such as `2h`, `30m`, `90s` or `1.5` (hours) into hours."""
+    unit = {"h": 1.0, "m": 1 / 60, "s": 1 / 3600}.get(text[-1:].lower())
+    try:
+        hours = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 2h, 30m or 90s") from None
+    if not 0 < hours < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive duration")
+    return hours
+
+
+def resolve_paths(args: argparse.Namespace) -> DatasetPaths:
+    """Find the dataset that the options name, and say which roots were taken by default."""
+    roots = find_roots()
+    if roots.defaulted and not args.quiet:
+        print(
+            f"Note: {', '.join(roots.defaulted)} not set in the environment; using folders of that name in {os.getcwd()}.",
+            file=sys.stderr,
+        )
+    return DatasetPaths(roots, find_dataset(roots, args.dataset), args.plan)
+
+
+def execute(
+    run: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None
+) -> int:
+    """Parse, run, and map the outcome to an exit code; the one place that catches errors."""
+    args = parser.parse_args(argv)
+    try:
+        return run(args) or 0
+    except Her2netError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)
+        return 130

@@ -1,0 +1,48 @@
+"""Two small layers that MONAI's ResNet lacks; neither adds a tensor to the state dict."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PaddedShortcut(nn.Module):
+    """Shortcut without parameters: subsample, then pad the new channels with zeros.
+
+    Note:
+        MONAI and MedicalNet compute the same but pad `x.data`, so that no gradient
+        flows back through the shortcut. Here it does, as in the original network.
+
+    Source:
+        He et al. 2016, section 3.3, option (A), arXiv:1512.03385.
+    """
+
+    def __init__(self, planes: int, stride: int) -> None:
+        super().__init__()
+        self.planes = planes
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, D, H, W) to (N, planes, D / stride, H / stride, W / stride)."""
+        step = self.stride
+        return F.pad(x[:, :, ::step, ::step, ::step], (0, 0, 0, 0, 0, 0, 0, self.planes - x.shape[1]))
+
+
+class DropoutLinear(nn.Linear):
+    """Linear layer behind a dropout, under the state-dict names of a plain linear layer."""
+
+    dropout: float = 0.0
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, dropout: float) -> DropoutLinear:
+        """Take over the weights of a linear layer with bias, without drawing random numbers."""
+        with torch.device("meta"):
+            layer = cls(linear.in_features, linear.out_features)
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.dropout = dropout
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (N, in_features) to logits (N, out_features)."""
+        return super().forward(F.dropout(x, self.dropout, self.training))

@@ -1,0 +1,139 @@
+"""The augmentation section of a plan: which transforms, how likely and how strong.
+
+Seven transforms, in the order in which they act: flip, scale and shift (one geometric
+step), Gaussian blur, contrast and brightness, Gaussian noise; then mixup of the batch.
+A transform is off when its probability is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from her2net.artefact import Strict
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Range = tuple[float, float]
+
+LIMITS: dict[str, Range] = {
+    "scale": (0.25, 4.0),
+    "noise_std": (0.0, 5.0),
+    "blur_sigma_vox": (0.0, 8.0),
+    "brightness": (-10.0, 10.0),
+    "contrast": (0.0, 10.0),
+}
+
+
+class AugmentationPlan(Strict):
+    """Ranges are inclusive (low, high); every sample draws anew.
+
+    Attributes:
+        flip_axes: per spatial axis, in array order ([D,] H, W), whether it may be flipped.
+        flip_probability: of flipping each axis that may be flipped.
+        scale: magnification about the centre of the crop, drawn log-uniformly, above 1 enlarges; in [0.25, 4].
+        scale_probability: of scaling.
+        shift: largest shift of the content per axis, as a fraction of the input size, either way. In [0, 0.5].
+        shift_probability: of shifting.
+        blur_sigma_vox: standard deviation of the Gaussian blur, voxels of the input. In [0, 8].
+        blur_probability: of blurring.
+        contrast: factor on the deviation from the mean of the channel. In [0, 10].
+        contrast_probability: of a contrast change.
+        brightness: added to every voxel, in the units of the normalised image (z-scores). In [-10, 10].
+        brightness_probability: of a brightness change.
+        noise_std: standard deviation of the Gaussian noise, in the units of the normalised image. In [0, 5].
+        noise_probability: of adding noise.
+        mixup_alpha: parameter of the Beta(alpha, alpha) from which mixing weights come; 0 switches mixup off.
+    """
+
+    flip_axes: tuple[bool, ...] = Field(min_length=2, max_length=3)
+    flip_probability: Probability
+    scale: Range
+    scale_probability: Probability
+    shift: float = Field(ge=0.0, le=0.5)
+    shift_probability: Probability
+    blur_sigma_vox: Range
+    blur_probability: Probability
+    contrast: Range
+    contrast_probability: Probability
+    brightness: Range
+    brightness_probability: Probability
+    noise_std: Range
+    noise_probability: Probability
+    mixup_alpha: float = Field(default=0.0, ge=0.0, le=10.0)
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> AugmentationPlan:
+        for key, (lowest, highest) in LIMITS.items():
+            low, high = getattr(self, key)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(f"{key} is ({low}, {high}), expected {lowest} <= low <= high <= {highest}")
+        return self
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return len(self.flip_axes)
+
+    @property
+    def reach(self) -> float:
+        """How far beyond the crop the strongest draw looks on each side, as a fraction of the input size.
+
+        A cache that stores this margin never has to repeat its edge voxels, the few voxels of the blur apart.
+        """
+        scale = (1.0 / min(1.0, self.scale[0]) - 1.0) / 2.0 if self.scale_probability else 0.0
+        return scale + (self.shift if self.shift_probability else 0.0)
+
+
+def _flip_axes(ndim: int) -> tuple[bool, ...]:
+    # An ultrasound image has a direction: the beam comes from above and shadows fall below a lesion.
+    return (False, True) if ndim == 2 else (True,) * ndim
+
+
+def paper_augmentation(ndim: int) -> AugmentationPlan:
+    """Return the augmentation of the paper for 2D (US) or 3D (MRI) images.
+
+    The paper names the seven transforms, and Mixup for US, and prints no range, probability or alpha.
+    Taken here: the ranges and probabilities of nnU-Net's default augmentation for scale, blur, noise,
+    brightness and contrast; shifts of up to a tenth of the crop; flips left-right in 2D and along all
+    axes in 3D; Mixup with alpha 0.2, the middle of the range its authors recommend for ImageNet.
+
+    Source:
+        Fan et al. 2025, doi:10.17305/bb.2025.12475; Isensee et al. 2021, supplementary note 4,
+        doi:10.1038/s41592-020-01008-z; Zhang et al. 2018, mixup, arXiv:1710.09412.
+    """
+    return AugmentationPlan(
+        flip_axes=_flip_axes(ndim),
+        flip_probability=0.5,
+        scale=(0.7, 1.4),
+        scale_probability=0.2,
+        shift=0.1,
+        shift_probability=0.2,
+        blur_sigma_vox=(0.5, 1.0),
+        blur_probability=0.2,
+        contrast=(0.75, 1.25),
+        contrast_probability=0.15,
+        brightness=(-0.25, 0.25),
+        brightness_probability=0.15,
+        noise_std=(0.0, 0.3),
+        noise_probability=0.1,
+        mixup_alpha=0.2 if ndim == 2 else 0.0,
+    )
+
+
+def default_augmentation(ndim: int) -> AugmentationPlan:
+    """Return the augmentation of the preset `auto`.
+
+    The transforms of the paper, geometry more often and milder: the cohorts are small, and the size of
+    a lesion in its crop carries meaning. No Mixup: it shrinks the probabilities towards the mean.
+    """
+    return paper_augmentation(ndim).model_copy(
+        update={
+            "scale": (0.8, 1.25),
+            "scale_probability": 0.5,
+            "shift_probability": 0.5,
+            "noise_probability": 0.2,
+            "noise_std": (0.0, 0.2),
+            "mixup_alpha": 0.0,
+        }
+    )

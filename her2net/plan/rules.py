@@ -1,0 +1,235 @@
+"""The planning rules of the preset `auto`: each one a pure function to a value and a reason.
+
+Nothing here reads a file, a clock or a device. `her2net_plan --explain` prints the reasons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from her2net.fingerprint import ModalityFingerprint
+from her2net.plan.machine import Machine, speed_key
+
+TARGET_STEPS = 800
+MIN_EPOCHS, MAX_EPOCHS = 20, 120
+VALIDATION_SHARE = 0.35  # cost of a forward pass without gradients against a training step on the same case
+OVERHEAD = 1.25  # loading, checkpoints, final predictions
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a rule chose and why, in a sentence."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network and the input size it would see."""
+
+    network: str
+    input_vox: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.network} at {'x'.join(map(str, self.input_vox))}"
+
+
+def choose_n_folds(smallest_class_patients: int) -> Choice:
+    """Four folds as in the paper; five while each still holds at least 10 patients of the smaller class.
+
+    Source:
+        Fan et al. 2025 use four; Kohavi 1995 (IJCAI 14:1137) finds 5 to 10 folds a fair balance of bias and variance.
+    """
+    if smallest_class_patients >= 50:
+        return Choice(5, f"{smallest_class_patients} patients in the smaller class leave at least 10 in each of 5 folds")
+    n = min(4, max(2, smallest_class_patients))
+    return Choice(n, f"{smallest_class_patients} patients in the smaller class; 4 folds as in the paper, fewer if they lack")
+
+
+def choose_margin(modality: ModalityFingerprint) -> Choice:
+    """A margin in lesion sizes, so that small and large lesions show the same share of surrounding tissue.
+
+    Source:
+        The surround carries information on invasion; nnU-Net's patch size follows the object likewise (Isensee et al. 2021).
+    """
+    if modality.n_without_mask == modality.n_cases:
+        return Choice(0.0, "no case has a mask: the whole image is the crop")
+    return Choice(0.3, "0.3 of the longest lesion edge on each side: the lesion fills 60 % of the crop whatever its size")
+
+
+def choose_aspect(modality: ModalityFingerprint) -> Choice:
+    """Never distort the lesion; where slices are thick, only within the slice.
+
+    Source:
+        Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z) treat an axis as anisotropic from a ratio of 3 on; the same here.
+    """
+    if modality.ndim == 2:
+        return Choice("keep", "square window: the outline of a lesion is a diagnostic sign and is not squashed")
+    ratio = anisotropy(modality)
+    if ratio >= 3 or min(modality.size_vox.median) < 16:
+        return Choice("keep_in_plane", f"slices {ratio:.1f} times as thick as pixels, or few of them: square in plane, depth apart")
+    return Choice("keep", f"slices {ratio:.1f} times as thick as pixels: a cube in millimetres")
+
+
+def anisotropy(modality: ModalityFingerprint) -> float:
+    """Largest over smallest median spacing; 1 where spacing is unknown."""
+    if modality.spacing_mm is None:
+        return 1.0
+    return max(modality.spacing_mm.median) / min(modality.spacing_mm.median)
+
+
+def choose_statistics(modality: ModalityFingerprint) -> Choice:
+    """Z-score by the crop: gain and coil settings differ between images, and the crop is what the network sees."""
+    where = "8-bit images with free gain" if modality.fixed_range else "intensities without a fixed unit"
+    return Choice("crop", f"{where}: mean and SD of each case's own crop, so nothing is fitted across patients")
+
+
+def choose_joint_channels(modality: ModalityFingerprint) -> Choice:
+    """One mean and SD for all phases of a dynamic series, so that enhancement survives."""
+    dynamic = modality.n_channels > 1 and all(name.upper().startswith("DCE") for name in modality.channel_names)
+    if dynamic:
+        return Choice(True, "the channels are phases of one dynamic series: common statistics keep the enhancement")
+    return Choice(False, "channels of unrelated units, or only one: each has its own statistics")
+
+
+def choose_depth_vox(modality: ModalityFingerprint, in_plane_vox: int) -> Choice:
+    """Voxels along the slice axis: as many as the crop has slices, never more than in plane."""
+    lesion = modality.lesion_size_vox
+    slices = modality.size_vox.median[0] if lesion is None else min(lesion.p90[0] * 1.6 + 2, modality.size_vox.p90[0])
+    depth = min(in_plane_vox, max(8, 8 * math.ceil(slices / 8)))
+    return Choice(depth, f"the crops hold about {slices:.0f} slices; rounded up to a multiple of 8")
+
+
+def list_candidates(modality: ModalityFingerprint, *, device: str, pretrained: bool) -> list[Candidate]:
+    """Networks to consider, the most capable first; the first that fits the time is taken.
+
+    From scratch on some hundred images a small residual network beats a large one and trains in minutes;
+    with pretrained weights ConvNeXt V2 is worth its price. Volumes of few slices keep their depth in the stem.
+    """
+    if modality.ndim == 2:
+        if pretrained:
+            names = ["convnextv2_tiny", "convnextv2_nano"] if device != "cpu" else ["convnextv2_femto", "convnextv2_atto"]
+            return [Candidate(name, (224, 224)) for name in names] + [Candidate(names[-1], (128, 128))]
+        return [Candidate("resnet10t", (n, n)) for n in (128, 96, 64)]
+    sizes = (96, 64) if device != "cpu" else (64, 48, 32)
+    depths = [choose_depth_vox(modality, n).value for n in sizes]
+    network = "resnet18_3d" if pretrained or device != "cpu" else "resnet10_3d"
+    stems = ["_s122" if depth <= 16 else "_s2" for depth in depths]
+    return [Candidate(network + stem, (d, n, n)) for n, d, stem in zip(sizes, depths, stems, strict=True)]
+
+
+def choose_epochs(n_training_cases: int, batch_size: int, *, pretrained: bool) -> Choice:
+    """Enough updates to converge, whatever the number of cases: about 800 from scratch, half of it with pretrained weights."""
+    steps_per_epoch = math.ceil(n_training_cases / batch_size)
+    target = TARGET_STEPS // 2 if pretrained else TARGET_STEPS
+    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, round(target / steps_per_epoch)))
+    return Choice(epochs, f"{steps_per_epoch} updates an epoch, about {target} wanted, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs")
+
+
+def training_hours(epochs: int, n_cases: int, n_folds: int, samples_per_s: float) -> float:
+    """Hours to train all folds: every case is trained on in all folds but one, and validated in that one."""
+    per_epoch = n_cases * (n_folds - 1) + VALIDATION_SHARE * n_cases
+    return OVERHEAD * epochs * per_epoch / samples_per_s / 3600
+
+
+def choose_candidate(
+    candidates: Sequence[Candidate], machine: Machine, *, n_channels: int, batch_size: int, n_cases: int, n_folds: int,
+    epochs: int, budget_h: float | None,
+) -> tuple[Choice, Choice]:  # fmt: skip
+    """Take the first candidate that fits the time; if none does, the fastest with fewer epochs.
+
+    Returns:
+        The candidate, and the number of epochs.
+    """
+    if budget_h is None:
+        return Choice(candidates[0], "no time limit: the most capable candidate"), Choice(epochs, "no time limit")
+    lines = []
+    for candidate in candidates:
+        speed = machine.samples_per_s[speed_key(candidate.network, list(candidate.input_vox), n_channels, batch_size)]
+        hours = training_hours(epochs, n_cases, n_folds, speed)
+        lines.append(f"{candidate.name}: {speed:g} cases/s, {_minutes(hours)} for {epochs} epochs of {n_folds} folds")
+        if hours <= budget_h:
+            reason = f"budget {_minutes(budget_h)}; " + "; ".join(lines)
+            return Choice(candidate, reason), Choice(epochs, f"fits the budget of {_minutes(budget_h)}")
+    fewer = max(1, math.floor(epochs * budget_h / hours))
+    reason = f"budget {_minutes(budget_h)}; " + "; ".join(lines) + "; none fits, the fastest is taken"
+    return Choice(candidates[-1], reason), Choice(fewer, f"cut from {epochs} to fit the budget of {_minutes(budget_h)}")
+
+
+def _minutes(hours: float) -> str:
+    return f"{hours * 60:.0f} min" if hours >= 1 / 60 else f"{hours * 3600:.0f} s"
+
+
+def choose_batch_size(n_training_cases: int) -> Choice:
+    """16 as in the paper; 8 where 16 would leave fewer than 4 updates an epoch."""
+    if n_training_cases >= 64:
+        return Choice(16, f"{n_training_cases} training cases a fold: 16, as in the paper")
+    return Choice(8, f"{n_training_cases} training cases a fold: 8, so that an epoch has enough updates")
+
+
+def choose_optimisation(network: str, *, pretrained: bool) -> dict[str, Choice]:
+    """Learning rate, weight decay, stochastic depth: gentle with pretrained weights, strong from scratch.
+
+    Source:
+        Fine-tuning: Woo et al. 2023 (ConvNeXt V2), appendix. From scratch: Wightman et al. 2021 (arXiv:2110.00476), scaled to batch 16.
+    """
+    if pretrained:
+        why = "pretrained weights: a small step that does not forget them"
+        return {"learning_rate": Choice(1e-4, why), "weight_decay": Choice(0.05, why), "drop_path": Choice(0.1, why)}
+    why = "trained from scratch: a step large enough to learn features in a few hundred updates"
+    convnext = network.startswith("convnext")
+    return {
+        "learning_rate": Choice(1e-3 if not convnext else 5e-4, why),
+        "weight_decay": Choice(0.05, why),
+        "drop_path": Choice(0.0, "few updates and a small network: no stochastic depth"),
+    }
+
+
+def choose_ema_decay(epochs: int, steps_per_epoch: int) -> Choice:
+    """Average over the last tenth of the updates.
+
+    Source:
+        Averaged weights replace the choice of an epoch (Izmailov et al. 2018, arXiv:1803.05407).
+    """
+    horizon = max(5.0, 0.1 * epochs * steps_per_epoch)
+    return Choice(round(1 - 1 / horizon, 4), f"the running average spans about {horizon:.0f} updates, a tenth of all")
+
+
+def choose_loss_weights(cases_per_class: Sequence[int]) -> Choice:
+    """Inverse square root of the class frequencies, mean 1: helps the rare class without doubling every label error.
+
+    Balanced classes (ratio below 1.5) are left alone, which keeps the probabilities calibrated.
+    """
+    ratio = max(cases_per_class) / min(cases_per_class)
+    if ratio < 1.5:
+        return Choice([1.0] * len(cases_per_class), f"classes differ by {ratio:.2f}: left alone, which keeps probabilities calibrated")
+    raw = [n**-0.5 for n in cases_per_class]
+    return Choice(
+        [round(w * len(raw) / sum(raw), 4) for w in raw], f"classes differ by {ratio:.2f}: inverse square root of their sizes"
+    )
+
+
+def choose_precision(machine: Machine) -> Choice:
+    """bfloat16 where the hardware multiplies it natively (2 to 3 times float32 on a CPU), else float32."""
+    if machine.bf16:
+        return Choice("bf16", f"{machine.device} computes bfloat16 natively")
+    if machine.device == "cuda":
+        return Choice("fp16", "CUDA without bfloat16: float16 with dynamic loss scaling")
+    return Choice("fp32", f"{machine.device} has no native bfloat16")
+
+
+def choose_subsets(present: Mapping[tuple[str, ...], int], modalities: Sequence[str]) -> Choice:
+    """One fusion model per set of modalities that occurs, for each alone, and for all together."""
+    wanted = {tuple(m for m in modalities if m in subset) for subset in present}
+    wanted |= {(name,) for name in modalities} | {tuple(modalities)}
+    if len(modalities) <= 3:
+        wanted |= {c for n in range(1, len(modalities) + 1) for c in combinations(modalities, n)}
+    ordered = sorted(wanted, key=lambda subset: (len(subset), [list(modalities).index(m) for m in subset]))
+    counts = ", ".join(f"{'+'.join(subset)}: {n}" for subset, n in sorted(present.items()))
+    return Choice([list(subset) for subset in ordered], f"training cases by the modalities they have: {counts}")

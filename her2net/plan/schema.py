@@ -1,0 +1,210 @@
+"""The plan: the only place where a choice lives.
+
+Three sections per modality, by consequence: `preprocessing` (its digest names the
+cache), `training`, `inference`. Run-time matters (device, workers, folders) are not
+in it. `decisions` holds, for each value, the rule that chose it and why.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from her2net.artefact import Artefact, Strict, digest_json
+from her2net.plan.augmentation import AugmentationPlan
+from her2net.plan.machine import Machine
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class PreprocessingPlan(Strict):
+    """How one image becomes one array of the cache.
+
+    Attributes:
+        margin: added to the lesion box on each side, in `margin_unit`.
+        margin_unit: `px` voxels, `mm`, or `lesion` (fraction of the longest box edge).
+        aspect: `keep` a window of equal physical edges, `keep_in_plane` equal edges in
+            H and W only, `squash` the box as it is (clipped at the image border).
+        missing_mask: what stands in for the lesion box of a case without a mask.
+        statistics: voxels whose mean and SD the z-score takes, always of the case itself.
+        joint_channels: one mean and SD for all channels of a case (keeps enhancement), or one each.
+        input_vox: size the network sees, (H, W) or (D, H, W).
+        stored_vox: size in the cache; the surplus is room for shifting and scaling.
+    """
+
+    margin: NonNegative
+    margin_unit: Literal["px", "mm", "lesion"]
+    aspect: Literal["keep", "keep_in_plane", "squash"]
+    missing_mask: Literal["whole_image"] = "whole_image"
+    statistics: Literal["image", "crop"]
+    joint_channels: bool
+    input_vox: list[Count] = Field(min_length=2, max_length=3)
+    stored_vox: list[Count] = Field(min_length=2, max_length=3)
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> PreprocessingPlan:
+        if len(self.stored_vox) != len(self.input_vox):
+            raise ValueError(f"stored_vox {self.stored_vox} and input_vox {self.input_vox} differ in length")
+        if any(s < i or (s - i) % 2 for s, i in zip(self.stored_vox, self.input_vox, strict=True)):
+            raise ValueError(f"stored_vox {self.stored_vox} must exceed input_vox {self.input_vox} by an even number")
+        return self
+
+
+class TrainingPlan(Strict):
+    """How one fold is trained.
+
+    Attributes:
+        network: a name of `her2net.networks.build.NETWORKS`.
+        initialisation: `pretrained` weights, or from `scratch`.
+        learning_rate: peak of the schedule (linear warm-up, cosine decay to 0).
+        ema_decay: decay of the running average of the weights per step; 0 switches it off.
+        loss_weights: weight of each class in the cross-entropy; mean 1.
+        checkpoint: `last` (averaged) weights, or the `best` epoch on the reported fold,
+            which is optimistic and marked as such wherever it goes.
+    """
+
+    network: str
+    initialisation: Literal["scratch", "pretrained"]
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    warmup_epochs: NonNegative
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    gradient_clip: Positive
+    loss_weights: list[Positive]
+    precision: Literal["fp32", "bf16", "fp16"]
+    augmentation: AugmentationPlan
+    checkpoint: Literal["last", "best"]
+    seed: int
+
+
+class InferencePlan(Strict):
+    """How a trained fold predicts; `tta` averages over the flips that training used."""
+
+    batch_size: Count
+    tta: bool
+
+
+class ModalityPlan(Strict):
+    """Everything decided for one modality."""
+
+    ndim: Literal[2, 3]
+    channels: list[str] = Field(min_length=1)
+    file_ending: str
+    preprocessing: PreprocessingPlan
+    training: TrainingPlan
+    inference: InferencePlan
+
+    @model_validator(mode="after")
+    def _dimensions_agree(self) -> ModalityPlan:
+        if len(self.preprocessing.input_vox) != self.ndim:
+            raise ValueError(f"preprocessing.input_vox {self.preprocessing.input_vox} is not {self.ndim}-dimensional")
+        return self
+
+    @property
+    def preprocessing_digest(self) -> str:
+        """Digest that names the cache."""
+        return digest_json(self.preprocessing)
+
+
+class SplitsPlan(Strict):
+    """How patients are parted; `custom` are folds the user brought."""
+
+    scheme: Literal["stratified", "leave-one-site-out", "custom"]
+    n_folds: Annotated[int, Field(ge=2)]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Key of the partition in `splits.json`."""
+        return f"{self.scheme}-{self.n_folds}"
+
+
+class FusionPlan(Strict):
+    """Late fusion.
+
+    Attributes:
+        strength: inverse L2 penalty of the logistic regression on standardised logits.
+        subsets: sets of modalities that get a model of their own.
+    """
+
+    method: Literal["logistic"]
+    strength: Positive
+    subsets: list[list[str]]
+
+
+class Decision(Strict):
+    """Why a value is what it is. `path` is the place in the plan, `value` what the rule chose."""
+
+    path: str
+    value: Any
+    rule: str
+    reason: str
+
+
+class Plan(Artefact):
+    """The whole plan of a dataset.
+
+    Attributes:
+        budget_h: wall-clock hours for training all folds of all modalities; `null` is no limit.
+        machine: the measurement the choice of network, size and epochs rests on; `null` if none was needed.
+    """
+
+    MADE_BY: ClassVar[str] = "her2net_plan"
+
+    name: str
+    dataset: str
+    preset: Literal["auto", "paper"]
+    class_names: list[str] = Field(min_length=2)
+    budget_h: Positive | None
+    modalities: dict[str, ModalityPlan] = Field(min_length=1)
+    splits: SplitsPlan
+    fusion: FusionPlan
+    machine: Machine | None
+    decisions: list[Decision]
+
+    @model_validator(mode="after")
+    def _classes_agree(self) -> Plan:
+        for name, modality in self.modalities.items():
+            if len(modality.training.loss_weights) != len(self.class_names):
+                raise ValueError(f"modalities.{name}.training.loss_weights needs one weight per class")
+        return self
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
+    def value_at(self, path: str) -> Any:
+        """Return the value at a dotted path, e.g. `modalities.US.training.epochs`, as plain JSON."""
+        value: Any = self.model_dump(mode="json")
+        for part in _split_path(path, value):
+            value = value[part]
+        return value
+
+    @property
+    def edited(self) -> dict[str, Any]:
+        """Paths whose value is no longer the one the rule chose: path -> value now."""
+        now = {decision.path: self.value_at(decision.path) for decision in self.decisions}
+        return {d.path: now[d.path] for d in self.decisions if now[d.path] != d.value}
+
+    @property
+    def optimistic(self) -> dict[str, str]:
+        """Modality -> remark, for those whose weights are chosen on the reported fold."""
+        remark = "optimistic: epoch chosen on the reported fold"
+        return {name: remark for name, m in self.modalities.items() if m.training.checkpoint == "best"}
+
+
+def _split_path(path: str, value: Any) -> list[str]:
+    """Split a dotted path; a modality's name may itself contain dots."""
+    if not path.startswith("modalities."):
+        return path.split(".")
+    rest = path.removeprefix("modalities.")
+    name = max((m for m in value["modalities"] if rest.startswith(m + ".")), key=len)
+    return ["modalities", name, *rest.removeprefix(name + ".").split(".")]

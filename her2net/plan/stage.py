@@ -1,0 +1,186 @@
+"""The planning stage as a whole: raw → scan → hold-out → fingerprint → plan → splits → cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from her2net.artefact import digest_file, digest_json
+from her2net.errors import MissingArtefactError, PlanError, RawDataError
+from her2net.fingerprint import Fingerprint, extract_fingerprint
+from her2net.networks.pretrained import pretrained_at_hand
+from her2net.paths import DatasetPaths
+from her2net.plan.machine import Machine, choose_device, inspect_machine, measure_speed, read_machine, speed_key
+from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
+from her2net.plan.schema import Plan
+from her2net.preprocess.cache import build_cache, cache_is_fresh
+from her2net.progress import available_cores
+from her2net.project import count_present, list_files
+from her2net.raw.dataset import RawDataset, seal_holdout
+from her2net.raw.scan import Scan
+from her2net.raw.verify import Verification, format_verification, verify_folder
+from her2net.splits import Holdout, Partition, Splits, cohort_digest, draw_holdout, make_partition, read_own_folds
+
+LEAVE_ONE_SITE_OUT = "leave-one-site-out"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What `her2net_plan` was asked for; `splits` is a file or `leave-one-site-out`."""
+
+    preset: str = "auto"
+    budget_h: float | None = None
+    splits: str | None = None
+    holdout: float | None = None
+    device: str = "auto"
+    machine: Path | None = None
+    preprocess: bool = True
+    n_workers: int | None = None
+    quiet: bool = False
+
+
+def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[str]]:
+    """Bring fingerprint, plan, splits and caches up to date; what is fresh is kept.
+
+    Returns:
+        The plan, and remarks on what was kept or made.
+
+    Raises:
+        RawDataError: the dataset has errors; lists them all.
+        PlanError: the plan on disk has edits that a new plan would overwrite.
+    """
+    n_workers = options.n_workers or available_cores()
+    dataset, scan, verification = _verify(paths, n_workers, options.quiet)
+    old_splits = _load_or_none(Splits, paths.splits)
+    holdout = _settle_holdout(dataset, options, old_splits)
+    if holdout is not None:
+        dataset = seal_holdout(dataset, holdout.patients)
+    fingerprint = extract_fingerprint(dataset, scan)
+    remarks = []
+    plan, kept = _settle_plan(paths, options, dataset, fingerprint)
+    remarks.append(f"plan {paths.plan_name}: {'kept' if kept else 'made'}")
+    splits = _settle_splits(dataset, plan, options, verification, holdout, old_splits)
+    scan.save(paths.scan)
+    fingerprint.save(paths.fingerprint)
+    if not kept:
+        plan.save(paths.plan)
+    splits.save(paths.splits)
+    if options.preprocess:
+        remarks += [preprocess_modality(paths, plan, name, dataset, scan, n_workers, options.quiet)
+                    for name in plan.modalities]  # fmt: skip
+    return plan, remarks
+
+
+def preprocess_modality(
+    paths: DatasetPaths, plan: Plan, name: str, dataset: RawDataset, scan: Scan, n_workers: int, quiet: bool
+) -> str:
+    """Bring the cache of one modality up to date; return a remark."""
+    section = plan.modalities[name].preprocessing
+    cases = list_files(scan, name, tuple(case for case in dataset.train if name in case.images))
+    path = paths.cache(name, plan.modalities[name].preprocessing_digest)
+    if cache_is_fresh(path, cases, section):
+        return f"cache {name}: fresh, {len(cases)} cases"
+    n_computed = build_cache(path, cases, section, n_workers=n_workers, quiet=quiet)
+    return f"cache {name}: {n_computed} of {len(cases)} cases computed"
+
+
+def _verify(paths: DatasetPaths, n_workers: int, quiet: bool) -> tuple[RawDataset, Scan, Verification]:
+    known = _load_or_none(Scan, paths.scan)
+    dataset, scan, verification = verify_folder(paths.raw, n_workers=n_workers, quiet=quiet, known=known)
+    if verification.n_errors or dataset is None or scan is None:
+        raise RawDataError(f"{paths.raw}: {verification.n_errors} errors.\n{format_verification(verification)}")
+    return dataset, scan, verification
+
+
+def _load_or_none(artefact: type, path: Path):  # type: ignore[no-untyped-def]
+    try:
+        return artefact.load(path)  # type: ignore[attr-defined]
+    except MissingArtefactError:
+        return None
+
+
+def _settle_holdout(dataset: RawDataset, options: PlanOptions, old: Splits | None) -> Holdout | None:
+    """A sealed hold-out stays sealed; asking for another one is refused."""
+    sealed = old.holdout if old is not None else None
+    if sealed is None:
+        return None if options.holdout is None else draw_holdout(dataset, fraction=options.holdout, seed=SEED)
+    if options.holdout not in (None, sealed.fraction):
+        raise PlanError(
+            f"--holdout {options.holdout}: a hold-out of {sealed.fraction} ({len(sealed.patients)} patients) is sealed "
+            "already. Drawing another would let patients of the test set into training."
+        )
+    return sealed
+
+
+def _settle_plan(
+    paths: DatasetPaths, options: PlanOptions, dataset: RawDataset, fingerprint: Fingerprint
+) -> tuple[Plan, bool]:
+    """Keep the plan on disk while what it was made from is unchanged; else make one."""
+    old = _load_or_none(Plan, paths.plan)
+    machine = _settle_machine(options, old)
+    budget = options.budget_h
+    if budget is None and machine.device == "cpu" and options.preset == "auto":
+        budget = DEFAULT_CPU_BUDGET_H
+    folds = None if options.splits in (None, LEAVE_ONE_SITE_OUT) else read_own_folds(Path(str(options.splits)), dataset.train)
+    by_site = options.splits == LEAVE_ONE_SITE_OUT
+    recorded = machine.samples_per_s if options.machine else None
+    asked = digest_json([options.preset, budget, folds, by_site, machine.device, recorded])
+    made_from = {"fingerprint": fingerprint.dataset_digest, "request": asked}
+    if old is not None:
+        if old.made_from == made_from:
+            return old, True
+        if old.edited:
+            raise PlanError(
+                f"{paths.plan}: you edited {', '.join(old.edited)}, and the data or the options have changed since. "
+                "Rename the file to keep it, delete it to plan anew, or plan under another name with -p."
+            )
+
+    def measure(network: str, input_vox: list[int], n_channels: int, batch_size: int) -> float:
+        known = machine.samples_per_s.get(speed_key(network, input_vox, n_channels, batch_size))
+        return known or measure_speed(network, input_vox, n_channels, batch_size, machine)
+
+    plan = make_plan(PlanRequest(
+        name=paths.plan_name, preset=options.preset, fingerprint=fingerprint, present=count_present(dataset),
+        file_endings={name: spec.file_ending for name, spec in dataset.spec.modalities.items()}, machine=machine,
+        budget_h=budget, n_own_folds=None if folds is None else len(folds), by_site=by_site,
+        pretrained_at_hand=pretrained_at_hand, measure=measure, seed=SEED,
+    ))  # fmt: skip
+    return plan.model_copy(update={"made_from": made_from}), False
+
+
+def _settle_machine(options: PlanOptions, old: Plan | None) -> Machine:
+    """Reuse a recorded measurement: the one given, or that of the plan on disk if it was made on this machine."""
+    if options.machine is not None:
+        return read_machine(options.machine)
+    here = inspect_machine(choose_device(options.device))
+    if old is None or old.machine is None:
+        return here
+    same = old.machine.model_copy(update={"samples_per_s": {}, "her2net_version": here.her2net_version}) == here
+    return old.machine if same else here
+
+
+def _settle_splits(
+    dataset: RawDataset, plan: Plan, options: PlanOptions, verification: Verification, holdout: Holdout | None,
+    old: Splits | None,
+) -> Splits:  # fmt: skip
+    """Keep the partitions made for this cohort, and add the one the plan needs if it is not there."""
+    cohort = cohort_digest(dataset.train)
+    partitions = dict(old.partitions) if old is not None and old.cohort_digest == cohort else {}
+    if plan.splits.scheme == "custom" and options.splits:
+        folds = read_own_folds(Path(options.splits), dataset.train)
+        partitions[plan.splits.name] = Partition(scheme="custom", seed=plan.splits.seed, folds=folds)
+    elif plan.splits.name not in partitions:
+        partitions[plan.splits.name] = make_partition(dataset.train, plan.splits, verification.linked_patients)
+    return Splits(
+        made_from={"cohort": cohort} | ({"folds": digest_file(Path(options.splits))} if plan.splits.scheme == "custom" and options.splits else {}),
+        dataset=plan.dataset, cohort_digest=cohort, holdout=holdout, partitions=partitions,
+        linked_patients=[list(group) for group in verification.linked_patients],
+        resembling_test_cases=list(verification.resembling_test_cases),
+    )  # fmt: skip
+
+
+def list_edits(plan: Plan) -> Sequence[str]:
+    """Words for what the user changed in the plan."""
+    return [f"{path} = {value} (edited by you)" for path, value in plan.edited.items()]

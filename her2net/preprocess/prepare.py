@@ -1,0 +1,79 @@
+"""One case, from its files to the array a network reads.
+
+The cache and `her2net_predict` both call `prepare_case`, so a training image and a
+new image go through the same lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from her2net.plan.schema import PreprocessingPlan
+from her2net.preprocess.crop import crop_window, lesion_box, widen
+from her2net.preprocess.resample import resample
+from her2net.raw.images import Volume, read_image, read_mask
+
+MIN_STD = 1e-6
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """What the cache stores.
+
+    Attributes:
+        image: (C, *stored_vox) float16, z-scored.
+        mask: (*stored_vox) uint8, 1 inside the lesion; all 0 where the case has no mask.
+        has_mask: whether a lesion box was found.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    has_mask: bool
+
+
+def prepare_case(image_files: Sequence[Path], mask_file: Path | None, plan: PreprocessingPlan) -> PreparedCase:
+    """Read one case and crop, resample and normalise it.
+
+    Raises:
+        RawDataError: a file cannot be read, or the mask does not fit the image.
+    """
+    image = read_image(image_files)
+    mask = None if mask_file is None else read_mask(mask_file, like=image).array
+    return prepare_arrays(image, mask, plan)
+
+
+def prepare_arrays(image: Volume, mask: np.ndarray | None, plan: PreprocessingPlan) -> PreparedCase:
+    """Crop, resample and normalise arrays in memory; see `prepare_case`.
+
+    Args:
+        image: array (C, [D,] H, W).
+        mask: ([D,] H, W) bool, or `None`.
+    """
+    box = None if mask is None else lesion_box(mask)
+    window = crop_window(box, image.array.shape[1:], image.spacing_mm, plan)
+    mean, std = _statistics(image.array, window, plan)
+    start, stop = widen(window, plan)
+    x = (resample(image.array, start, stop, plan.stored_vox) - mean) / std
+    stored_mask = np.zeros(plan.stored_vox, np.uint8)
+    if mask is not None and box is not None:
+        stored_mask = (resample(mask[None], start, stop, plan.stored_vox, linear=True)[0] >= 0.5).astype(np.uint8)
+    limit = np.finfo(np.float16).max
+    return PreparedCase(np.clip(x, -limit, limit).astype(np.float16), stored_mask, box is not None)
+
+
+def _statistics(
+    array: np.ndarray, window: tuple[np.ndarray, np.ndarray], plan: PreprocessingPlan
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and SD, each (C, 1, ...), of the voxels that the plan names."""
+    if plan.statistics == "crop":
+        inside = [
+            slice(max(int(np.floor(a)), 0), max(int(np.ceil(b)), 1)) for a, b in zip(*window, strict=True)
+        ]
+        array = array[(slice(None), *inside)]
+    flat = array.reshape(1 if plan.joint_channels else len(array), -1).astype(np.float32)
+    shape = (-1, *(1,) * (array.ndim - 1))
+    return flat.mean(axis=1).reshape(shape), np.maximum(flat.std(axis=1), MIN_STD).reshape(shape)

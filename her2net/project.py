@@ -1,0 +1,88 @@
+"""A planned dataset, loaded and checked: what every stage after `her2net_plan` starts from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
+from her2net.paths import DatasetPaths
+from her2net.plan.schema import Plan
+from her2net.preprocess.cache import CaseFiles, row_digest
+from her2net.raw.dataset import Case, RawDataset, read_dataset, seal_holdout
+from her2net.raw.scan import Scan, changed_files
+from her2net.splits import Splits, load_splits
+from her2net.artefact import digest_json
+
+
+@dataclass(frozen=True)
+class Project:
+    """Dataset (hold-out sealed), plan, splits and scan that belong together."""
+
+    paths: DatasetPaths
+    dataset: RawDataset
+    plan: Plan
+    splits: Splits
+    scan: Scan
+
+    def training(self, modality: str) -> tuple[Case, ...]:
+        """Training cases that have the modality."""
+        return tuple(case for case in self.dataset.train if modality in case.images)
+
+    def test(self, modality: str) -> tuple[Case, ...]:
+        """Test cases (imagesTs, or the sealed hold-out) that have the modality; without labels."""
+        return tuple(case for case in self.dataset.test if modality in case.images)
+
+    def files(self, modality: str, cases: tuple[Case, ...]) -> list[CaseFiles]:
+        """The files of the cases, with the digest of their content."""
+        return list_files(self.scan, modality, cases)
+
+    def part_digest(self, modality: str, cases: tuple[Case, ...]) -> str:
+        """Digest of the pixels and labels that the cases bring to training; equals `FoldData.digest`."""
+        preprocessing = self.plan.modalities[modality].preprocessing
+        rows = [row_digest(files, preprocessing) for files in self.files(modality, cases)]
+        return digest_json([rows, [c.label for c in cases], [c.patient_id for c in cases]])
+
+
+def list_files(scan: Scan, modality: str, cases: tuple[Case, ...]) -> list[CaseFiles]:
+    """Pair each case with its files and the digest of their content, as the scan saw it."""
+    digests = {entry.case_id: entry.images[modality].source_digest for entry in scan.cases if modality in entry.images}
+    return [
+        CaseFiles(case.case_id, case.images[modality], case.masks.get(modality), digests[case.case_id]) for case in cases
+    ]
+
+
+def count_present(dataset: RawDataset) -> dict[tuple[str, ...], int]:
+    """Count training cases by the set of modalities they have."""
+    names = list(dataset.spec.modalities)
+    return dict(Counter(tuple(m for m in names if m in case.images) for case in dataset.train))
+
+
+def load_project(paths: DatasetPaths) -> Project:
+    """Load everything `her2net_plan` made and check that it fits the dataset as it is now.
+
+    Raises:
+        MissingArtefactError: not planned yet.
+        StaleArtefactError: images or masks have changed since.
+        LeakageError: a patient stands in two parts.
+    """
+    dataset = read_dataset(paths.raw)
+    if not paths.plan.exists():
+        have = sorted(p.stem for p in paths.plan.parent.glob("*.json"))
+        raise MissingArtefactError(
+            f"{paths.plan}: no such plan. Run her2net_plan first" + (f", or name one of {', '.join(have)} with -p." if have else ".")
+        )
+    plan = Plan.load(paths.plan)
+    if set(plan.modalities) - set(dataset.spec.modalities):
+        raise PlanError(f"{paths.plan}: names modalities that dataset.json does not declare. Run her2net_plan again.")
+    splits = load_splits(paths.splits, dataset)
+    if splits.holdout is not None:
+        dataset = seal_holdout(dataset, splits.holdout.patients)
+    scan = Scan.load(paths.scan)
+    changed = changed_files(dataset, scan)
+    if changed:
+        raise StaleArtefactError(
+            f"{paths.raw}: {len(changed)} files have changed since they were planned, the first {changed[0]}. "
+            "Run her2net_plan; it recomputes those cases alone."
+        )
+    return Project(paths, dataset, plan, splits, scan)

@@ -1,0 +1,323 @@
+"""Read every kind of image file into one form, `Volume`, with one axis order.
+
+Arrays are `(C, H, W)` or `(C, D, H, W)` and `spacing_mm` follows the same order; the reversed
+order of SimpleITK is dealt with here and nowhere else. Flat pictures go through Pillow, volumes
+through SimpleITK. A file that is damaged, animated, or claims an absurd size is refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+
+from her2net.errors import RawDataError, describe
+from her2net.raw.headers import check_header, check_spacing, check_voxels, refuse
+
+ENDINGS_2D = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+ENDINGS_3D = (".nii.gz", ".nii", ".mha", ".nrrd")
+ENDINGS = (*ENDINGS_2D, *ENDINGS_3D)
+LOSSY_ENDINGS = (".jpg", ".jpeg")
+PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB")
+MAX_PIXELS = 170_000_000
+SPACING_TOLERANCE = 1e-3
+"""Relative; NIfTI stores 32-bit floats and tools round."""
+DIRECTION_TOLERANCE = 1e-3
+ORIGIN_TOLERANCE_VOX = 0.1
+
+_stderr_lock = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image or a mask with its place in space.
+
+    Attributes:
+        array: image (C, H, W) or (C, D, H, W), of uint8, int16, uint16 or float32; mask bool (H, W) or (D, H, W).
+        spacing_mm: (H, W) or (D, H, W) order; `None` where the file says nothing.
+        origin: as SimpleITK gives it (x, y, z); `None` for pictures.
+        direction: row-major direction cosines as SimpleITK gives them; `None` for pictures.
+    """
+
+    array: np.ndarray
+    spacing_mm: tuple[float, ...] | None = None
+    origin: tuple[float, ...] | None = None
+    direction: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class GridDifference:
+    """One way in which two grids differ: `quantity` is size, spacing, origin or direction."""
+
+    quantity: str
+    found: str
+    expected: str
+
+
+def is_3d(file_ending: str) -> bool:
+    """Whether files of this ending are read as volumes."""
+    return file_ending.lower() in ENDINGS_3D
+
+
+def read_image(paths: Sequence[Path]) -> Volume:
+    """Read an image, one file per channel.
+
+    Returns:
+        Volume with array (C, H, W) or (C, D, H, W).
+
+    Raises:
+        RawDataError: a file is unreadable, truncated, animated or too large, or the channels do not share a grid.
+    """
+    if not paths:
+        raise ValueError("read_image needs at least one path")
+    channels = [_read_file(path) for path in paths]
+    first = channels[0]
+    for path, channel in zip(paths[1:], channels[1:], strict=True):
+        differences = compare_grids(channel, first, has_channels=False)
+        if differences:
+            text = "; ".join(
+                f"{d.quantity} {d.found}, {d.quantity} of the first channel {d.expected}" for d in differences
+            )
+            remedy = f"Resample it onto the grid of {paths[0].name}."
+            raise RawDataError(describe("the channels do not share a grid", where=path, found=text, remedy=remedy))
+    if len(channels) == 1:
+        return replace(first, array=first.array[np.newaxis])
+    dtype = np.result_type(*(channel.array.dtype for channel in channels))
+    dtype = dtype if dtype in (np.uint8, np.int16, np.uint16) else np.dtype(np.float32)
+    return replace(first, array=np.stack([channel.array.astype(dtype, copy=False) for channel in channels]))
+
+
+def read_mask(path: Path, like: Volume | None = None) -> Volume:
+    """Read a mask; every value above 0 is lesion.
+
+    Args:
+        path: a volume, or a picture in which any colour above 0 counts.
+        like: the image it belongs to. For a flat image, a volume of one slice (as ITK-SNAP writes) is flattened.
+
+    Returns:
+        Volume with a bool array (H, W) or (D, H, W).
+
+    Raises:
+        RawDataError: unreadable, or not on the grid of `like`.
+    """
+    raw = read_mask_values(path, like)
+    differences = compare_grids(raw, like) if like is not None else []
+    if differences:
+        text = "; ".join(f"{d.quantity} {d.found}, that of the image {d.expected}" for d in differences)
+        raise RawDataError(
+            describe("the mask does not lie on its image", where=path, found=text, remedy=mask_remedy(raw, like))
+        )
+    return replace(raw, array=raw.array > 0)
+
+
+def read_mask_values(path: Path, like: Volume | None = None) -> Volume:
+    """Read a mask as `read_mask` does, but keep its values and do not compare it with its image."""
+    raw = _read_file(path, mask=True)
+    if like is not None and like.array.ndim == 3 and raw.array.ndim == 3 and raw.array.shape[0] == 1:
+        return Volume(raw.array[0])
+    return raw
+
+
+def mask_remedy(mask: Volume, image: Volume | None) -> str:
+    """Say how a mask that does not fit its image is put right."""
+    if image is not None and mask.array.shape == image.array.shape[1:][::-1] and mask.array.ndim == 2:
+        return "Its rows and columns are swapped: transpose it, or draw it on the image file itself."
+    return "Draw or resample the mask on this very image."
+
+
+def compare_grids(volume: Volume, reference: Volume, *, has_channels: bool = True) -> list[GridDifference]:
+    """List how the grid of a mask or channel differs from a reference; geometry that either lacks is not compared.
+
+    Args:
+        volume: without a channel axis.
+        reference: the image, or with `has_channels=False` another channel.
+    """
+    shape = reference.array.shape[1:] if has_channels else reference.array.shape
+    if volume.array.shape != shape:
+        return [GridDifference("size", _by(volume.array.shape), _by(shape))]
+    if volume.spacing_mm is None or reference.spacing_mm is None:
+        return []
+    found: list[GridDifference] = []
+    if not np.allclose(volume.spacing_mm, reference.spacing_mm, rtol=SPACING_TOLERANCE, atol=0):
+        found.append(GridDifference("spacing", _by(volume.spacing_mm) + " mm", _by(reference.spacing_mm) + " mm"))
+    tolerance_mm = ORIGIN_TOLERANCE_VOX * min(reference.spacing_mm)
+    if not np.allclose(volume.origin, reference.origin, rtol=0, atol=tolerance_mm):
+        found.append(GridDifference("origin", _vector(volume.origin), _vector(reference.origin)))
+    if not np.allclose(volume.direction, reference.direction, rtol=0, atol=DIRECTION_TOLERANCE):
+        found.append(GridDifference("direction", _vector(volume.direction), _vector(reference.direction)))
+    return found
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
+
+
+def _vector(values: Sequence[float] | None) -> str:
+    return "unknown" if values is None else "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+
+
+def _read_file(path: Path, *, mask: bool = False) -> Volume:
+    try:
+        if not path.is_file():
+            raise refuse(path, "no such file" if not path.exists() else "is not a file", remedy="Put the image there.")
+        if path.stat().st_size == 0:
+            raise refuse(path, "the file is empty (0 bytes)")
+        return _read_volume(path) if path.name.lower().endswith(ENDINGS_3D) else Volume(_read_picture(path, mask=mask))
+    except OSError as error:
+        raise refuse(path, "cannot be read", found=error.strerror or str(error)) from None
+
+
+def _read_picture(path: Path, *, mask: bool) -> np.ndarray:
+    """Return (H, W), grey, in the precision of the file."""
+    try:
+        with warnings.catch_warnings(), _quiet_stderr():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=PILLOW_FORMATS) as picture:
+                _check_picture(path, picture)
+                picture.load()
+                return _to_values(picture) if mask else _to_grey(picture)
+    except RawDataError:
+        raise
+    except Image.DecompressionBombError:
+        raise refuse(path, "the picture is too large", expected=f"at most {MAX_PIXELS // 10**6} megapixels") from None
+    except Image.UnidentifiedImageError:
+        raise refuse(path, "not a readable picture", expected="a PNG, JPEG, TIFF or BMP file") from None
+    except Exception as error:  # a decoder may fail in any way on a damaged file
+        raise refuse(
+            path, "the picture is truncated or damaged", found=str(error)[:120] or type(error).__name__
+        ) from None
+
+
+def _check_picture(path: Path, picture: Image.Image) -> None:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        expected = f"at most {MAX_PIXELS // 10**6} megapixels"
+        raise refuse(path, "the picture is too large", found=f"{width} x {height} pixels", expected=expected)
+    n_frames = getattr(picture, "n_frames", 1)
+    if n_frames > 1:
+        remedy = "Save the one frame to be classified as a PNG."
+        raise refuse(
+            path,
+            "the picture is animated or has several pages",
+            found=f"{n_frames} frames",
+            expected="1",
+            remedy=remedy,
+        )
+
+
+def _to_grey(picture: Image.Image) -> np.ndarray:
+    """Return the ITU-R 601 luminance; transparency is ignored; grey of more than 8 bits keeps its precision."""
+    if picture.mode.startswith("I;16"):
+        return np.ascontiguousarray(np.asarray(picture).astype(np.uint16))
+    if picture.mode in ("I", "F"):
+        return _narrow(np.asarray(picture))
+    if picture.mode in ("1", "L"):
+        return np.array(picture.convert("L"), dtype=np.uint8)
+    if picture.mode == "LA":
+        return np.array(picture.getchannel("L"), dtype=np.uint8)
+    return np.array(picture.convert("RGB").convert("L"), dtype=np.uint8)
+
+
+def _to_values(picture: Image.Image) -> np.ndarray:
+    """Return mask values: of a coloured picture the brightest channel, so that no dark colour rounds to 0."""
+    if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
+        return _to_grey(picture)
+    return np.asarray(picture.convert("RGB")).max(axis=2)
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """Return the array as uint8, int16, uint16 or float32, whichever holds it first."""
+    if array.dtype in (np.uint8, np.int16, np.uint16, np.float32):
+        return np.ascontiguousarray(array)
+    if array.dtype.kind in "iu" and array.size:
+        low, high = int(array.min()), int(array.max())
+        for dtype in (np.int16, np.uint16):
+            if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+                return array.astype(dtype)
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
+def _read_volume(path: Path) -> Volume:
+    check_header(path)
+    try:
+        with _quiet_stderr():
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            _check_information(path, reader)
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise refuse(path, "not readable as a volume", found=_reason(error)) from None
+    return _from_sitk(path, image)
+
+
+def _check_information(path: Path, reader: sitk.ImageFileReader) -> None:
+    if reader.GetNumberOfComponents() != 1 or reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+        found = f"{reader.GetNumberOfComponents()} components per voxel"
+        raise refuse(
+            path, "a voxel holds more than one number", found=found, expected="1", remedy="Save one file per channel."
+        )
+    size = tuple(int(n) for n in reader.GetSize())
+    if any(n != 1 for n in size[3:]):
+        remedy = "Split it into one file per channel or time point (<case>_0000, <case>_0001, ...)."
+        raise refuse(
+            path,
+            "the image has more than three dimensions",
+            found=f"{_by(size)} (x, y, z, ...)",
+            expected="three",
+            remedy=remedy,
+        )
+    if any(n < 1 for n in size):
+        raise refuse(path, "the image is empty", found=f"{_by(size)} voxels")
+    check_voxels(path, size, 1, path.stat().st_size)
+
+
+def _from_sitk(path: Path, image: sitk.Image) -> Volume:
+    n = min(image.GetDimension(), 3)
+    array = sitk.GetArrayFromImage(image)
+    array = array.reshape(array.shape[array.ndim - n :])
+    spacing = tuple(float(v) for v in image.GetSpacing()[:n])
+    check_spacing(path, spacing)
+    matrix = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:n, :n]
+    origin = np.array(image.GetOrigin()[:n])
+    if not np.isfinite(matrix).all() or not np.isfinite(origin).all():
+        raise refuse(path, "origin or direction holds NaN or infinity")
+    if abs(abs(np.linalg.det(matrix)) - 1) > 0.01:
+        raise refuse(
+            path, "the axes are sheared or not perpendicular", remedy="Resample the image onto a rectangular grid."
+        )
+    return Volume(_narrow(array), spacing[::-1], tuple(origin.tolist()), tuple(matrix.ravel().tolist()))
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.split("ITK ERROR:")[-1].strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(error).__name__
+    return reason.split("): ", 1)[-1][:160]
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Silence what C libraries print to the error stream; what is wrong is raised as an error instead."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    with _stderr_lock:
+        try:
+            saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        except OSError:  # no error stream, as in a windowed program
+            yield
+            return
+        try:
+            os.dup2(sink, 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(sink)

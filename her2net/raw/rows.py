@@ -1,0 +1,299 @@
+"""The rows of `cases.csv`: ids, labels, patients, sites and declared covariates, each checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from her2net.raw.layout import PARTS, Found
+from her2net.raw.names import explain_bad_name, normalise
+from her2net.raw.problems import Problem, enumerate_names, problem
+from her2net.raw.spec import DatasetSpec
+from her2net.raw.table import Row, Table, read_table
+
+CASES = "cases.csv"
+MIN_PATIENTS_PER_CLASS = 2
+MISSING_NUMBER = {"", "na", "n/a", "nan", "none", "null", "-", "?", "."}
+DECIMAL_COMMA = re.compile(r"^[+-]?\d*,\d+$")
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One row; `label` is still text, so that those of test cases are not looked at."""
+
+    number: int
+    case_id: str
+    patient_id: str
+    label: str
+    site: str | None
+    covariates: dict[str, str]
+
+    @property
+    def where(self) -> str:
+        return f"{CASES} row {self.number}"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    case_id: str
+    label: str
+    patient: str
+    site: str | None
+    covariates: dict[str, str]
+
+
+def load_rows(folder: Path, spec: DatasetSpec) -> tuple[list[CaseRow] | None, list[Problem]]:
+    """Read `cases.csv` and check every row; a row with an impossible or repeated id is left out."""
+    rows, problems = read_case_table(folder, spec)
+    if rows is None:
+        return None, problems
+    kept, found = _check_ids(rows)
+    return kept, problems + found + _check_covariates(kept, spec)
+
+
+def read_case_table(folder: Path, spec: DatasetSpec) -> tuple[list[CaseRow] | None, list[Problem]]:
+    """Read `cases.csv` without judging its rows; `None` where a required column is absent."""
+    required = ("case_id", "label", spec.patient)
+    table, problems = read_table(folder / CASES, where=CASES, required=required)
+    if table is None:
+        return None, problems
+    columns, found = _find_columns(table, spec)
+    problems += found
+    if columns is None:
+        return None, problems
+    return [_make_row(row, columns, spec, table.decimal_comma) for row in table.rows], problems
+
+
+def _find_columns(table: Table, spec: DatasetSpec) -> tuple[_Columns | None, list[Problem]]:
+    problems = []
+
+    def find(name: str, check: str, source: str) -> str | None:
+        column = table.find_column(name)
+        if column is None:
+            what = f"the column {name!r} ({source}) is absent"
+            found = enumerate_names(table.columns) or "no column"
+            remedy = "Add it, or correct its name in the header or in dataset.json."
+            problems.append(problem("error", check, f"{CASES} header", f"{what}; columns: {found}", remedy=remedy))
+        return column
+
+    case_id = find("case_id", "column-missing", "required")
+    label = find("label", "column-missing", "required")
+    patient = find(spec.patient, "column-missing", "the patient")
+    site = find(spec.site, "column-missing", "the declared site") if spec.site is not None else None
+    covariates = {name: find(name, "column-missing", "a declared covariate") for name in spec.covariates}
+    if case_id is None or label is None or patient is None:
+        return None, problems
+    present = {name: column for name, column in covariates.items() if column is not None}
+    return _Columns(case_id, label, patient, site, present), problems
+
+
+def _make_row(row: Row, columns: _Columns, spec: DatasetSpec, decimal_comma: bool) -> CaseRow:
+    covariates = {
+        name: _clean_value(row.cells[column], spec.covariates[name], decimal_comma)
+        for name, column in columns.covariates.items()
+    }
+    return CaseRow(
+        number=row.number,
+        case_id=row.cells[columns.case_id],
+        patient_id=row.cells[columns.patient],
+        label=_point(row.cells[columns.label], decimal_comma),
+        site=(row.cells[columns.site] or None) if columns.site else None,
+        covariates=covariates,
+    )
+
+
+def _clean_value(text: str, kind: str, decimal_comma: bool) -> str:
+    if kind not in ("continuous", "ordinal"):
+        return text
+    return "" if text.casefold() in MISSING_NUMBER else _point(text, decimal_comma)
+
+
+def _point(text: str, decimal_comma: bool) -> str:
+    return text.replace(",", ".") if decimal_comma and DECIMAL_COMMA.match(text) else text
+
+
+def parse_label(row: CaseRow, spec: DatasetSpec) -> tuple[int | None, Problem | None]:
+    """Read a label written as number or name.
+
+    Returns:
+        The class number, or `None` and what is wrong.
+    """
+    expected = " or ".join(
+        f"{number} ({name})" for name, number in sorted(spec.labels.items(), key=lambda item: item[1])
+    )
+    if not row.label:
+        remedy = "A training case needs a label; write it, or move the images to imagesTs."
+        return None, problem("error", "label-missing", row.where, f"no label for the training case {row.case_id!r}", expected=expected, remedy=remedy)  # fmt: skip
+    for name, number in spec.labels.items():
+        if name.strip().casefold() == row.label.casefold():
+            return number, None
+    number = _to_number(row.label)
+    if number is not None and number in spec.labels.values():
+        return int(number), None
+    remedy = "Correct the cell, or add the class to dataset.json."
+    return None, problem(
+        "error", "label-unknown", row.where, "unknown label", found=row.label[:60], expected=expected, remedy=remedy
+    )
+
+
+def _to_number(text: str) -> float | None:
+    try:
+        number = float(text) if len(text) < 40 and "_" not in text else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _check_ids(rows: Sequence[CaseRow]) -> tuple[list[CaseRow], list[Problem]]:
+    kept: list[CaseRow] = []
+    problems: list[Problem] = []
+    seen: dict[str, CaseRow] = {}
+    for row in rows:
+        reason = explain_bad_name(row.case_id)
+        if reason:
+            remedy = "Ids name files: use letters, digits, '-' and '_'."
+            problems.append(
+                problem(
+                    "error",
+                    "id-not-a-file-name",
+                    row.where,
+                    f"the case_id {row.case_id[:60]!r} {reason}",
+                    remedy=remedy,
+                )
+            )
+            continue
+        if not row.patient_id or not row.patient_id.isprintable() or row.patient_id[0] in "=@":
+            what = f"the patient of case {row.case_id!r} is " + ("missing" if not row.patient_id else "not plain text")
+            remedy = "Every case needs its patient, or the same patient may end up on both sides of a split."
+            problems.append(problem("error", "patient-missing", row.where, what, remedy=remedy))
+        first = seen.setdefault(normalise(row.case_id).casefold(), row)
+        if first is not row:
+            same = first.case_id == row.case_id
+            what = f"the case_id {row.case_id!r} " + (
+                "occurs" if same else f"differs from {first.case_id!r} only in case or accents"
+            )
+            what += f" in row {first.number} too" if same else f" (row {first.number})"
+            remedy = "Give each case its own id, and its files that name."
+            problems.append(problem("error", "id-twice", row.where, what, remedy=remedy))
+            continue
+        kept.append(row)
+    return kept, problems
+
+
+def _check_covariates(rows: Sequence[CaseRow], spec: DatasetSpec) -> list[Problem]:
+    problems: list[Problem] = []
+    for name, kind in spec.covariates.items():
+        values = [(row, row.covariates[name]) for row in rows if row.covariates.get(name)]
+        declared = any(name in row.covariates for row in rows)
+        if declared and rows and not values:
+            remedy = "Fill it, or take the covariate out of dataset.json."
+            problems.append(
+                problem("warning", "covariate-empty", f"{CASES} column {name}", "holds no value", remedy=remedy)
+            )
+        if kind == "binary":
+            found = sorted({value.casefold() for _, value in values})
+            if len(found) > 2:
+                remedy = "Correct the cells, or declare it categorical in dataset.json."
+                problems.append(problem("error", "covariate-kind", f"{CASES} column {name}", f"{len(found)} values: {enumerate_names(found)}", expected="two, as it is declared binary", remedy=remedy))  # fmt: skip
+        if kind in ("continuous", "ordinal"):
+            remedy = f"Write a number (an empty cell is missing), or do not declare it {kind} in dataset.json."
+            problems += [
+                problem("error", "covariate-kind", f"{row.where} column {name}", "not a number", found=value[:60], expected=f"a number, as it is declared {kind}", remedy=remedy)
+                for row, value in values
+                if _to_number(value) is None
+            ]  # fmt: skip
+    return problems
+
+
+def check_parts(rows: Sequence[CaseRow], files: Mapping[tuple[str, str], Found]) -> list[Problem]:
+    """Find cases and patients that stand in imagesTr and in imagesTs."""
+    ids = {part: {c for (p, _), found in files.items() if p == part for c in found.images} for part in PARTS}
+    problems = []
+    for case_id in sorted(ids["train"] & ids["test"]):
+        remedy = "Keep it in one of them: a test case must never be trained on."
+        problems.append(
+            problem("error", "case-in-both", case_id, "the case has images in imagesTr and in imagesTs", remedy=remedy)
+        )
+    patients: dict[str, dict[str, list[str]]] = defaultdict(lambda: {"train": [], "test": []})
+    for row in rows:
+        for part in PARTS:
+            if row.case_id in ids[part]:
+                patients[row.patient_id][part].append(row.case_id)
+    for patient_id, cases in sorted(patients.items()):
+        if patient_id and cases["train"] and cases["test"] and cases["train"] != cases["test"]:
+            what = f"has training cases ({enumerate_names(cases['train'])}) and test cases ({enumerate_names(cases['test'])})"
+            remedy = "Move all cases of the patient to one side."
+            problems.append(problem("error", "patient-in-both", f"patient {patient_id}", what, remedy=remedy))
+    return problems
+
+
+def check_files(rows: Sequence[CaseRow], files: Mapping[tuple[str, str], Found], spec: DatasetSpec) -> list[Problem]:
+    """Find rows without images, and count missing modalities and masks."""
+    owners = {case_id for found in files.values() for case_id in found.images}
+    problems: list[Problem] = []
+    for row in rows:
+        if row.case_id not in owners:
+            remedy = _missing_image_remedy(row.case_id, spec)
+            problems.append(problem("error", "case-without-image", row.where, f"no image of the case {row.case_id!r} in imagesTr or imagesTs", remedy=remedy))  # fmt: skip
+    for (part, modality), found in files.items():
+        where_images, where_masks = f"images{PARTS[part]}/{modality}", f"masks{PARTS[part]}/{modality}"
+        in_part = {c for (p, _), other in files.items() if p == part for c in other.images}
+        if part == "train" and in_part and not found.images:
+            remedy = "Add its images, or take the modality out of dataset.json."
+            problems.append(
+                problem(
+                    "error",
+                    "modality-without-images",
+                    where_images,
+                    "no training case has this modality",
+                    remedy=remedy,
+                )
+            )
+        lacking = sorted(in_part - found.images.keys())
+        if found.images and lacking:
+            what = f"{len(lacking)} of {len(in_part)} cases lack this modality: {enumerate_names(lacking)}"
+            problems.append(
+                problem("note", "modality-missing", where_images, what, remedy="They count for the other modalities.")
+            )
+        unmasked = sorted(found.images.keys() - found.masks.keys())
+        if unmasked:
+            what = f"{len(unmasked)} of {len(found.images)} images have no mask: {enumerate_names(unmasked)}"
+            remedy = "The plan says what is done with them (the whole image by default); draw masks if you can."
+            problems.append(problem("warning", "mask-missing", where_masks, what, remedy=remedy))
+    return problems
+
+
+def _missing_image_remedy(case_id: str, spec: DatasetSpec) -> str:
+    name, modality = next(iter(spec.modalities.items()))
+    suffix = "_0000" if modality.n_channels > 1 else ""
+    hint = " A spreadsheet may have dropped leading zeros of the id." if case_id.replace(".0", "").isdigit() else ""
+    return f"Add for example imagesTr/{name}/{case_id}{suffix}{modality.file_ending}, or remove the row.{hint}"
+
+
+def check_classes(cases: Iterable[tuple[str, int | None]], spec: DatasetSpec) -> list[Problem]:
+    """Find classes with too few training patients to be in training and validation at once."""
+    patients: dict[int, set[str]] = {number: set() for number in spec.labels.values()}
+    for patient_id, label in cases:
+        if label is not None:
+            patients[label].add(patient_id)
+    problems = []
+    for name, number in sorted(spec.labels.items(), key=lambda item: item[1]):
+        n = len(patients[number])
+        if n < MIN_PATIENTS_PER_CLASS:
+            expected = f"at least {MIN_PATIENTS_PER_CLASS}"
+            remedy = "Add cases of this class, or take it out of dataset.json."
+            problems.append(
+                problem(
+                    "error",
+                    "class-too-small",
+                    f"class {name}",
+                    f"{n} training patient(s)",
+                    expected=expected,
+                    remedy=remedy,
+                )
+            )
+    return problems

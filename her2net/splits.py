@@ -1,0 +1,240 @@
+"""Which patient is held out in which fold, and who is sealed away for the test.
+
+`splits.json` is made once per dataset at plan time and checked on every read: a
+patient in two parts is an error then, too. Patients whose images are the same or
+nearly so (`linked_patients`) share a fold.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from her2net.artefact import Artefact, Strict, digest_json, load_json
+from her2net.errors import LeakageError, PlanError, describe, join_problems
+from her2net.plan.schema import SplitsPlan
+from her2net.raw.dataset import Case, RawDataset
+
+
+class Holdout(Strict):
+    """Patients of imagesTr who are treated like imagesTs from the moment they are drawn."""
+
+    fraction: float
+    seed: int
+    patients: list[str]
+
+
+class Partition(Strict):
+    """One way to part the training patients; `folds[k]` are the patients held out in fold k."""
+
+    scheme: Literal["stratified", "leave-one-site-out", "custom"]
+    seed: int
+    folds: list[list[str]]
+
+
+class Splits(Artefact):
+    """All partitions of a dataset.
+
+    Attributes:
+        cohort_digest: of the training cases, patients, labels and sites they were made for.
+        linked_patients: groups kept in one fold because their images resemble each other.
+        resembling_test_cases: test cases that resemble a training case.
+    """
+
+    MADE_BY: ClassVar[str] = "her2net_plan"
+
+    dataset: str
+    cohort_digest: str
+    holdout: Holdout | None
+    linked_patients: list[list[str]]
+    resembling_test_cases: list[str]
+    partitions: dict[str, Partition]
+
+    def folds(self, plan: SplitsPlan) -> list[list[str]]:
+        """Return the held-out patients of each fold of the plan's partition.
+
+        Raises:
+            PlanError: the partition was not made.
+        """
+        if plan.name not in self.partitions:
+            raise PlanError(f"splits.json holds no partition {plan.name!r}. Run her2net_plan to make it.")
+        return self.partitions[plan.name].folds
+
+
+def cohort_digest(cases: Sequence[Case]) -> str:
+    """Digest of what splits depend on: who the patients are, their labels and sites."""
+    return digest_json([[c.case_id, c.patient_id, c.label, c.site] for c in cases])
+
+
+def draw_holdout(dataset: RawDataset, *, fraction: float, seed: int) -> Holdout:
+    """Draw patients for a sealed hold-out, stratified by label and site.
+
+    Raises:
+        PlanError: the dataset has imagesTs already, or the fraction leaves a class empty.
+    """
+    from sklearn.model_selection import train_test_split
+
+    if dataset.test:
+        raise PlanError(f"--holdout: {dataset.folder.name} has {len(dataset.test)} test cases in imagesTs already.")
+    patients, strata = _patients_and_strata(dataset.train)
+    labels = [stratum[0] for stratum in strata]
+    try:
+        _, held = train_test_split(patients, test_size=fraction, random_state=seed, stratify=_merge_rare(strata, 2))
+    except ValueError as error:
+        raise PlanError(f"--holdout {fraction}: cannot be drawn from {len(patients)} patients ({error}).") from None
+    held_set = set(held)
+    kept = Counter(label for patient, label in zip(patients, labels, strict=True) if patient not in held_set)
+    if len(kept) < len(set(labels)):
+        raise PlanError(f"--holdout {fraction}: leaves a class without training patients. Take a smaller fraction.")
+    return Holdout(fraction=fraction, seed=seed, patients=sorted(held))
+
+
+def make_partition(cases: Sequence[Case], plan: SplitsPlan, linked_patients: Sequence[Collection[str]]) -> Partition:
+    """Part the training patients into folds.
+
+    Args:
+        cases: training cases.
+        linked_patients: groups that must share a fold.
+
+    Raises:
+        PlanError: not possible with these patients.
+
+    Source:
+        Stratified, grouped k-fold of scikit-learn; the groups are patients, or linked patients.
+    """
+    patients, strata = _patients_and_strata(cases)
+    groups = _group_ids(patients, linked_patients)
+    if plan.scheme == "leave-one-site-out":
+        folds = _site_folds(patients, [stratum[1] for stratum in strata], groups)
+    else:
+        folds = _stratified_folds(patients, strata, groups, plan)
+    partition = Partition(scheme=plan.scheme, seed=plan.seed, folds=[sorted(fold) for fold in folds])
+    check_partition(partition, cases, where=f"partition {plan.name}")
+    return partition
+
+
+def _stratified_folds(
+    patients: list[str], strata: list[tuple[int, str]], groups: list[int], plan: SplitsPlan
+) -> list[list[str]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    smallest = min(Counter(label for label, _ in strata).values())
+    if smallest < plan.n_folds:
+        raise PlanError(f"{plan.n_folds} folds need as many patients in every class; the smallest class has {smallest}.")
+    names = _merge_rare(strata, plan.n_folds)
+    splitter = StratifiedGroupKFold(plan.n_folds, shuffle=True, random_state=plan.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return [[patients[i] for i in held] for _, held in splitter.split(patients, names, groups)]
+
+
+def _site_folds(patients: list[str], sites: list[str], groups: list[int]) -> list[list[str]]:
+    first_site = {group: site for group, site in reversed(list(zip(groups, sites, strict=True)))}
+    names = sorted(set(first_site.values()))
+    if len(names) < 2:
+        raise PlanError('leave-one-site-out needs at least two sites; declare the column as "site" in dataset.json.')
+    return [[p for p, g in zip(patients, groups, strict=True) if first_site[g] == name] for name in names]
+
+
+def _patients_and_strata(cases: Sequence[Case]) -> tuple[list[str], list[tuple[int, str]]]:
+    """One row per patient, sorted; the label of a patient is the highest of its cases."""
+    rows: dict[str, tuple[int, str]] = {}
+    for case in cases:
+        label, site = rows.get(case.patient_id, (-1, ""))
+        rows[case.patient_id] = (max(label, -1 if case.label is None else case.label), site or case.site or "")
+    return sorted(rows), [rows[patient] for patient in sorted(rows)]
+
+
+def _merge_rare(strata: list[tuple[int, str]], least: int) -> list[str]:
+    """Name each stratum label + site; sites too rare within a label fall back to the label alone."""
+    count = Counter(strata)
+    return [f"{label}|{site}" if count[label, site] >= least else f"{label}|" for label, site in strata]
+
+
+def _group_ids(patients: list[str], linked: Sequence[Collection[str]]) -> list[int]:
+    place = {patient: i for i, patient in enumerate(patients)}
+    group = list(range(len(patients)))
+    for members in linked:
+        ids = {group[place[m]] for m in members if m in place}
+        group = [min(ids) if g in ids else g for g in group] if ids else group
+    return group
+
+
+def check_partition(partition: Partition, cases: Sequence[Case], *, where: str) -> None:
+    """Refuse a partition in which a patient stands twice or is missing, or a fold lacks a class.
+
+    Raises:
+        LeakageError: a patient is in two folds.
+        PlanError: patients missing or unknown, or a class absent from a training part.
+    """
+    count = Counter(patient for fold in partition.folds for patient in fold)
+    known = {case.patient_id for case in cases}
+    twice = sorted(patient for patient, n in count.items() if n > 1)
+    if twice:
+        raise LeakageError(
+            describe("patients stand in two folds", where=where, found=", ".join(twice[:5]), expected="each in one",
+                     remedy="Correct the folds; nothing may be trained on them.")
+        )
+    problems = [describe("patient is in no fold", found=p) for p in sorted(known - set(count))]
+    problems += [describe("patient is not in the training set", found=p) for p in sorted(set(count) - known)]
+    classes = {case.label for case in cases}
+    for k, fold in enumerate(partition.folds):
+        held = set(fold)
+        lacking = classes - {case.label for case in cases if case.patient_id not in held}
+        if not fold or lacking:
+            problems.append(describe(f"fold {k} leaves " + (f"no training case of class {lacking}" if fold else "nobody out")))
+    if problems:
+        raise PlanError(join_problems(f"{where}: not a partition of the training patients.", problems))
+
+
+def load_splits(path: Path, dataset: RawDataset) -> Splits:
+    """Read the splits and check them against the dataset as it is now.
+
+    Raises:
+        MissingArtefactError: no splits yet.
+        LeakageError: a patient stands in two parts.
+        PlanError: the cohort has changed, or a partition does not fit it.
+    """
+    splits = Splits.load(path)
+    sealed = set(splits.holdout.patients) if splits.holdout else set()
+    training = [case for case in dataset.train if case.patient_id not in sealed]
+    tested = {case.patient_id for case in dataset.test} | sealed
+    for name, partition in splits.partitions.items():
+        both = sorted(tested & {p for fold in partition.folds for p in fold})
+        if both:
+            raise LeakageError(f"{path}: partition {name}: patients of the test set stand in a fold: {', '.join(both[:5])}.")
+    if splits.cohort_digest != cohort_digest(training):
+        raise PlanError(f"{path}: made for other cases, patients or labels than the dataset has now. Run her2net_plan.")
+    for name, partition in splits.partitions.items():
+        check_partition(partition, training, where=f"{path}: partition {name}")
+    return splits
+
+
+def read_own_folds(path: Path, cases: Sequence[Case]) -> list[list[str]]:
+    """Read the user's folds: a list of lists of patients (or cases) held out, or of `{"train": [...], "val": [...]}`.
+
+    Raises:
+        PlanError: another structure, or an unknown id.
+        LeakageError: a patient is on both sides of a fold.
+    """
+    found = load_json(path)
+    if isinstance(found, dict) and set(found) == {"folds"}:
+        found = found["folds"]
+    owner = {case.case_id: case.patient_id for case in cases} | {case.patient_id: case.patient_id for case in cases}
+    if not isinstance(found, list) or len(found) < 2:
+        raise PlanError(describe("not a list of at least two folds", where=path, found=type(found).__name__,
+                                 expected='[["patient", ...], ...] or [{"train": [...], "val": [...]}, ...]'))
+    folds = []
+    for k, fold in enumerate(found):
+        sides = fold if isinstance(fold, dict) else {"val": fold}
+        unknown = [i for ids in sides.values() for i in ids if i not in owner]
+        if unknown or not set(sides) <= {"train", "val"} or "val" not in sides:
+            raise PlanError(describe("unknown ids or keys", where=f"{path}: fold {k}", found=unknown[:5] or list(sides)))
+        held, trained = ({owner[i] for i in sides.get(side, [])} for side in ("val", "train"))
+        if held & trained:
+            raise LeakageError(f"{path}: fold {k}: patients on both sides: {', '.join(sorted(held & trained)[:5])}.")
+        folds.append(sorted(held))
+    return folds

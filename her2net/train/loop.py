@@ -1,0 +1,164 @@
+"""The training step and the epoch: the inner half of training, without any file.
+
+All randomness of an epoch comes from one generator seeded by (seed, fold, epoch), so
+epoch 17 is the same whether the run reached it in one go or was resumed five times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from her2net.artefact import digest_json
+from her2net.errors import TrainingError
+from her2net.plan.schema import TrainingPlan
+from her2net.train.augment import augment, center_crop, draw_parameters, mixup
+
+AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def epoch_seed(*parts: Any) -> int:
+    """Return a 63-bit seed that depends on every part."""
+    return int(digest_json(list(parts)), 16) >> 1
+
+
+def channels_last(model: nn.Module, ndim: int) -> nn.Module:
+    """Lay the weights out as convolutions like them best (1.1 to 1.4 times faster on the CPU)."""
+    return model.to(memory_format=torch.channels_last if ndim == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW in one fused kernel; biases and normalisation weights are not decayed."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+
+
+def learning_rate_at(step: int, steps_per_epoch: int, plan: TrainingPlan) -> float:
+    """Linear warm-up, then half a cosine to 0 at the last step."""
+    warmup, total = plan.warmup_epochs * steps_per_epoch, plan.epochs * steps_per_epoch
+    if step < warmup:
+        return plan.learning_rate * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(total - warmup, 1)
+    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, targets: Tensor, *,
+    precision: str, gradient_clip: float, scaler: torch.amp.GradScaler | None,
+    loss_weights: Tensor | None = None, label_smoothing: float = 0.0,
+) -> float:  # fmt: skip
+    """One forward, backward and update; return the loss.
+
+    Args:
+        x: (N, C, [D,] H, W) float32.
+        targets: (N, n_classes) float32, rows sum to 1.
+    """
+    x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    dtype = AUTOCAST_TYPES.get(precision)
+    with torch.autocast(x.device.type, dtype=dtype) if dtype else nullcontext():
+        logits = model(x)
+    loss = nn.functional.cross_entropy(logits.float(), targets, weight=loss_weights, label_smoothing=label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    if scaler is None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
+        scaler.step(optimizer)
+        scaler.update()
+    return float(loss.detach())
+
+
+def make_average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel | None:
+    """Running average of weights and buffers, `None` if the plan has none."""
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay > 0 else None
+
+
+def balanced_batches(n_cases: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Shuffle all cases into batches of nearly equal size, each at most `batch_size`, none of a single case."""
+    order = torch.randperm(n_cases, generator=generator)
+    yield from torch.tensor_split(order, max(1, math.ceil(n_cases / batch_size)))
+
+
+def train_epoch(
+    model: nn.Module, average: torch.optim.swa_utils.AveragedModel | None, optimizer: torch.optim.Optimizer,
+    images: Tensor, labels: Tensor, case_ids: Sequence[str], plan: TrainingPlan, *,
+    input_vox: Sequence[int], epoch: int, seed: int, scaler: torch.amp.GradScaler | None = None,
+    on_step: Callable[[float], None] = lambda loss: None,
+) -> float:  # fmt: skip
+    """Train one epoch; return the mean loss per case.
+
+    Args:
+        images: (N, C, *stored_vox) float16, on the device.
+        labels: (N,) int64, on the device.
+
+    Raises:
+        TrainingError: the loss is not finite; names the epoch and the cases of the batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # dropout and stochastic depth draw from the global generator
+    device, n_classes = images.device, len(plan.loss_weights)
+    weights = torch.tensor(plan.loss_weights, device=device)
+    steps = max(1, math.ceil(len(labels) / plan.batch_size))
+    total = 0.0
+    model.train()
+    for step, rows in enumerate(balanced_batches(len(labels), plan.batch_size, generator)):
+        on_device = rows.to(device)
+        parameters = draw_parameters(len(rows), len(input_vox), plan.augmentation, generator)
+        x = augment(images[on_device], input_vox, parameters)
+        targets = nn.functional.one_hot(labels[on_device], n_classes).float()
+        x, targets = mixup(x, targets, plan.augmentation.mixup_alpha, generator)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(epoch * steps + step, steps, plan)
+        loss = training_step(model, optimizer, x, targets, precision=plan.precision, gradient_clip=plan.gradient_clip,
+                             scaler=scaler, loss_weights=weights, label_smoothing=plan.label_smoothing)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"epoch {epoch}, step {step}: the loss is {loss}. Cases of the batch: "
+                f"{', '.join(case_ids[i] for i in rows.tolist())}. Check these images with her2net_verify, "
+                "or lower training.learning_rate in the plan."
+            )
+        if average is not None:
+            average.update_parameters(model)
+        total += loss * len(rows)
+        on_step(loss)
+    return total / len(labels)
+
+
+@torch.inference_mode()
+def predict_probs(
+    model: nn.Module, images: Tensor, input_vox: Sequence[int], *, batch_size: int,
+    flip_axes: Sequence[int] = (), precision: str = "fp32",
+) -> np.ndarray:  # fmt: skip
+    """Return (N, n_classes) float64 probabilities; with `flip_axes`, the mean over all their combinations.
+
+    Args:
+        images: (N, C, *stored_vox), on the model's device.
+        flip_axes: spatial axes, 0 the first after the channels.
+    """
+    model.eval()
+    dtype = AUTOCAST_TYPES.get(precision)
+    flips = [[a for bit, a in enumerate(flip_axes) if mask >> bit & 1] for mask in range(2 ** len(flip_axes))]
+    probs = []
+    for start in range(0, len(images), batch_size):
+        x = center_crop(images[start : start + batch_size], input_vox).float()
+        memory_format = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+        views = (x.flip([a + 2 for a in axes]) if axes else x for axes in flips)
+        with torch.autocast(x.device.type, dtype=dtype) if dtype else nullcontext():
+            logits = [model(view.contiguous(memory_format=memory_format)) for view in views]
+        probs.append(torch.stack([z.double().softmax(1) for z in logits]).mean(0).cpu())
+    return torch.cat(probs).numpy() if probs else np.zeros((0, 0))

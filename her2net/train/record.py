@@ -1,0 +1,90 @@
+"""What a fold says about itself: `run.json`, `history.csv` and `progress.png`."""
+
+from __future__ import annotations
+
+import io
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from her2net.artefact import Artefact, write_bytes, write_csv
+from her2net.plan.schema import TrainingPlan
+
+HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "val_loss", "val_auc", "val_accuracy", "val_recall", "val_f1")
+
+
+class RunRecord(Artefact):
+    """`run.json` of a fold.
+
+    Attributes:
+        status: `running` while the process lives or after it was killed, `finished` at the end.
+        training: the plan's section with what the command line changed.
+        initialisation: what became of the pretrained weights, in words.
+        checkpoint: which weights predict, in words; carries the remark where they are optimistic.
+        duration_s: seconds spent per kind of work, summed over resumed sessions.
+        environment: versions, device and threads.
+    """
+
+    MADE_BY: ClassVar[str] = "her2net_train"
+
+    status: Literal["running", "finished"]
+    dataset: str
+    plan: str
+    modality: str
+    fold: str
+    n_training_cases: int
+    n_held_out_cases: int
+    epochs_done: int
+    training: TrainingPlan
+    initialisation: str
+    checkpoint: str
+    duration_s: dict[str, float]
+    environment: dict[str, str]
+
+
+def describe_environment(device: str) -> dict[str, str]:
+    """Return versions, device and number of threads."""
+    import monai
+    import timm
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "monai": monai.__version__,
+        "device": device,
+        "device_name": name,
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def write_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write one row per epoch."""
+    write_csv(path, HISTORY_COLUMNS, history)
+
+
+def plot_progress(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draw loss and validation AUC over the epochs."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [row["epoch"] + 1 for row in history]
+    left = figure.add_subplot()
+    left.plot(epochs, [row["train_loss"] for row in history], color="#0072B2", label="training loss")
+    lines = left.get_lines()
+    left.set(xlabel="epoch", ylabel="cross-entropy", title=title)
+    if any(row["val_loss"] is not None for row in history):
+        lines += left.plot(epochs, [row["val_loss"] for row in history], color="#56B4E9", label="held-out loss")
+        right = left.twinx()
+        aucs = [float("nan") if row["val_auc"] is None else row["val_auc"] for row in history]
+        lines += right.plot(epochs, aucs, color="#D55E00", label="held-out AUC (not used for training)")
+        right.set(ylabel="AUC", ylim=(0, 1))
+    left.legend(handles=lines, loc="lower left", fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_bytes(path, buffer.getvalue())
