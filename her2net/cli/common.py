@@ -47,6 +47,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def parse_fraction(text: str) -> float:
+    """Parse a share between 0 and 1, both excluded."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
 def parse_hours(text: str) -> float:
     """Parse a duration such as `2h`, `30m`, `90s` or `1.5` (hours) into hours."""
     unit = {"h": 1.0, "m": 1 / 60, "s": 1 / 3600}.get(text[-1:].lower())

@@ -33,6 +33,27 @@ DEFAULT_CPU_BUDGET_H = 2.0
 JITTER = 8  # the cache stores an eighth more than the network sees on each side
 
 
+DEFAULT_REASONS = {
+    "ndim": "read from the files",
+    "channels": "declared in dataset.json",
+    "file_ending": "declared in dataset.json",
+    "margin_unit": "a margin in lesion sizes scales with the lesion",
+    "missing_mask": "a case without a mask is shown whole; her2net_verify warns of it",
+    "warmup_epochs": "a tenth of the epochs, at most 5, so that the first updates do not break the weights",
+    "label_smoothing": "0.1 tempers overconfidence on small cohorts (Szegedy et al. 2016, arXiv:1512.00567); 0 in the paper",
+    "gradient_clip": "norm 1 stops a single odd batch from throwing the weights off",
+    "drop_path": "none",
+    "checkpoint": "the last, averaged weights: no epoch is chosen on the fold that is reported",
+    "seed": "fixed, so that the same inputs give the same numbers",
+    "augmentation": "the paper's seven transforms; ranges and sources in her2net.plan.augmentation",
+    "inference.batch_size": "does not change the predictions",
+    "inference.tta": "off: it multiplies the time; her2net_ensemble --tta switches it on",
+    "splits.scheme": "patients are the unit; folds are stratified by label and site",
+    "fusion.method": "logistic regression, as in the paper",
+    "fusion.strength": "a weak L2 penalty on standardised logits keeps the fit finite when the classes separate",
+}
+
+
 @dataclass(frozen=True)
 class PlanRequest:
     """What the user and the dataset ask of a plan.
@@ -74,6 +95,31 @@ class _Decisions:
         return choice.value
 
 
+def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Return (dotted path, value) of everything below that is not itself a mapping."""
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}" if path else key)]
+
+
+def _explain_the_rest(plan: Plan) -> Plan:
+    """Add a decision for every value that no rule derives, so that each value of a plan has its reason."""
+    decided = {decision.path for decision in plan.decisions}
+    sections = plan.model_dump(mode="json", include={"modalities", "splits", "fusion"})
+    rest = [
+        Decision(path=path, value=value, rule="default", reason=_default_reason(path))
+        for path, value in _leaves(sections)
+        if path not in decided
+    ]
+    return plan.model_copy(update={"decisions": [*plan.decisions, *rest]})
+
+
+def _default_reason(path: str) -> str:
+    """Why a value has its default; the longest key that the path ends with or contains wins."""
+    fitting = [key for key in DEFAULT_REASONS if path.endswith(key) or f"{key}." in path]
+    return DEFAULT_REASONS[max(fitting, key=len)]
+
+
 def make_plan(request: PlanRequest) -> Plan:
     """Decide everything.
 
@@ -89,13 +135,13 @@ def make_plan(request: PlanRequest) -> Plan:
     make = _plan_paper_modality if request.preset == "paper" else _plan_auto_modality
     modalities = {name: make(request, name, m, splits.n_folds, decisions) for name, m in found.modalities.items()}
     subsets = decisions.take("fusion.subsets", "choose_subsets", rules.choose_subsets(request.present, list(modalities)))
-    return Plan(
+    return _explain_the_rest(Plan(
         made_from={"fingerprint": found.dataset_digest}, name=request.name, dataset=found.dataset,
         preset=request.preset, class_names=list(found.class_names), budget_h=request.budget_h, modalities=modalities,
         splits=splits, fusion=FusionPlan(method="logistic", strength=1.0, subsets=subsets),
         machine=request.machine.model_copy(update={"samples_per_s": request.machine.samples_per_s | decisions.speeds}),
         decisions=decisions.taken,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _plan_splits(request: PlanRequest, decisions: _Decisions) -> SplitsPlan:

@@ -72,7 +72,7 @@ def choose_aspect(modality: ModalityFingerprint) -> Choice:
     if modality.ndim == 2:
         return Choice("keep", "square window: the outline of a lesion is a diagnostic sign and is not squashed")
     ratio = anisotropy(modality)
-    if ratio >= 3 or min(modality.size_vox.median) < 16:
+    if ratio >= 3 or min(axis.median for axis in modality.size_vox) < 16:
         return Choice("keep_in_plane", f"slices {ratio:.1f} times as thick as pixels, or few of them: square in plane, depth apart")
     return Choice("keep", f"slices {ratio:.1f} times as thick as pixels: a cube in millimetres")
 
@@ -81,7 +81,8 @@ def anisotropy(modality: ModalityFingerprint) -> float:
     """Largest over smallest median spacing; 1 where spacing is unknown."""
     if modality.spacing_mm is None:
         return 1.0
-    return max(modality.spacing_mm.median) / min(modality.spacing_mm.median)
+    spacings = [axis.median for axis in modality.spacing_mm]
+    return max(spacings) / min(spacings)
 
 
 def choose_statistics(modality: ModalityFingerprint) -> Choice:
@@ -101,7 +102,7 @@ def choose_joint_channels(modality: ModalityFingerprint) -> Choice:
 def choose_depth_vox(modality: ModalityFingerprint, in_plane_vox: int) -> Choice:
     """Voxels along the slice axis: as many as the crop has slices, never more than in plane."""
     lesion = modality.lesion_size_vox
-    slices = modality.size_vox.median[0] if lesion is None else min(lesion.p90[0] * 1.6 + 2, modality.size_vox.p90[0])
+    slices = modality.size_vox[0].median if lesion is None else min(lesion[0].p90 * 1.6, modality.size_vox[0].p90)
     depth = min(in_plane_vox, max(8, 8 * math.ceil(slices / 8)))
     return Choice(depth, f"the crops hold about {slices:.0f} slices; rounded up to a multiple of 8")
 

@@ -77,10 +77,7 @@ def _check_nifti(path: Path) -> None:
             header = _parse_nifti(path, file.read(540))
             _check_nifti_claims(path, header)
             check_voxels(path, header.shape, header.bits_per_voxel / 8, file_bytes)
-            if compressed:
-                found = _count_bytes(file, 540, limit=header.n_bytes)
-            else:
-                found = file_bytes
+            found = _count_bytes(file, 540, limit=header.n_bytes) if compressed else file_bytes
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise refuse(path, "the compressed file is truncated or damaged", found=str(error)) from None
     except OSError as error:

@@ -23,13 +23,13 @@ COMPOUNDED_LOOKS = 3
 """Views averaged into one ultrasound image, as scanners do against speckle."""
 
 ECHO_DB = -10.0
-CORE_ECHO_DB_PER_SIGN = 4.0
-RIM_ECHO_DB_PER_SIGN = -1.0
+CORE_ECHO_DB_PER_SIGN = 4.5
+RIM_ECHO_DB_PER_SIGN = -2.0
 """Echo strength of core and rim against the surroundings: the same at sign 0, apart with it."""
 
-ENHANCEMENT = 1.3
-CORE_ENHANCEMENT_PER_SIGN = 0.4
-RIM_ENHANCEMENT_PER_SIGN = -0.15
+ENHANCEMENT = 1.5
+CORE_ENHANCEMENT_PER_SIGN = 0.5
+RIM_ENHANCEMENT_PER_SIGN = -0.25
 """Early signal gain of core and rim over the pre-contrast signal: the same at sign 0, apart with it."""
 
 
@@ -70,7 +70,7 @@ def make_us(sign: float, size_px: tuple[int, int], rng: np.random.Generator) -> 
     views; echo strength follows tissue layers, falls with depth, and is log-compressed to 8 bits.
 
     Args:
-        sign: latent; each unit makes the core 4 dB brighter and the rim 1 dB darker. At 0 the lesion lies 10 dB below
+        sign: latent; each unit makes the core 4.5 dB brighter and the rim 2 dB darker. At 0 the lesion lies 10 dB below
             its surroundings; a low sign looks like a dark core, a high one like a dark ring.
         size_px: (H, W), both at least 48; each image is up to 8 % smaller or larger.
         rng: source of everything else; the same state gives the same pixels.
@@ -107,8 +107,8 @@ def make_mri(sign: float, size_vox: tuple[int, int, int], rng: np.random.Generat
     """Simulate a pre-contrast and an early post-contrast volume with an enhancing lesion.
 
     Args:
-        sign: latent; each unit raises the relative enhancement of the core by 0.4 and lowers that of the rim by 0.15
-            (both 1.3 at 0): a low sign looks like ring enhancement, a high one like a bright core.
+        sign: latent; each unit raises the relative enhancement of the core by 0.5 and lowers that of the rim by 0.25
+            (both 1.5 at 0): a low sign looks like ring enhancement, a high one like a bright core.
         size_vox: (D, H, W), at least (8, 24, 24).
         rng: source of everything else; the same state gives the same voxels.
 
@@ -124,7 +124,7 @@ def make_mri(sign: float, size_vox: tuple[int, int, int], rng: np.random.Generat
     mask = distance < 1
 
     breast, gland = _breast(size_vox, spacing_mm, rng)
-    background_pre = 0.04 + breast * (0.26 + 0.3 * gland)
+    background_pre = 0.04 + breast * (0.3 + 0.15 * gland)
     background_early = background_pre * (1 + rng.uniform(0.02, 0.12) + rng.uniform(0.05, 0.25) * gland * breast)
     lesion_pre = rng.uniform(0.5, 0.6)
     core = _core(distance)
@@ -134,7 +134,7 @@ def make_mri(sign: float, size_vox: tuple[int, int, int], rng: np.random.Generat
     enhancement += 0.05 * _smooth_noise(size_vox, _in_voxels(0.3 * radius_mm, spacing_mm), rng)
     presence = _smoothstep((1 - distance) / 0.1)
 
-    coil = np.exp(0.2 * _smooth_noise(size_vox, _in_voxels(0.4 * float(extent_mm[1]), spacing_mm), rng))
+    coil = np.exp(0.12 * _smooth_noise(size_vox, _in_voxels(0.4 * float(extent_mm[1]), spacing_mm), rng))
     scale = rng.uniform(400, 1000)
     phases = []
     for background, lesion in (
@@ -153,7 +153,7 @@ def _limited(sign: float) -> float:
 
 def _core(distance: Array) -> Array:
     """Return how far each pixel is core rather than rim, 0 to 1."""
-    return _smoothstep((0.85 - distance) / 0.3)
+    return _smoothstep((0.9 - distance) / 0.3)
 
 
 def _smoothstep(x: Array) -> Array:
@@ -204,9 +204,9 @@ def _tissue_layers_db(shape: tuple[int, int], rng: np.random.Generator) -> Array
     depth = ((np.arange(height) + 0.5) / height)[:, None] * np.ones((1, width))
     waves = [0.02 * _smooth_noise((width,), width / 10, rng)[None, :] for _ in range(3)]
     fat_from, gland_from, muscle_from = 0.04, rng.uniform(0.15, 0.24), rng.uniform(0.8, 0.9)
-    echo_db = 3 + _smoothstep((depth - fat_from) / 0.02) * -8.0
-    echo_db += _smoothstep((depth - gland_from + waves[0]) / 0.05) * 5.0
-    echo_db += _smoothstep((depth - muscle_from + waves[1]) / 0.03) * -5.0
+    echo_db = 3 + _smoothstep((depth - fat_from) / 0.02) * -6.0
+    echo_db += _smoothstep((depth - gland_from + waves[0]) / 0.05) * 3.0
+    echo_db += _smoothstep((depth - muscle_from + waves[1]) / 0.03) * -4.0
     echo_db += 0.7 * _smooth_noise(shape, 0.06 * height, rng)
     return echo_db - rng.uniform(4, 8) * (depth - 0.3)
 

@@ -127,7 +127,14 @@ def parse_label(row: CaseRow, spec: DatasetSpec) -> tuple[int | None, Problem | 
     )
     if not row.label:
         remedy = "A training case needs a label; write it, or move the images to imagesTs."
-        return None, problem("error", "label-missing", row.where, f"no label for the training case {row.case_id!r}", expected=expected, remedy=remedy)  # fmt: skip
+        return None, problem(
+            "error",
+            "label-missing",
+            row.where,
+            f"no label for the training case {row.case_id!r}",
+            expected=expected,
+            remedy=remedy,
+        )
     for name, number in spec.labels.items():
         if name.strip().casefold() == row.label.casefold():
             return number, None
@@ -198,14 +205,31 @@ def _check_covariates(rows: Sequence[CaseRow], spec: DatasetSpec) -> list[Proble
             found = sorted({value.casefold() for _, value in values})
             if len(found) > 2:
                 remedy = "Correct the cells, or declare it categorical in dataset.json."
-                problems.append(problem("error", "covariate-kind", f"{CASES} column {name}", f"{len(found)} values: {enumerate_names(found)}", expected="two, as it is declared binary", remedy=remedy))  # fmt: skip
+                problems.append(
+                    problem(
+                        "error",
+                        "covariate-kind",
+                        f"{CASES} column {name}",
+                        f"{len(found)} values: {enumerate_names(found)}",
+                        expected="two, as it is declared binary",
+                        remedy=remedy,
+                    )
+                )
         if kind in ("continuous", "ordinal"):
             remedy = f"Write a number (an empty cell is missing), or do not declare it {kind} in dataset.json."
             problems += [
-                problem("error", "covariate-kind", f"{row.where} column {name}", "not a number", found=value[:60], expected=f"a number, as it is declared {kind}", remedy=remedy)
+                problem(
+                    "error",
+                    "covariate-kind",
+                    f"{row.where} column {name}",
+                    "not a number",
+                    found=value[:60],
+                    expected=f"a number, as it is declared {kind}",
+                    remedy=remedy,
+                )
                 for row, value in values
                 if _to_number(value) is None
-            ]  # fmt: skip
+            ]
     return problems
 
 
@@ -225,7 +249,8 @@ def check_parts(rows: Sequence[CaseRow], files: Mapping[tuple[str, str], Found])
                 patients[row.patient_id][part].append(row.case_id)
     for patient_id, cases in sorted(patients.items()):
         if patient_id and cases["train"] and cases["test"] and cases["train"] != cases["test"]:
-            what = f"has training cases ({enumerate_names(cases['train'])}) and test cases ({enumerate_names(cases['test'])})"
+            what = f"has training cases ({enumerate_names(cases['train'])})"
+            what += f" and test cases ({enumerate_names(cases['test'])})"
             remedy = "Move all cases of the patient to one side."
             problems.append(problem("error", "patient-in-both", f"patient {patient_id}", what, remedy=remedy))
     return problems
@@ -238,7 +263,15 @@ def check_files(rows: Sequence[CaseRow], files: Mapping[tuple[str, str], Found],
     for row in rows:
         if row.case_id not in owners:
             remedy = _missing_image_remedy(row.case_id, spec)
-            problems.append(problem("error", "case-without-image", row.where, f"no image of the case {row.case_id!r} in imagesTr or imagesTs", remedy=remedy))  # fmt: skip
+            problems.append(
+                problem(
+                    "error",
+                    "case-without-image",
+                    row.where,
+                    f"no image of the case {row.case_id!r} in imagesTr or imagesTs",
+                    remedy=remedy,
+                )
+            )
     for (part, modality), found in files.items():
         where_images, where_masks = f"images{PARTS[part]}/{modality}", f"masks{PARTS[part]}/{modality}"
         in_part = {c for (p, _), other in files.items() if p == part for c in other.images}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from her2net.artefact import Strict, load_json
 from her2net.errors import Her2netError
@@ -64,7 +64,7 @@ class DatasetSpec(Strict):
     description: str = ""
     reference: str = ""
     licence: str = ""
-    covariates: dict[str, CovariateKind] = {}
+    covariates: dict[str, CovariateKind] = Field(default_factory=dict)
     patient: str = "patient_id"
     site: str | None = None
 

@@ -180,8 +180,16 @@ def _check_header(header: list[str], where: str) -> list[Problem]:
     if len(header) > MAX_COLUMNS:
         remedy = "Keep case_id, label, patient_id and the covariates."
         return [
-            problem("error", "table-too-wide", where, "too many columns", found=len(header), expected=f"at most {MAX_COLUMNS}", remedy=remedy)
-        ]  # fmt: skip
+            problem(
+                "error",
+                "table-too-wide",
+                where,
+                "too many columns",
+                found=len(header),
+                expected=f"at most {MAX_COLUMNS}",
+                remedy=remedy,
+            )
+        ]
     names = [name.casefold() for name in header if name]
     seen: set[str] = set()
     repeated = sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]

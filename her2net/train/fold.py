@@ -6,6 +6,7 @@ bits as one that was not (on the CPU). A finished run is not repeated.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -259,7 +260,7 @@ class _Run:
             made_from=self.made_from, status=status, dataset=self.plan.dataset, plan=self.plan.name,
             modality=self.modality, fold=str(self.fold), n_training_cases=len(self.parts["training"].labels),
             n_held_out_cases=len(self.parts["held_out"].labels), epochs_done=self.epochs_done, training=self.training,
-            initialisation=self.initialisation, checkpoint=words,
+            pid=os.getpid(), initialisation=self.initialisation, checkpoint=words,
             duration_s={k: round(v, 2) for k, v in self.duration_s.items()},
             environment=describe_environment(self.options.device),
         )  # fmt: skip

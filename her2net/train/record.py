@@ -20,6 +20,7 @@ class RunRecord(Artefact):
     Attributes:
         status: `running` while the process lives or after it was killed, `finished` at the end.
         training: the plan's section with what the command line changed.
+        pid: process that trains or trained it.
         initialisation: what became of the pretrained weights, in words.
         checkpoint: which weights predict, in words; carries the remark where they are optimistic.
         duration_s: seconds spent per kind of work, summed over resumed sessions.
@@ -37,6 +38,7 @@ class RunRecord(Artefact):
     n_held_out_cases: int
     epochs_done: int
     training: TrainingPlan
+    pid: int
     initialisation: str
     checkpoint: str
     duration_s: dict[str, float]

@@ -1,0 +1,61 @@
+"""`her2net_train MODALITY FOLD`: train folds."""
+
+from __future__ import annotations
+
+import argparse
+
+from her2net.cli.common import add_dataset_options, add_device_option, execute, make_parser, positive_int, resolve_paths
+
+ALL_FOLDS = "all-folds"
+
+
+def parse_fold(text: str) -> int | str:
+    """Parse a fold number, `all` (train on every case) or `all-folds`."""
+    if text in ("all", ALL_FOLDS):
+        return text
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fold number, 'all' or '{ALL_FOLDS}'")
+    return int(text)
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training shares with `her2net_run`."""
+    add_device_option(parser)
+    parser.add_argument("--epochs", type=positive_int, help="instead of the plan's; more than before extends a finished run")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `her2net_train`."""
+    parser = make_parser("train", "Train folds of one modality. The same command continues an interrupted run.")
+    parser.add_argument("modality", metavar="MODALITY", help="as named in dataset.json, e.g. US")
+    parser.add_argument("folds", metavar="FOLD", nargs="+", type=parse_fold,
+                        help=f"numbers, {ALL_FOLDS}, or all (one model on every training case)")
+    add_dataset_options(parser)
+    add_train_options(parser)
+    parser.add_argument("--seed", type=int, help="instead of the plan's")
+    parser.add_argument("--pretrained", metavar="auto|none|FILE", help="instead of the plan's initialisation")
+    parser.add_argument("--restart", action="store_true", help="discard what the fold has and start over")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train the folds one after the other."""
+    from her2net import pipeline
+    from her2net.project import load_project
+    from her2net.train.fold import TrainOptions
+
+    project = load_project(resolve_paths(args))
+    folds = list(range(project.plan.splits.n_folds)) if ALL_FOLDS in args.folds else list(dict.fromkeys(args.folds))
+    options = TrainOptions(device=args.device, epochs=args.epochs, seed=args.seed, pretrained=args.pretrained,
+                           restart=args.restart, quiet=args.quiet)
+    for fold in folds:
+        record = pipeline.train(project, args.modality, fold, options)
+        seconds = sum(record.duration_s.values())
+        print(f"{args.modality} fold {fold}: {record.epochs_done} epochs, {seconds:.0f} s, {record.checkpoint}; "
+              f"{record.initialisation}; {project.paths.fold(args.modality, fold)}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `her2net_train`."""
+    return execute(run, build_parser(), argv)

@@ -1,0 +1,197 @@
+"""Read every image and mask of a dataset once and keep what later stages need to know of them.
+
+`verify` looks for problems in a scan, `fingerprint` draws its statistics from it; neither opens
+an image again. A scan is an artefact: with the last one at hand, only files that have changed are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from her2net.artefact import Artefact, Strict
+from her2net.progress import map_in_processes
+from her2net.raw.dataset import Case, RawDataset
+from her2net.raw.intensity import ChannelStatistics, Lesion
+from her2net.raw.problems import Problem
+from her2net.version import __version__
+
+__all__ = ["CaseScan", "ChannelStatistics", "ImageScan", "Lesion", "Problem", "Scan", "scan_cases"]
+
+
+class ImageScan(Strict):
+    """What one image (all channels) and its mask hold. An unreadable image has its problems and no shape.
+
+    Attributes:
+        files: image files in channel order, then the mask if there is one; relative to the dataset.
+        shape: (H, W) or (D, H, W), without the channels.
+        spacing_mm: in the same order; `None` if the files do not say.
+        dtype: of the pixels.
+        source_digest: of the content of all files.
+        pixel_digest: of the decoded pixels and their shape, whatever the file format.
+        perceptual_hash: 64 bits as hex, of the middle slice of the first channel.
+        thumbnail: 16 x 16 uint8 of the same, base64.
+        has_mask: whether a mask file is there.
+        image: statistics per channel.
+        crop: the same within the lesion box grown by half its size; empty without a lesion.
+        mask: the same within the lesion; empty without a lesion.
+        lesion: `None` without a readable mask that marks something.
+        problems: found in these files.
+    """
+
+    files: list[str]
+    shape: list[int] = Field(default_factory=list)
+    spacing_mm: list[float] | None = None
+    dtype: str = ""
+    source_digest: str = ""
+    pixel_digest: str = ""
+    perceptual_hash: str = ""
+    thumbnail: str = ""
+    has_mask: bool = False
+    image: list[ChannelStatistics] = Field(default_factory=list)
+    crop: list[ChannelStatistics] = Field(default_factory=list)
+    mask: list[ChannelStatistics] = Field(default_factory=list)
+    lesion: Lesion | None = None
+    problems: list[Problem] = Field(default_factory=list)
+
+    @property
+    def readable(self) -> bool:
+        return bool(self.shape)
+
+
+class CaseScan(Strict):
+    """The images of one case: modality -> scan."""
+
+    case_id: str
+    images: dict[str, ImageScan]
+
+
+class Scan(Artefact):
+    """All cases of a dataset, training and test, sorted by case id.
+
+    Attributes:
+        signatures: file (relative to the dataset) -> "size:mtime_ns" when it was read.
+    """
+
+    MADE_BY: ClassVar[str] = "her2net_plan"
+
+    signatures: dict[str, str]
+    cases: list[CaseScan]
+
+    def find(self) -> dict[str, CaseScan]:
+        """Return case id -> scan."""
+        return {case.case_id: case for case in self.cases}
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Every problem of every image, in the order of the cases."""
+        return [item for case in self.cases for image in case.images.values() for item in image.problems]
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """One image to be read in a worker process."""
+
+    folder: Path
+    case_id: str
+    modality: str
+    images: tuple[Path, ...]
+    mask: Path | None
+
+    @property
+    def files(self) -> list[str]:
+        """Image files, then the mask, relative to the dataset."""
+        return [relative_name(path, self.folder) for path in self.paths]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [*self.images, *([self.mask] if self.mask else [])]
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """Return the path below the dataset's folder, with forward slashes."""
+    return path.relative_to(folder).as_posix()
+
+
+def scan_cases(dataset: RawDataset, *, n_workers: int, quiet: bool = False, known: Scan | None = None) -> Scan:
+    """Read every image and mask in parallel; memory does not grow with their number or size.
+
+    Args:
+        dataset: training and test cases are scanned; labels play no part.
+        n_workers: processes.
+        quiet: no progress bar.
+        known: an earlier scan; an image whose files have its size and time is taken from it unread.
+
+    Returns:
+        The scan, not written to disk.
+    """
+    jobs = [_make_job(dataset, case, modality) for case in dataset.cases for modality in case.images]
+    signatures = {name: _sign(path) for job in jobs for name, path in zip(job.files, job.paths, strict=True)}
+    results: dict[int, ImageScan] = {}
+    earlier = _index(known) if known is not None and known.her2net_version == __version__ else {}
+    for index, job in enumerate(jobs):
+        image = earlier.get((job.case_id, job.modality))
+        if image is not None and known is not None and _unchanged(job, image, signatures, known.signatures):
+            results[index] = image
+    todo = [index for index in range(len(jobs)) if index not in results]
+    fresh = map_in_processes(
+        scan_image,
+        [jobs[index] for index in todo],
+        n_workers=n_workers,
+        description="reading images",
+        quiet=quiet,
+        name_of=_name_job,
+    )
+    for position, image in fresh:
+        results[todo[position]] = image
+    return Scan(signatures=signatures, cases=_collect(dataset.cases, jobs, results))
+
+
+def changed_files(dataset: RawDataset, scan: Scan) -> list[str]:
+    """Return the files, below the dataset's folder, that came, went or changed in size or time since the scan."""
+    jobs = [_make_job(dataset, case, modality) for case in dataset.cases for modality in case.images]
+    now = {name: _sign(path) for job in jobs for name, path in zip(job.files, job.paths, strict=True)}
+    return sorted(name for name in {*now, *scan.signatures} if now.get(name) != scan.signatures.get(name))
+
+
+def scan_image(job: ScanJob) -> ImageScan:
+    """Read one image and its mask; what is wrong with them becomes a problem of the result."""
+    from her2net.raw.inspect import inspect_image  # keeps SimpleITK out of processes that only load a scan
+
+    return inspect_image(job)
+
+
+def _make_job(dataset: RawDataset, case: Case, modality: str) -> ScanJob:
+    return ScanJob(dataset.folder, case.case_id, modality, case.images[modality], case.masks.get(modality))
+
+
+def _name_job(job: ScanJob) -> str:
+    return job.files[0]
+
+
+def _sign(path: Path) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "unreadable"
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def _unchanged(job: ScanJob, image: ImageScan, now: dict[str, str], then: dict[str, str]) -> bool:
+    return image.files == job.files and all(now[name] == then.get(name) != "unreadable" for name in job.files)
+
+
+def _index(known: Scan) -> dict[tuple[str, str], ImageScan]:
+    return {(case.case_id, name): image for case in known.cases for name, image in case.images.items()}
+
+
+def _collect(cases: Sequence[Case], jobs: Sequence[ScanJob], results: dict[int, ImageScan]) -> list[CaseScan]:
+    images: dict[str, dict[str, ImageScan]] = {case.case_id: {} for case in cases}
+    for index, job in enumerate(jobs):
+        images[job.case_id][job.modality] = results[index]
+    return [CaseScan(case_id=case_id, images=found) for case_id, found in images.items()]

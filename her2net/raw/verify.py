@@ -1,0 +1,213 @@
+"""Check a raw dataset as a whole: the problems of layout and images, and those that only several cases show.
+
+Copies of one image under two patients are the leak that no splitting by patient can stop, so
+patients who share an image are linked, and test cases that resemble a training case are named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from her2net.artefact import Strict
+from her2net.raw.dataset import Case, RawDataset, load_dataset
+from her2net.raw.lookalike import Groups, find_lookalikes
+from her2net.raw.problems import SEVERITIES, Problem, enumerate_names, problem
+from her2net.raw.scan import ImageScan, Scan, scan_cases
+
+FEW_PATIENTS = 10
+"""Fewer of a class than this leave a fold of a cross-validation with one or two."""
+
+
+class Verification(Strict):
+    """Everything found in a raw dataset.
+
+    Attributes:
+        problems: errors first, then warnings, then notes.
+        linked_patients: groups of training patients with the same or nearly the same image; a group stays in one fold.
+        resembling_test_cases: test cases that nearly equal a training case; evaluation also reports without them.
+    """
+
+    problems: list[Problem]
+    linked_patients: list[list[str]]
+    resembling_test_cases: list[str]
+
+    @property
+    def n_errors(self) -> int:
+        return sum(item.severity == "error" for item in self.problems)
+
+    @property
+    def n_warnings(self) -> int:
+        return sum(item.severity == "warning" for item in self.problems)
+
+
+def verify_folder(
+    folder: Path, n_workers: int, quiet: bool = False, known: Scan | None = None
+) -> tuple[RawDataset | None, Scan | None, Verification]:
+    """Read and check everything; what is wrong with the data is reported, not raised.
+
+    Args:
+        folder: of the dataset.
+        n_workers: processes that read images.
+        quiet: no progress bar.
+        known: an earlier scan, to read only what has changed.
+
+    Returns:
+        Dataset and scan (`None` where dataset.json or cases.csv cannot be understood), and what was found.
+    """
+    dataset, problems = load_dataset(folder)
+    if dataset is None:
+        return None, None, _conclude(problems, [], [])
+    scan = scan_cases(dataset, n_workers=n_workers, quiet=quiet, known=known)
+    found = verify(dataset, scan)
+    return dataset, scan, _conclude([*problems, *found.problems], found.linked_patients, found.resembling_test_cases)
+
+
+def verify(dataset: RawDataset, scan: Scan) -> Verification:
+    """Check the images of a dataset, one by one (as the scan found them) and against each other.
+
+    Args:
+        dataset: its own problems of layout are not repeated here, see `load_dataset`.
+        scan: of the same dataset.
+    """
+    cases = {case.case_id: case for case in dataset.cases}
+    problems = [*scan.problems, *_check_class_sizes(dataset)]
+    links = Groups()
+    resembling: set[str] = set()
+    for modality in dataset.spec.modalities:
+        images = [
+            (cases[case.case_id], case.images[modality])
+            for case in scan.cases
+            if case.case_id in cases and modality in case.images and case.images[modality].readable
+        ]
+        problems += _check_dimensions(modality, images)
+        same, found = _check_same_pixels(modality, images)
+        problems += found
+        alike, found = _check_lookalikes(modality, images, same)
+        problems += found
+        _link([*same, *alike], links, resembling)
+    return _conclude(problems, links.groups(), sorted(resembling))
+
+
+def _conclude(problems: list[Problem], linked: list[list[str]], resembling: list[str]) -> Verification:
+    ordered = sorted(problems, key=lambda item: SEVERITIES.index(item.severity))
+    return Verification(problems=ordered, linked_patients=linked, resembling_test_cases=resembling)
+
+
+def _check_class_sizes(dataset: RawDataset) -> list[Problem]:
+    problems = []
+    for number, name in enumerate(dataset.class_names):
+        n = len({case.patient_id for case in dataset.train if case.label == number})
+        if 2 <= n < FEW_PATIENTS:
+            remedy = "Folds will hold one or two of them: expect wide intervals."
+            what = f"only {n} training patients"
+            problems.append(
+                problem(
+                    "warning", "class-small", f"class {name}", what, expected=f"{FEW_PATIENTS} or more", remedy=remedy
+                )
+            )
+    return problems
+
+
+def _check_dimensions(modality: str, images: list[tuple[Case, ImageScan]]) -> list[Problem]:
+    by_ndim: dict[int, list[ImageScan]] = defaultdict(list)
+    for _, image in images:
+        by_ndim[len(image.shape)].append(image)
+    if len(by_ndim) < 2:
+        return []
+    fewer = min(by_ndim, key=lambda ndim: (len(by_ndim[ndim]), ndim))
+    counts = ", ".join(f"{len(found)} in {ndim}D" for ndim, found in sorted(by_ndim.items()))
+    what = f"2D and 3D images are mixed in one modality ({counts}); {fewer}D: "
+    what += enumerate_names(image.files[0] for image in by_ndim[fewer])
+    return [problem("error", "dimensions-mixed", f"modality {modality}", what, remedy="Declare two modalities.")]
+
+
+def _check_same_pixels(
+    modality: str, images: list[tuple[Case, ImageScan]]
+) -> tuple[list[tuple[Case, Case]], list[Problem]]:
+    by_digest: dict[str, list[tuple[Case, ImageScan]]] = defaultdict(list)
+    for case, image in images:
+        by_digest[image.pixel_digest].append((case, image))
+    pairs: list[tuple[Case, Case]] = []
+    problems: list[Problem] = []
+    for group in by_digest.values():
+        if len(group) > 1:
+            first = group[0][0]
+            pairs += [(first, case) for case, _ in group[1:]]
+            pairs += [(a, b) for (a, _), (b, _) in zip(group[1:], group[2:], strict=False)]
+            problems.append(_word_same_pixels(modality, group))
+    return pairs, problems
+
+
+def _word_same_pixels(modality: str, group: list[tuple[Case, ImageScan]]) -> Problem:
+    cases = [case for case, _ in group]
+    named = enumerate_names(f"{case.case_id} (patient {case.patient_id})" for case in cases)
+    parts = {case.part for case in cases}
+    labels = {case.label for case in cases if case.label is not None}
+    patients = {case.patient_id for case in cases}
+    what = f"the same {modality} pixels belong to {named}"
+    where = group[0][1].files[0]
+    if len(parts) > 1:
+        remedy = "The test image was seen in training: remove the copy."
+        return problem("error", "same-pixels-train-test", where, f"{what}, in imagesTr and imagesTs", remedy=remedy)
+    if len(labels) > 1:
+        remedy = "One of the labels or files is wrong: remove the copy."
+        return problem("error", "same-pixels-labels", where, f"{what}, with different labels", remedy=remedy)
+    if len(patients) > 1:
+        remedy = "If it is one patient, give the cases one patient_id; they are kept in one fold."
+        return problem("warning", "same-pixels-patients", where, what, remedy=remedy)
+    return problem("note", "same-pixels-cases", where, what, remedy="The image counts once for each case.")
+
+
+def _check_lookalikes(
+    modality: str, images: list[tuple[Case, ImageScan]], same: list[tuple[Case, Case]]
+) -> tuple[list[tuple[Case, Case]], list[Problem]]:
+    known = {frozenset((a.case_id, b.case_id)) for a, b in same}
+    found = find_lookalikes([image.perceptual_hash for _, image in images], [image.thumbnail for _, image in images])
+    pairs: list[tuple[Case, Case]] = []
+    groups = Groups()
+    for i, j in found:
+        one, other = images[i][0], images[j][0]
+        if images[i][1].pixel_digest == images[j][1].pixel_digest or frozenset((one.case_id, other.case_id)) in known:
+            continue
+        if one.patient_id != other.patient_id:
+            pairs.append((one, other))
+            groups.join(one.case_id, other.case_id)
+    scans = {case.case_id: (case, image) for case, image in images}
+    return pairs, [_word_lookalikes(modality, [scans[name] for name in group]) for group in groups.groups()]
+
+
+def _word_lookalikes(modality: str, group: list[tuple[Case, ImageScan]]) -> Problem:
+    named = enumerate_names(f"{case.case_id} (patient {case.patient_id})" for case, _ in group)
+    what = f"nearly the same {modality} image under several patients: {named}"
+    labels = {case.label for case, _ in group if case.label is not None}
+    what += ", with different labels" if len(labels) > 1 else ""
+    remedy = "Look at them; if they show one patient, give them one patient_id. They are kept in one fold"
+    remedy += ", and results are also reported without the test cases." if len({c.part for c, _ in group}) > 1 else "."
+    return problem("warning", "near-duplicate", group[0][1].files[0], what, remedy=remedy)
+
+
+def _link(pairs: list[tuple[Case, Case]], links: Groups, resembling: set[str]) -> None:
+    for one, other in pairs:
+        if one.part == other.part == "train" and one.patient_id != other.patient_id:
+            links.join(one.patient_id, other.patient_id)
+        elif one.part != other.part:
+            resembling.add(one.case_id if one.part == "test" else other.case_id)
+
+
+def format_verification(verification: Verification, *, limit: int = 200) -> str:
+    """Word a verification for people: a table of counts by check, then each problem with its file and remedy."""
+    if not verification.problems:
+        return "No problem found."
+    counts = Counter((item.severity, item.check) for item in verification.problems)
+    ordered = sorted(counts.items(), key=lambda item: (SEVERITIES.index(item[0][0]), -item[1], item[0][1]))
+    width = max(len(check) for _, check in counts)
+    lines = [f"{'severity':8}  {'check':{width}}  count"]
+    lines += [f"{severity:8}  {check:{width}}  {count:5d}" for (severity, check), count in ordered]
+    lines += ["", *(f"{item.severity} {item.where}: {item.message}" for item in verification.problems[:limit])]
+    hidden = len(verification.problems) - limit
+    if hidden > 0:
+        lines.append(f"... and {hidden} more; her2net_verify --json lists all of them.")
+    totals = Counter(item.severity for item in verification.problems)
+    lines += ["", ", ".join(f"{totals[severity]} {severity}(s)" for severity in SEVERITIES)]
+    return "\n".join(lines)
