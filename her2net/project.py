@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from her2net.artefact import digest_json
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan

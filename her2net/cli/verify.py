@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import argparse
 
-from her2net.cli.common import add_dataset_options, execute, resolve_paths
+from her2net.cli.common import add_dataset_options, add_worker_option, execute, make_parser, resolve_paths
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        prog="her2net_verify",
-        description="Check a raw dataset and list every problem, each with its file and remedy.",
-        epilog="Exit code 0: no error (there may be warnings). 2: at least one error.",
-    )
+    parser = make_parser("verify", "Check a raw dataset and list every problem, each with its file and remedy.")
+    parser.epilog = "Exit code 0: no error (there may be warnings). 2: at least one error."
     add_dataset_options(parser)
+    add_worker_option(parser)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument(
-        "--num-workers", type=int, default=None, metavar="N", help="processes that read images (default: one per core)"
-    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Verify the dataset and print what was found; 2 if there is an error."""
-    from her2net.artefact import Artefact
     from her2net.errors import Her2netError
     from her2net.progress import available_cores
     from her2net.raw.scan import Scan
     from her2net.raw.verify import format_verification, verify_folder
 
     paths = resolve_paths(args)
-    known: Artefact | None = None
+    known: Scan | None = None
     if paths.scan.is_file():
         try:
             known = Scan.load(paths.scan)
         except Her2netError:
             known = None  # an old or damaged scan only saves time; everything is read again
-    n_workers = args.num_workers if args.num_workers is not None else available_cores()
-    dataset, _, verification = verify_folder(paths.raw, max(1, n_workers), args.quiet or args.json, known)
+    n_workers = args.num_workers or available_cores()
+    dataset, _, verification = verify_folder(paths.raw, n_workers, args.quiet or args.json, known)
     if args.json:
         print(verification.model_dump_json(indent=2))
         return 2 if verification.n_errors else 0

@@ -16,19 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from her2net.errors import RawDataError, describe, join_problems
+from her2net.raw.consistency import check_classes, check_files, check_parts
 from her2net.raw.layout import Found, find_files
 from her2net.raw.names import normalise
 from her2net.raw.problems import Problem, enumerate_names, errors_of, printable
-from her2net.raw.rows import (
-    CASES,
-    CaseRow,
-    check_classes,
-    check_files,
-    check_parts,
-    load_rows,
-    parse_label,
-    read_case_table,
-)
+from her2net.raw.rows import CASES, CaseRow, load_rows, parse_label, read_case_table
 from her2net.raw.spec import DatasetSpec, ModalitySpec, load_spec
 from her2net.version import __version__
 

@@ -25,6 +25,7 @@ BANDS = 8
 BAND_BITS = 8
 """Two hashes that differ in fewer than `BANDS` bits agree in one band at least."""
 MAX_BUCKET = 4000
+MAX_SAME_HASH = 64
 
 
 def hash_plane(plane: np.ndarray) -> tuple[str, str]:
@@ -63,7 +64,7 @@ def find_lookalikes(hashes: Sequence[str], thumbnails: Sequence[str]) -> list[tu
     codes = np.array([int(code, 16) for code in hashes], dtype=np.uint64)
     pictures = _standardise(thumbnails)
     pairs: set[tuple[int, int]] = set()
-    for bucket in _buckets(codes):
+    for bucket in _buckets(codes, _thin_out(codes)):
         pairs.update(_confirm(bucket, codes, pictures))
     return sorted(pairs)
 
@@ -77,27 +78,35 @@ def _standardise(thumbnails: Sequence[str]) -> np.ndarray:
     return pictures / np.where(length > 0, length, 1)
 
 
-def _buckets(codes: np.ndarray) -> Iterator[np.ndarray]:
+def _thin_out(codes: np.ndarray) -> np.ndarray:
+    """Return the indices to compare: of images with one and the same hash (empty pictures, say) the first few."""
+    order = np.argsort(codes, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+    return np.sort(np.concatenate([group[:MAX_SAME_HASH] for group in groups]))
+
+
+def _buckets(codes: np.ndarray, indices: np.ndarray) -> Iterator[np.ndarray]:
     """Yield groups of indices that agree in one band; a huge group is cut where hashes differ most."""
     mask = np.uint64((1 << BAND_BITS) - 1)
     for band in range(BANDS):
-        keys = (codes >> np.uint64(BAND_BITS * band)) & mask
-        order = np.lexsort((codes, keys))
+        keys = (codes[indices] >> np.uint64(BAND_BITS * band)) & mask
+        order = np.lexsort((codes[indices], keys))
         bounds = np.flatnonzero(np.diff(keys[order])) + 1
-        for group in np.split(order, bounds):
+        for group in np.split(indices[order], bounds):
             yield from (group[i : i + MAX_BUCKET] for i in range(0, len(group), MAX_BUCKET))
 
 
 def _confirm(bucket: np.ndarray, codes: np.ndarray, pictures: np.ndarray) -> Iterator[tuple[int, int]]:
     members = codes[bucket]
     for start in range(0, len(bucket), 256):
-        rows = slice(start, start + 256)
-        close = _count_bits(members[rows, None] ^ members[None, :]) <= MAX_DISTANCE_BITS
-        ones, others = (bucket[found] for found in (np.nonzero(close)[0] + start, np.nonzero(close)[1]))
-        ones, others = ones[ones < others], others[ones < others]
-        correlation = np.einsum("ij,ij->i", pictures[ones], pictures[others])
-        alike = correlation >= MIN_CORRELATION
-        yield from zip(ones[alike].tolist(), others[alike].tolist(), strict=True)
+        rows = bucket[start : start + 256]
+        close = _count_bits(codes[rows, None] ^ members[None, :]) <= MAX_DISTANCE_BITS
+        close &= rows[:, None] < bucket[None, :]
+        involved = np.flatnonzero(close.any(axis=1))
+        if involved.size:
+            alike = close[involved] & (pictures[rows[involved]] @ pictures[bucket].T >= MIN_CORRELATION)
+            ones, others = np.nonzero(alike)
+            yield from zip(rows[involved[ones]].tolist(), bucket[others].tolist(), strict=True)
 
 
 def _count_bits(values: np.ndarray) -> np.ndarray:

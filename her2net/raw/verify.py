@@ -7,6 +7,7 @@ patients who share an image are linked, and test cases that resemble a training 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 from her2net.artefact import Strict
@@ -134,7 +135,7 @@ def _check_same_pixels(
         if len(group) > 1:
             first = group[0][0]
             pairs += [(first, case) for case, _ in group[1:]]
-            pairs += [(a, b) for (a, _), (b, _) in zip(group[1:], group[2:], strict=False)]
+            pairs += [(a, b) for (a, _), (b, _) in pairwise(group[1:])]
             problems.append(_word_same_pixels(modality, group))
     return pairs, problems
 
