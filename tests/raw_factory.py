@@ -112,7 +112,7 @@ def write_volume(
 ) -> None:
     """Write an array (D, H, W) with SimpleITK."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
+    image = sitk.GetImageFromArray(array, isVector=False)
     image.SetSpacing(spacing_xyz[: array.ndim] if array.ndim < 4 else (*spacing_xyz, 1.0))
     if origin:
         image.SetOrigin(origin)

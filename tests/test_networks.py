@@ -214,3 +214,27 @@ def test_none_starts_from_scratch() -> None:
     network = build_network("resnet10t", n_channels=1, n_classes=2)
     report = load_pretrained(network, "resnet10t", source="none", n_channels=1)
     assert (report.status, report.matched) == ("scratch", 0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_bfloat16_gradients_of_3d_convolutions_agree_with_float32(depth: int) -> None:
+    """Some CPU kernels return uninitialised memory for inputs two voxels deep (see SafeConv3d)."""
+    import torch
+    from torch import nn
+
+    from her2net.networks.layers import make_safe
+
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv3d(64, 64, 3, padding=1))
+    make_safe(layers)
+    x = torch.randn(5, 64, depth, 2, 2)
+    target = torch.randn(5, 64, depth, 2, 2)
+    gradients = []
+    for enabled in (False, True):
+        layers.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            y = layers(x)
+        (y.float() * target).sum().backward()
+        gradients.append(layers[0].weight.grad.clone())
+    assert ((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.02
+

@@ -48,7 +48,7 @@ def _read_labels(path: Path) -> dict[str, int]:
     from her2net.raw.table import read_table
 
     table, problems = read_table(path, where=path.name, required=("case_id", "label"))
-    wrong = [problem.message for problem in errors_of(problems)]
+    wrong = [f"{problem.where}: {problem.message}" for problem in errors_of(problems)]
     if table is None or wrong:
         raise PredictionTableError(join_problems(f"{path}: not a table of labels.", wrong))
     labels = {}

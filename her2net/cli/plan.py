@@ -19,8 +19,9 @@ from her2net.cli.common import (
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide what kind of plan is made."""
-    parser.add_argument("--preset", choices=("auto", "paper"), default="auto",
-                        help="auto: decided from the data and this machine; paper: Fan et al. 2025")
+    parser.add_argument("--preset", choices=("auto", "paper"),
+                        help="auto: decided from the data and this machine; paper: Fan et al. 2025 "
+                        "(default: that of the plan on disk, else auto)")
     parser.add_argument("--budget", type=parse_hours, metavar="TIME",
                         help="time for training all folds of all modalities, e.g. 2h or 30m (auto on a CPU: 2h)")
 

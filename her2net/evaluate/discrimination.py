@@ -1,62 +1,89 @@
-"""Discrimination: the area under the ROC curve, its interval, and paired comparison.
+"""Discrimination of two classes: area under the ROC curve and its intervals, partial and precision-recall areas.
 
-The covariance of several AUCs on the same cases is computed from mid-ranks in
-O(n log n), so a million cases take a second, not a day.
+The structural components of DeLong come from one sort per model, so a million cases take
+a fraction of a second, not a day. Several models share one call, which is what paired tests need.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from scipy.stats import norm, rankdata
 
+from her2net.evaluate.bootstrap import BootstrapMethod, bootstrap_interval
+from her2net.evaluate.estimate import (
+    Estimate,
+    has_both_classes,
+    is_clustered,
+    undefined,
+    wald,
+    z_quantile,
+)
+from her2net.evaluate.proportions import clopper_pearson
+from her2net.evaluate.weighted import auc_statistic, partial_auc_statistic, pr_auc_statistic
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval; NaN with a reason where it is undefined."""
-
-    value: float
-    ci_low: float
-    ci_high: float
-    ci_method: str
-    reason: str = ""
-
-
-def undefined(reason: str, ci_method: str = "") -> Estimate:
-    """Return an estimate that is not defined, and why."""
-    return Estimate(float("nan"), float("nan"), float("nan"), ci_method, reason)
+AucMethod = Literal["delong", "delong-logit", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact"]
+DEFAULT_AUC_METHOD: AucMethod = "delong-logit"
+"""Chosen by the coverage simulation of benchmarks/coverage.py; see docs/explanation/intervals.md."""
+ONE_CLASS = "one class only"
 
 
 def placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return DeLong's structural components.
+    """Return DeLong's structural components in O(n log n), ties counted half.
 
     Args:
         labels: (n,) 0 or 1, both present.
         scores: (n_models, n), higher means class 1.
 
     Returns:
-        (n_models, n_positive): share of negatives below each positive, ties half; and
+        (n_models, n_positive): share of negatives below each positive; and
         (n_models, n_negative): share of positives above each negative.
 
     Source:
-        Sun & Xu 2014, doi:10.1109/LSP.2014.2337313, algorithm 2 (mid-ranks instead of all pairs).
+        Sun & Xu 2014, doi:10.1109/LSP.2014.2337313 (ranks instead of all pairs).
     """
-    positive = labels == 1
+    positive = np.asarray(labels) == 1
     n_pos, n_neg = int(positive.sum()), int((~positive).sum())
-    overall = rankdata(scores, axis=1)
-    within_pos, within_neg = rankdata(scores[:, positive], axis=1), rankdata(scores[:, ~positive], axis=1)
-    v10 = (overall[:, positive] - within_pos) / n_neg
-    v01 = 1 - (overall[:, ~positive] - within_neg) / n_pos
+    v10, v01 = np.empty((len(scores), n_pos)), np.empty((len(scores), n_neg))
+    for model, row in enumerate(scores):
+        order = np.argsort(row)
+        negatives_below = np.concatenate([[0], np.cumsum(~positive[order])])
+        first = np.flatnonzero(np.concatenate([[True], np.diff(row[order]) != 0]))
+        end = np.append(first[1:], len(row))
+        tie_size = end - first
+        below = np.repeat((negatives_below[first] + negatives_below[end]) / 2, tie_size)
+        through = np.repeat((first + end) / 2, tie_size)
+        share = np.empty(len(row))
+        share[order] = below
+        v10[model] = share[positive] / n_neg
+        share[order] = through - below
+        v01[model] = 1 - share[~positive] / n_pos
     return v10, v01
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the area under the ROC curve, P(positive > negative) + P(equal) / 2; NaN with one class only.
+
+    Args:
+        labels: (n,) 0 or 1.
+        scores: (n,), higher means class 1.
+
+    Source:
+        Hanley & McNeil 1982, doi:10.1148/radiology.143.1.7063747 (equality with the Mann-Whitney statistic).
+    """
+    if not has_both_classes(labels):
+        return float("nan")
+    return float(placements(labels, np.asarray(scores)[None])[0].mean())
 
 
 def auc_covariance(
     labels: np.ndarray, scores: np.ndarray, patients: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the AUCs (n_models,) and their covariance (n_models, n_models).
+    """Return the AUCs (n_models,) and their covariance (n_models, n_models); NaN with one case of a class.
 
     Args:
+        labels: (n,) 0 or 1, both present.
+        scores: (n_models, n), higher means class 1.
         patients: (n,) owner of each case; where one owns several, the variance allows for their likeness.
 
     Source:
@@ -64,81 +91,166 @@ def auc_covariance(
     """
     v10, v01 = placements(labels, scores)
     aucs = v10.mean(axis=1)
-    if patients is None or len(np.unique(patients)) == len(patients):
-        cov10 = np.atleast_2d(np.cov(v10)) if v10.shape[1] > 1 else np.full((len(scores),) * 2, np.nan)
-        cov01 = np.atleast_2d(np.cov(v01)) if v01.shape[1] > 1 else np.full((len(scores),) * 2, np.nan)
-        return aucs, cov10 / v10.shape[1] + cov01 / v01.shape[1]
-    _, group = np.unique(patients, return_inverse=True)
-    positive, n_groups = labels == 1, int(group.max()) + 1
-    d10 = np.stack([np.bincount(group[positive], row, n_groups) for row in v10 - aucs[:, None]])
-    d01 = np.stack([np.bincount(group[~positive], row, n_groups) for row in v01 - aucs[:, None]])
-    total = d10 / v10.shape[1] + d01 / v01.shape[1]
-    with_pos = len(np.unique(group[positive]))
-    with_neg = len(np.unique(group[~positive]))
-    factor = min(with_pos, with_neg)
-    return aucs, total @ total.T * factor / max(factor - 1, 1)
+    d10, d01 = v10 - aucs[:, None], v01 - aucs[:, None]
+    n_pos, n_neg = d10.shape[1], d01.shape[1]
+    cross: np.ndarray | float = 0.0
+    if is_clustered(patients):
+        _, owner = np.unique(np.asarray(patients), return_inverse=True)
+        positive, n_owners = np.asarray(labels) == 1, int(owner.max()) + 1
+        with_pos, with_neg = len(np.unique(owner[positive])), len(np.unique(owner[~positive]))
+        d10 = np.stack([np.bincount(owner[positive], row, n_owners) for row in d10])
+        d01 = np.stack([np.bincount(owner[~positive], row, n_owners) for row in d01])
+        cross = (d10 @ d01.T + d01 @ d10.T) * _unbiased(n_owners) / (n_pos * n_neg)
+    else:
+        with_pos, with_neg = n_pos, n_neg
+    covariance = (
+        d10 @ d10.T * _unbiased(with_pos) / n_pos**2 + d01 @ d01.T * _unbiased(with_neg) / n_neg**2 + cross
+    )
+    return aucs, covariance
 
 
-def auc_estimate(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray | None = None) -> Estimate:
-    """Return the AUC with its DeLong interval, on the logit scale where the plain one leaves [0, 1].
-
-    The plain interval is symmetric, and is what R's pROC prints; it is cut at 0 and 1.
-    """
-    if len(np.unique(labels)) < 2:
-        return undefined("one class only")
-    aucs, covariance = auc_covariance(labels, scores[None], patients)
-    value, variance = float(aucs[0]), float(covariance[0, 0])
-    clustered = patients is not None and len(np.unique(patients)) < len(patients)
-    method = "DeLong, clustered by patient" if clustered else "DeLong"
-    if not np.isfinite(variance):
-        return Estimate(value, float("nan"), float("nan"), method, "fewer than two cases of a class")
-    half = norm.ppf(0.975) * np.sqrt(variance)
-    return Estimate(value, max(0.0, value - half), min(1.0, value + half), method)
+def _unbiased(n: int) -> float:
+    return n / (n - 1) if n > 1 else float("nan")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Difference of two models on the same cases."""
-
-    difference: float
-    ci_low: float
-    ci_high: float
-    statistic: float
-    p_value: float
-    test: str
-
-
-def compare_aucs(
-    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: np.ndarray | None = None
-) -> Comparison:
-    """Compare two AUCs on the same cases with DeLong's paired test.
-
-    Source:
-        DeLong et al. 1988, doi:10.2307/2531595.
-    """
-    nan = float("nan")
-    clustered = patients is not None and len(np.unique(patients)) < len(patients)
-    test = "DeLong paired, clustered by patient" if clustered else "DeLong paired"
-    if len(np.unique(labels)) < 2:
-        return Comparison(nan, nan, nan, nan, nan, test)
-    aucs, cov = auc_covariance(labels, np.stack([scores_a, scores_b]), patients)
-    difference = float(aucs[0] - aucs[1])
-    error = float(np.sqrt(max(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1], 0.0)))
-    if not error > 0:
-        return Comparison(difference, nan, nan, nan, 1.0 if difference == 0 else nan, test)
-    z = difference / error
-    half = norm.ppf(0.975) * error
-    return Comparison(difference, difference - half, difference + half, z, float(2 * norm.sf(abs(z))), test)
-
-
-def macro_auc(labels: np.ndarray, probs: np.ndarray) -> float:
-    """Return the mean one-vs-rest AUC over the classes; NaN if a class is absent.
+def auc_interval(
+    labels: np.ndarray, scores: np.ndarray, *, method: AucMethod = DEFAULT_AUC_METHOD,
+    patients: np.ndarray | None = None, alpha: float = 0.05, rng: np.random.Generator | None = None,
+) -> Estimate:  # fmt: skip
+    """Return the AUC with an interval.
 
     Args:
-        probs: (n, n_classes).
+        labels: (n,) 0 or 1.
+        scores: (n,), higher means class 1.
+        method: `delong` (symmetric, as R's pROC prints, cut at 0 and 1), `delong-logit` (the same on the logit
+            scale), `newcombe` (score interval), `bootstrap` (BCa over patients), `bootstrap-percentile`, or
+            `binomial-exact` (Clopper-Pearson of AUC × n in all n cases; no theory behind it, but some papers print it).
+        patients: (n,) owner of each case; where one owns several, the DeLong intervals use Obuchowski's variance.
+        alpha: 1 - confidence.
+        rng: needed by the bootstrap; seeded with 0 by default.
+
+    Source:
+        DeLong et al. 1988, doi:10.2307/2531595; logit: Pepe 2003, ISBN 9780198565826, section 5.2.4;
+        Newcombe 2006, doi:10.1002/sim.2324; Obuchowski 1997, doi:10.2307/2533958.
     """
-    values = []
-    for c in range(probs.shape[1]):
-        binary = (labels == c).astype(int)
-        values.append(auc_estimate(binary, probs[:, c]).value)
-    return float(np.mean(values))
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if not has_both_classes(labels):
+        return undefined(ONE_CLASS)
+    if method in ("bootstrap", "bootstrap-percentile"):
+        kind = "bca" if method == "bootstrap" else "percentile"
+        return bootstrap_interval(auc_statistic(labels, scores), labels, patients, method=kind, alpha=alpha, rng=rng)
+    if method in ("newcombe", "binomial-exact"):
+        value = auc(labels, scores)
+        if method == "newcombe":
+            return newcombe_interval(value, *_effective_counts(labels, patients), alpha=alpha)
+        low, high = clopper_pearson(value * len(labels), len(labels), alpha=alpha)
+        return Estimate(value, float(low), float(high), "binomial exact")
+    aucs, covariance = auc_covariance(labels, scores[None], patients)
+    value, variance = float(aucs[0]), float(covariance[0, 0])
+    clustered = ", clustered by patient" if is_clustered(patients) else ""
+    if method == "delong":
+        return wald(value, float(np.sqrt(max(variance, 0.0))), "DeLong" + clustered, alpha=alpha, low=0.0, high=1.0)
+    if not variance > 0 or value in (0.0, 1.0):
+        return newcombe_interval(value, *_effective_counts(labels, patients), alpha=alpha)
+    return _logit_interval(value, variance, "DeLong, logit" + clustered, alpha)
+
+
+def _logit_interval(value: float, variance: float, method: str, alpha: float) -> Estimate:
+    centre, half = np.log(value / (1 - value)), z_quantile(alpha) * np.sqrt(variance) / (value * (1 - value))
+    with np.errstate(over="ignore"):
+        low, high = 1 / (1 + np.exp(half - centre)), 1 / (1 + np.exp(-half - centre))
+    return Estimate(value, float(low), float(high), method)
+
+
+def _effective_counts(labels: np.ndarray, patients: np.ndarray | None) -> tuple[int, int]:
+    """Return the positives and negatives, counted as patients where one owns several cases: the careful choice."""
+    if patients is None:
+        return int((labels == 1).sum()), int((labels == 0).sum())
+    owners = np.asarray(patients)
+    return len(np.unique(owners[labels == 1])), len(np.unique(owners[labels == 0]))
+
+
+def newcombe_interval(value: float, n_pos: int, n_neg: int, *, alpha: float = 0.05) -> Estimate:
+    """Return the score interval of an AUC: the values from which the observed one is not surprising.
+
+    Unlike DeLong's it has a width at an AUC of 0 or 1 and with a single case of a class.
+
+    Source:
+        Newcombe 2006, doi:10.1002/sim.2324 (method 5).
+    """
+    from scipy.optimize import brentq
+
+    spread, z_squared = (n_pos + n_neg) / 2 - 1, z_quantile(alpha) ** 2
+
+    def surprise(theta: float) -> float:
+        inflation = 1 + spread * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return (theta - value) ** 2 - z_squared * theta * (1 - theta) * inflation / (n_pos * n_neg)
+
+    low = 0.0 if value <= 0 else float(brentq(surprise, 0.0, value, xtol=1e-12))
+    high = 1.0 if value >= 1 else float(brentq(surprise, value, 1.0, xtol=1e-12))
+    return Estimate(value, low, high, "Newcombe score")
+
+
+def pr_auc_interval(
+    labels: np.ndarray, scores: np.ndarray, *, method: Literal["logit", "bootstrap", "bootstrap-percentile"] = "logit",
+    patients: np.ndarray | None = None, alpha: float = 0.05, rng: np.random.Generator | None = None,
+    n_resamples: int = 2000,
+) -> Estimate:  # fmt: skip
+    """Return the average precision with an interval.
+
+    Args:
+        method: `logit` (as if it were a share of the positives; patients count, not cases), or the bootstrap over
+            patients, BCa or percentile.
+
+    Source:
+        Boyd et al. 2013, doi:10.1007/978-3-642-40994-3_29 (average precision, logit interval).
+    """
+    labels = np.asarray(labels)
+    if not (labels == 1).any():
+        return undefined("no positive case")
+    statistic = pr_auc_statistic(labels, np.asarray(scores))
+    if method != "logit":
+        kind: BootstrapMethod = "bca" if method == "bootstrap" else "percentile"
+        return bootstrap_interval(statistic, labels, patients, method=kind, n_resamples=n_resamples, alpha=alpha, rng=rng)
+    n_pos, _ = _effective_counts(labels, patients)
+    value = float(statistic(np.ones((1, len(labels))))[0])
+    inside = min(max(value, 0.25 / n_pos), 1 - 0.25 / n_pos)
+    limits = _logit_interval(inside, inside * (1 - inside) / n_pos, "", alpha)
+    return Estimate(value, min(limits.ci_low, value), max(limits.ci_high, value), "logit")
+
+
+def partial_auc_interval(
+    labels: np.ndarray, scores: np.ndarray, *, focus: Literal["sensitivity", "specificity"], at_least: float = 0.9,
+    method: BootstrapMethod = "logit", patients: np.ndarray | None = None, alpha: float = 0.05,
+    rng: np.random.Generator | None = None, n_resamples: int = 2000,
+) -> Estimate:  # fmt: skip
+    """Return the partial AUC where sensitivity or specificity is at least a bound, standardised to 0.5 .. 1.
+
+    Source:
+        McClish 1989, doi:10.1177/0272989X8900900307; sensitivity: Jiang et al. 1996, doi:10.1148/radiology.201.3.8939225.
+    """
+    if not has_both_classes(labels):
+        return undefined(ONE_CLASS)
+    statistic = partial_auc_statistic(labels, scores, focus=focus, at_least=at_least)
+    return bootstrap_interval(statistic, labels, patients, method=method, n_resamples=n_resamples, alpha=alpha, rng=rng,
+                              bounds=partial_auc_bounds(at_least))
+
+
+def partial_auc_bounds(at_least: float) -> tuple[float, float]:
+    """Return the standardised partial AUC of the worst and of the best model."""
+    width = 1 - at_least
+    return (1 - (width / 2) / (1 - width / 2)) / 2, 1.0
+
+
+def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ROC curve: false positive rate, true positive rate and threshold, from (0, 0) to (1, 1).
+
+    Returns:
+        Three arrays (n_distinct + 1,); the first threshold is infinite (no case is called positive).
+    """
+    values, group = np.unique(scores, return_inverse=True)
+    positives = np.bincount(group, np.asarray(labels) == 1, len(values))[::-1]
+    negatives = np.bincount(group, np.asarray(labels) == 0, len(values))[::-1]
+    tpr = np.concatenate([[0.0], positives.cumsum() / max(positives.sum(), 1)])
+    fpr = np.concatenate([[0.0], negatives.cumsum() / max(negatives.sum(), 1)])
+    return fpr, tpr, np.concatenate([[np.inf], values[::-1]])

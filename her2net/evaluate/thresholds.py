@@ -8,13 +8,16 @@ import numpy as np
 
 from her2net.artefact import Artefact, Strict
 
+Rule = Literal["youden", "sensitivity", "specificity", "cost"]
+NO_CHOICE = 0.5
+
 
 class Threshold(Strict):
     """One model's operating point; a case is positive when its probability is at least `value`."""
 
     value: float
-    rule: Literal["youden"]
-    chosen_on: Literal["oof"]
+    rule: Literal["youden", "sensitivity", "specificity", "cost", "given"]
+    chosen_on: Literal["oof", "nothing"]
     n: int
 
 
@@ -26,21 +29,70 @@ class Thresholds(Artefact):
     models: dict[str, Threshold]
 
 
-def choose_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the threshold with the largest sensitivity + specificity; among equals the one nearest to 0.5.
+def choose_threshold(
+    labels: np.ndarray, scores: np.ndarray, rule: Rule = "youden", *, at_least: float = 0.9, cost_ratio: float = 1.0
+) -> float:
+    """Return the threshold that a rule picks; a case is positive when its score is at least that.
 
-    Candidates are the midpoints between neighbouring distinct scores. With one class only, 0.5.
+    Candidates are the midpoints between neighbouring distinct scores; among equals the one nearest to 0.5 is taken,
+    then the lower. With one class or one score only there is nothing to choose: 0.5.
+
+    Args:
+        labels: (n,) 0 or 1.
+        scores: (n,).
+        rule: `youden` (largest sensitivity + specificity), `sensitivity` (largest specificity where sensitivity is at
+            least `at_least`), `specificity` (the converse), `cost` (smallest expected cost).
+        at_least: bound of the rules `sensitivity` and `specificity`; where no midpoint meets it, the lowest
+            (or highest) score itself does.
+        cost_ratio: cost of a missed positive over that of a false alarm.
 
     Source:
-        Youden 1950, doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3; candidates as in R's pROC.
+        Youden 1950, doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3; candidates as in R's pROC;
+        cost: Metz 1978, doi:10.1016/S0001-2998(78)80014-2.
     """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     values, group = np.unique(scores, return_inverse=True)
-    if len(np.unique(labels)) < 2 or len(values) < 2:
-        return 0.5
+    if not ((labels == 1).any() and (labels == 0).any()) or len(values) < 2:
+        return NO_CHOICE
     positives = np.bincount(group, labels == 1, len(values))
     negatives = np.bincount(group, labels == 0, len(values))
-    missed, spared = positives.cumsum()[:-1] / positives.sum(), negatives.cumsum()[:-1] / negatives.sum()
-    midpoints = (values[:-1] + values[1:]) / 2
-    youden = np.round(spared - missed, 12)
-    best = np.flatnonzero(youden == youden.max())
-    return float(midpoints[best[np.abs(midpoints[best] - 0.5).argmin()]])
+    sensitivity = 1 - positives.cumsum()[:-1] / positives.sum()
+    specificity = negatives.cumsum()[:-1] / negatives.sum()
+    candidates = midpoints(values)
+    if rule == "cost":
+        share = positives.sum() / len(labels)
+        merit = -(cost_ratio * share * (1 - sensitivity) + (1 - share) * (1 - specificity))
+    elif rule == "youden":
+        merit = sensitivity + specificity
+    else:
+        bound, gain = (sensitivity, specificity) if rule == "sensitivity" else (specificity, sensitivity)
+        met = bound >= at_least - 1e-12
+        if not met.any():
+            return float(values[0]) if rule == "sensitivity" else float(np.nextafter(values[-1], np.inf))
+        merit = np.where(met, gain, -np.inf)
+    best = np.flatnonzero(merit >= merit.max() - 1e-12)
+    return float(candidates[best[np.abs(candidates[best] - NO_CHOICE).argmin()]])
+
+
+def midpoints(values: np.ndarray) -> np.ndarray:
+    """Return the midpoints (n - 1,) of ascending distinct values (n,), each above its lower neighbour."""
+    middle = values[:-1] + (values[1:] - values[:-1]) / 2
+    return np.where(middle > values[:-1], middle, values[1:])  # neighbouring floats have none between them
+
+
+def choose_rule_in_out(
+    labels: np.ndarray, scores: np.ndarray, *, sensitivity: float = 0.95, specificity: float = 0.95
+) -> tuple[float, float]:
+    """Return two thresholds: below the first a case is ruled out, from the second on it is ruled in.
+
+    Where they cross (the model reaches both at once) both are the Youden threshold between them.
+
+    Source:
+        Coste & Pouchot 2003, doi:10.1093/ije/dyg054 (grey zone).
+    """
+    low = choose_threshold(labels, scores, "sensitivity", at_least=sensitivity)
+    high = choose_threshold(labels, scores, "specificity", at_least=specificity)
+    if low <= high:
+        return low, high
+    between = choose_threshold(labels, scores, "youden")
+    return between, between

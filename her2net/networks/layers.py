@@ -1,4 +1,4 @@
-"""Two small layers that MONAI's ResNet lacks; neither adds a tensor to the state dict."""
+"""Small layers that MONAI's ResNet lacks; none adds a tensor to the state dict."""
 
 from __future__ import annotations
 
@@ -46,3 +46,27 @@ class DropoutLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, in_features) to logits (N, out_features)."""
         return super().forward(F.dropout(x, self.dropout, self.training))
+
+
+class SafeConv3d(nn.Conv3d):
+    """3D convolution that leaves bfloat16 where the CPU's kernel for it is wrong.
+
+    Note:
+        torch 2.15 with oneDNN on a processor with native bfloat16 fills the weight gradient of a 3x3x3 convolution
+        with uninitialised memory when its input is two voxels deep, whatever the other sizes. Such layers are the
+        last, smallest ones, so float32 there costs little. `tests/test_networks.py` holds the gradients against float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, D, H, W) to (N, C_out, D_out, H_out, W_out)."""
+        if x.shape[2] == 2 and x.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
+def make_safe(network: nn.Module) -> None:
+    """Turn every 3D convolution of a network into a `SafeConv3d`, in place; weights and names stay."""
+    for module in network.modules():
+        if type(module) is nn.Conv3d:
+            module.__class__ = SafeConv3d

@@ -28,9 +28,12 @@ SEED = 0
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What `her2net_plan` was asked for; `splits` is a file or `leave-one-site-out`."""
+    """What `her2net_plan` was asked for; `splits` is a file or `leave-one-site-out`.
 
-    preset: str = "auto"
+    `None` keeps what the plan on disk was made with, so that `her2net_plan --explain` changes nothing.
+    """
+
+    preset: str | None = None
     budget_h: float | None = None
     splits: str | None = None
     holdout: float | None = None
@@ -120,13 +123,11 @@ def _settle_plan(
     """Keep the plan on disk while what it was made from is unchanged; else make one."""
     old = _load_or_none(Plan, paths.plan)
     machine = _settle_machine(options, old)
-    budget = options.budget_h
-    if budget is None and machine.device == "cpu" and options.preset == "auto":
-        budget = DEFAULT_CPU_BUDGET_H
-    folds = None if options.splits in (None, LEAVE_ONE_SITE_OUT) else read_own_folds(Path(str(options.splits)), dataset.train)
-    by_site = options.splits == LEAVE_ONE_SITE_OUT
+    preset = options.preset or (old.preset if old else "auto")
+    budget = options.budget_h or (old.budget_h if old and old.preset == preset else _default_budget(preset, machine))
+    scheme, n_own_folds = _settle_scheme(options, old, dataset)
     recorded = machine.samples_per_s if options.machine else None
-    asked = digest_json([options.preset, budget, folds, by_site, machine.device, recorded])
+    asked = digest_json([preset, budget, scheme, n_own_folds, machine.device, recorded])
     made_from = {"fingerprint": fingerprint.dataset_digest, "request": asked}
     if old is not None:
         if old.made_from == made_from:
@@ -142,12 +143,26 @@ def _settle_plan(
         return known or measure_speed(network, input_vox, n_channels, batch_size, machine)
 
     plan = make_plan(PlanRequest(
-        name=paths.plan_name, preset=options.preset, fingerprint=fingerprint, present=count_present(dataset),
+        name=paths.plan_name, preset=preset, fingerprint=fingerprint, present=count_present(dataset),
         file_endings={name: spec.file_ending for name, spec in dataset.spec.modalities.items()}, machine=machine,
-        budget_h=budget, n_own_folds=None if folds is None else len(folds), by_site=by_site,
+        budget_h=budget, n_own_folds=n_own_folds, by_site=scheme == LEAVE_ONE_SITE_OUT,
         pretrained_at_hand=pretrained_at_hand, measure=measure, seed=SEED,
     ))  # fmt: skip
     return plan.model_copy(update={"made_from": made_from}), False
+
+
+def _default_budget(preset: str, machine: Machine) -> float | None:
+    return DEFAULT_CPU_BUDGET_H if machine.device == "cpu" and preset == "auto" else None
+
+
+def _settle_scheme(options: PlanOptions, old: Plan | None, dataset: RawDataset) -> tuple[str, int | None]:
+    """Return the scheme of the splits and, for folds the user brought, their number."""
+    if options.splits is None:
+        scheme = old.splits.scheme if old else "stratified"
+        return scheme, old.splits.n_folds if old and scheme == "custom" else None
+    if options.splits == LEAVE_ONE_SITE_OUT:
+        return LEAVE_ONE_SITE_OUT, None
+    return "custom", len(read_own_folds(Path(options.splits), dataset.train))
 
 
 def _settle_machine(options: PlanOptions, old: Plan | None) -> Machine:
@@ -168,13 +183,15 @@ def _settle_splits(
     """Keep the partitions made for this cohort, and add the one the plan needs if it is not there."""
     cohort = cohort_digest(dataset.train)
     partitions = dict(old.partitions) if old is not None and old.cohort_digest == cohort else {}
-    if plan.splits.scheme == "custom" and options.splits:
-        folds = read_own_folds(Path(options.splits), dataset.train)
+    own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
+    if own_file is not None:
+        folds = read_own_folds(own_file, dataset.train)
         partitions[plan.splits.name] = Partition(scheme="custom", seed=plan.splits.seed, folds=folds)
     elif plan.splits.name not in partitions:
         partitions[plan.splits.name] = make_partition(dataset.train, plan.splits, verification.linked_patients)
+    own = {"folds": digest_file(own_file)} if own_file else {}
     return Splits(
-        made_from={"cohort": cohort} | ({"folds": digest_file(Path(options.splits))} if plan.splits.scheme == "custom" and options.splits else {}),
+        made_from={"cohort": cohort} | own,
         dataset=plan.dataset, cohort_digest=cohort, holdout=holdout, partitions=partitions,
         linked_patients=[list(group) for group in verification.linked_patients],
         resembling_test_cases=list(verification.resembling_test_cases),

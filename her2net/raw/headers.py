@@ -15,23 +15,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from her2net.errors import RawDataError, describe
 
 MAX_VOXELS = 1 << 30
 MAX_DEFLATE_RATIO = 1032
 """zlib cannot compress better than this."""
 TEXT_HEADER_BYTES = 1 << 16
+BLOCK = 1 << 20
+TRAILING_BYTES = 64 << 20
+FLOAT_TYPES = {16: "f4", 64: "f8"}
+"""NIfTI datatype code -> numpy type."""
 DETACHED = re.compile(rb"^\s*(?:data ?file\s*:|ElementDataFile\s*=)\s*(\S*)", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """What matters of a NIfTI header; sizes in file order (x, y, z, t, ...)."""
+    """What matters of a NIfTI header.
+
+    Attributes:
+        shape: in file order (x, y, z, t, ...); likewise `spacing`.
+        data_offset: byte of the first voxel.
+        float_type: of the voxels; a byte where they are integers.
+    """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     bits_per_voxel: int
     data_offset: int
+    float_type: np.dtype
 
     @property
     def n_bytes(self) -> float:
@@ -39,17 +52,36 @@ class NiftiHeader:
         return self.data_offset + math.prod(self.shape) * self.bits_per_voxel / 8
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path) -> bool:
     """Refuse a volume whose header cannot be true.
+
+    Returns:
+        Whether a NIfTI file holds NaN or infinity. SimpleITK reads them as 0 without a word, see `restore_not_finite`.
 
     Raises:
         RawDataError: impossible size or spacing, size beyond the file or beyond her2net's limit,
             damaged compression, or pixels kept in another file.
     """
     if path.name.lower().endswith((".nii", ".nii.gz")):
-        _check_nifti(path)
-    else:
-        _check_text_header(path)
+        return _check_nifti(path)
+    _check_text_header(path)
+    return False
+
+
+def restore_not_finite(path: Path, array: np.ndarray) -> np.ndarray:
+    """Return the voxels of a NIfTI file with NaN and infinity put back where the file has them."""
+    with _open(path) as file:
+        header = _parse_nifti(path, file.read(540))
+        file.seek(header.data_offset)
+        stored = np.frombuffer(file.read(array.size * header.float_type.itemsize), header.float_type)
+    not_finite = ~np.isfinite(stored).reshape(array.shape)
+    restored = array.astype(np.float32)
+    restored[not_finite] = stored.reshape(array.shape)[not_finite]
+    return restored
+
+
+def _open(path: Path) -> BinaryIO | Any:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def refuse(path: Path, what: str, *, found: object = None, expected: object = None, remedy: str = "") -> RawDataError:
@@ -69,31 +101,40 @@ def check_voxels(path: Path, shape: tuple[int, ...], bytes_per_voxel: float, fil
         raise refuse(path, "the file is too short for the size in its header: truncated or damaged", found=found)
 
 
-def _check_nifti(path: Path) -> None:
-    compressed = path.name.lower().endswith(".gz")
+def _check_nifti(path: Path) -> bool:
     try:
-        file_bytes = path.stat().st_size
-        with gzip.open(path, "rb") if compressed else path.open("rb") as file:
+        with _open(path) as file:
             header = _parse_nifti(path, file.read(540))
             _check_nifti_claims(path, header)
-            check_voxels(path, header.shape, header.bits_per_voxel / 8, file_bytes)
-            found = _count_bytes(file, 540, limit=header.n_bytes) if compressed else file_bytes
+            check_voxels(path, header.shape, header.bits_per_voxel / 8, path.stat().st_size)
+            file.seek(header.data_offset)
+            found, all_finite = _walk(file, header)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise refuse(path, "the compressed file is truncated or damaged", found=str(error)) from None
     except OSError as error:
         raise refuse(path, "cannot be read", found=error.strerror or str(error)) from None
     if found < header.n_bytes:
         raise refuse(path, "truncated", found=f"{found} bytes", expected=f"{int(header.n_bytes)} by its header")
+    return not all_finite
 
 
-def _count_bytes(file: BinaryIO | Any, already: int, *, limit: float) -> int:
-    """Decompress to the end, so that the checksum is verified; give up far behind `limit` bytes."""
-    n_bytes = already
-    while block := file.read(1 << 20):
+def _walk(file: BinaryIO | Any, header: NiftiHeader) -> tuple[int, bool]:
+    """Read to the end, which verifies the checksum of a compressed file, but not far behind the last voxel.
+
+    Returns:
+        Number of bytes, header included, and whether all voxels are finite.
+    """
+    n_bytes = header.data_offset
+    all_finite = True
+    kind = header.float_type
+    while block := file.read(BLOCK):
+        within = int(min(len(block), max(0, header.n_bytes - n_bytes)))
+        if kind.kind == "f" and all_finite:
+            all_finite = bool(np.isfinite(np.frombuffer(block, kind, count=within // kind.itemsize)).all())
         n_bytes += len(block)
-        if n_bytes > limit + (64 << 20):
+        if n_bytes > header.n_bytes + TRAILING_BYTES:
             break
-    return n_bytes
+    return n_bytes, all_finite
 
 
 def _parse_nifti(path: Path, content: bytes) -> NiftiHeader:
@@ -102,12 +143,14 @@ def _parse_nifti(path: Path, content: bytes) -> NiftiHeader:
             dims = struct.unpack_from(order + "8h", content, 40)
             pixdim = struct.unpack_from(order + "8f", content, 76)
             bits = struct.unpack_from(order + "h", content, 72)[0]
+            code = struct.unpack_from(order + "h", content, 70)[0]
             offset = struct.unpack_from(order + "f", content, 108)[0]
             break
         if len(content) >= 540 and struct.unpack_from(order + "i", content)[0] == 540:
             dims = struct.unpack_from(order + "8q", content, 16)
             pixdim = struct.unpack_from(order + "8d", content, 104)
             bits = struct.unpack_from(order + "h", content, 14)[0]
+            code = struct.unpack_from(order + "h", content, 12)[0]
             offset = float(struct.unpack_from(order + "q", content, 168)[0])
             break
     else:
@@ -119,7 +162,8 @@ def _parse_nifti(path: Path, content: bytes) -> NiftiHeader:
     if not math.isfinite(offset) or not 0 <= offset < 1 << 30:
         raise refuse(path, "the header is damaged", found=f"voxels beginning at byte {offset}")
     n = dims[0]
-    return NiftiHeader(tuple(dims[1 : n + 1]), tuple(pixdim[1 : n + 1]), bits, int(offset))
+    float_type = np.dtype(order + FLOAT_TYPES[code]) if code in FLOAT_TYPES else np.dtype(np.uint8)
+    return NiftiHeader(tuple(dims[1 : n + 1]), tuple(pixdim[1 : n + 1]), bits, int(offset), float_type)
 
 
 def _check_nifti_claims(path: Path, header: NiftiHeader) -> None:

@@ -7,33 +7,25 @@ through SimpleITK. A file that is damaged, animated, or claims an absurd size is
 
 from __future__ import annotations
 
-import os
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-from PIL import Image
 
 from her2net.errors import RawDataError, describe
-from her2net.raw.headers import check_header, check_spacing, check_voxels, refuse
+from her2net.raw.headers import check_header, check_spacing, check_voxels, refuse, restore_not_finite
+from her2net.raw.pictures import narrow, quiet_stderr, read_picture
 
 ENDINGS_2D = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS_3D = (".nii.gz", ".nii", ".mha", ".nrrd")
 ENDINGS = (*ENDINGS_2D, *ENDINGS_3D)
 LOSSY_ENDINGS = (".jpg", ".jpeg")
-PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB")
-MAX_PIXELS = 170_000_000
 SPACING_TOLERANCE = 1e-3
 """Relative; NIfTI stores 32-bit floats and tools round."""
 DIRECTION_TOLERANCE = 1e-3
 ORIGIN_TOLERANCE_VOX = 0.1
-
-_stderr_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,86 +162,15 @@ def _read_file(path: Path, *, mask: bool = False) -> Volume:
             raise refuse(path, "no such file" if not path.exists() else "is not a file", remedy="Put the image there.")
         if path.stat().st_size == 0:
             raise refuse(path, "the file is empty (0 bytes)")
-        return _read_volume(path) if path.name.lower().endswith(ENDINGS_3D) else Volume(_read_picture(path, mask=mask))
+        return _read_volume(path) if path.name.lower().endswith(ENDINGS_3D) else Volume(read_picture(path, mask=mask))
     except OSError as error:
         raise refuse(path, "cannot be read", found=error.strerror or str(error)) from None
 
 
-def _read_picture(path: Path, *, mask: bool) -> np.ndarray:
-    """Return (H, W), grey, in the precision of the file."""
-    try:
-        with warnings.catch_warnings(), _quiet_stderr():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=PILLOW_FORMATS) as picture:
-                _check_picture(path, picture)
-                picture.load()
-                return _to_values(picture) if mask else _to_grey(picture)
-    except RawDataError:
-        raise
-    except Image.DecompressionBombError:
-        raise refuse(path, "the picture is too large", expected=f"at most {MAX_PIXELS // 10**6} megapixels") from None
-    except Image.UnidentifiedImageError:
-        raise refuse(path, "not a readable picture", expected="a PNG, JPEG, TIFF or BMP file") from None
-    except Exception as error:  # a decoder may fail in any way on a damaged file
-        raise refuse(
-            path, "the picture is truncated or damaged", found=str(error)[:120] or type(error).__name__
-        ) from None
-
-
-def _check_picture(path: Path, picture: Image.Image) -> None:
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        expected = f"at most {MAX_PIXELS // 10**6} megapixels"
-        raise refuse(path, "the picture is too large", found=f"{width} x {height} pixels", expected=expected)
-    n_frames = getattr(picture, "n_frames", 1)
-    if n_frames > 1:
-        remedy = "Save the one frame to be classified as a PNG."
-        raise refuse(
-            path,
-            "the picture is animated or has several pages",
-            found=f"{n_frames} frames",
-            expected="1",
-            remedy=remedy,
-        )
-
-
-def _to_grey(picture: Image.Image) -> np.ndarray:
-    """Return the ITU-R 601 luminance; transparency is ignored; grey of more than 8 bits keeps its precision."""
-    if picture.mode.startswith("I;16"):
-        return np.ascontiguousarray(np.asarray(picture).astype(np.uint16))
-    if picture.mode in ("I", "F"):
-        return _narrow(np.asarray(picture))
-    if picture.mode in ("1", "L"):
-        return np.array(picture.convert("L"), dtype=np.uint8)
-    if picture.mode == "LA":
-        return np.array(picture.getchannel("L"), dtype=np.uint8)
-    return np.array(picture.convert("RGB").convert("L"), dtype=np.uint8)
-
-
-def _to_values(picture: Image.Image) -> np.ndarray:
-    """Return mask values: of a coloured picture the brightest channel, so that no dark colour rounds to 0."""
-    if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
-        return _to_grey(picture)
-    return np.asarray(picture.convert("RGB")).max(axis=2)
-
-
-def _narrow(array: np.ndarray) -> np.ndarray:
-    """Return the array as uint8, int16, uint16 or float32, whichever holds it first."""
-    if array.dtype in (np.uint8, np.int16, np.uint16, np.float32):
-        return np.ascontiguousarray(array)
-    if array.dtype.kind in "iu" and array.size:
-        low, high = int(array.min()), int(array.max())
-        for dtype in (np.int16, np.uint16):
-            if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-                return array.astype(dtype)
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32)
-
-
 def _read_volume(path: Path) -> Volume:
-    check_header(path)
+    holds_not_finite = check_header(path)
     try:
-        with _quiet_stderr():
+        with quiet_stderr():
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
@@ -257,7 +178,8 @@ def _read_volume(path: Path) -> Volume:
             image = reader.Execute()
     except RuntimeError as error:
         raise refuse(path, "not readable as a volume", found=_reason(error)) from None
-    return _from_sitk(path, image)
+    volume = _from_sitk(path, image)
+    return replace(volume, array=restore_not_finite(path, volume.array)) if holds_not_finite else volume
 
 
 def _check_information(path: Path, reader: sitk.ImageFileReader) -> None:
@@ -291,33 +213,14 @@ def _from_sitk(path: Path, image: sitk.Image) -> Volume:
     origin = np.array(image.GetOrigin()[:n])
     if not np.isfinite(matrix).all() or not np.isfinite(origin).all():
         raise refuse(path, "origin or direction holds NaN or infinity")
-    if abs(abs(np.linalg.det(matrix)) - 1) > 0.01:
+    if not np.allclose(matrix @ matrix.T, np.eye(n), rtol=0, atol=0.01):
         raise refuse(
             path, "the axes are sheared or not perpendicular", remedy="Resample the image onto a rectangular grid."
         )
-    return Volume(_narrow(array), spacing[::-1], tuple(origin.tolist()), tuple(matrix.ravel().tolist()))
+    return Volume(narrow(array), spacing[::-1], tuple(origin.tolist()), tuple(matrix.ravel().tolist()))
 
 
 def _reason(error: Exception) -> str:
     lines = [line.split("ITK ERROR:")[-1].strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[-1] if lines else type(error).__name__
     return reason.split("): ", 1)[-1][:160]
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Silence what C libraries print to the error stream; what is wrong is raised as an error instead."""
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    with _stderr_lock:
-        try:
-            saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        except OSError:  # no error stream, as in a windowed program
-            yield
-            return
-        try:
-            os.dup2(sink, 2)
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            os.close(sink)

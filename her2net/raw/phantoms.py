@@ -22,15 +22,18 @@ SIGN_LIMIT = 3.5
 COMPOUNDED_LOOKS = 3
 """Views averaged into one ultrasound image, as scanners do against speckle."""
 
-ECHO_DB = -10.0
+CORE_ECHO_DB = -5.0
 CORE_ECHO_DB_PER_SIGN = 4.5
-RIM_ECHO_DB_PER_SIGN = -2.0
-"""Echo strength of core and rim against the surroundings: the same at sign 0, apart with it."""
+RIM_ECHO_DB = -10.0
+RIM_ECHO_DB_PER_SIGN = -1.0
+"""Echo strength of core and rim against the surroundings."""
 
-ENHANCEMENT = 1.5
-CORE_ENHANCEMENT_PER_SIGN = 0.5
-RIM_ENHANCEMENT_PER_SIGN = -0.25
-"""Early signal gain of core and rim over the pre-contrast signal: the same at sign 0, apart with it."""
+CORE_ENHANCEMENT = 0.3
+CORE_ENHANCEMENT_PER_SIGN = 0.6
+RIM_ENHANCEMENT = 0.8
+RIM_ENHANCEMENT_PER_SIGN = -0.1
+LEAST_ENHANCEMENT = -0.9
+"""Early signal gain of core and rim over the pre-contrast signal; a core that loses signal stands for necrosis."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def make_us(sign: float, size_px: tuple[int, int], rng: np.random.Generator) -> 
     views; echo strength follows tissue layers, falls with depth, and is log-compressed to 8 bits.
 
     Args:
-        sign: latent; each unit makes the core 4.5 dB brighter and the rim 2 dB darker. At 0 the lesion lies 10 dB below
-            its surroundings; a low sign looks like a dark core, a high one like a dark ring.
+        sign: latent; each unit makes the core 4.5 dB brighter (5 dB below the surroundings at 0) and the rim 1 dB
+            darker (10 dB below at 0): a low sign looks like a dark lesion, a high one like a dark ring.
         size_px: (H, W), both at least 48; each image is up to 8 % smaller or larger.
         rng: source of everything else; the same state gives the same pixels.
 
@@ -89,8 +92,9 @@ def make_us(sign: float, size_px: tuple[int, int], rng: np.random.Generator) -> 
     border = rng.uniform(0.08, 0.16)
     heterogeneity = 0.7 * _smooth_noise(shape, 0.25 * radius, rng)
     core = _core(distance)
-    contrast_per_sign = core * CORE_ECHO_DB_PER_SIGN + (1 - core) * RIM_ECHO_DB_PER_SIGN
-    contrast = ECHO_DB + contrast_per_sign * _limited(sign) + heterogeneity
+    core_db = CORE_ECHO_DB + CORE_ECHO_DB_PER_SIGN * _limited(sign)
+    rim_db = RIM_ECHO_DB + RIM_ECHO_DB_PER_SIGN * _limited(sign)
+    contrast = core * core_db + (1 - core) * rim_db + heterogeneity
     echo_db += _smoothstep((1 - distance) / border) * contrast
 
     lateral = rng.uniform(1.2, 1.8)
@@ -107,8 +111,8 @@ def make_mri(sign: float, size_vox: tuple[int, int, int], rng: np.random.Generat
     """Simulate a pre-contrast and an early post-contrast volume with an enhancing lesion.
 
     Args:
-        sign: latent; each unit raises the relative enhancement of the core by 0.5 and lowers that of the rim by 0.25
-            (both 1.5 at 0): a low sign looks like ring enhancement, a high one like a bright core.
+        sign: latent; each unit raises the relative enhancement of the core by 0.6 (0.3 at 0) and lowers that of the rim
+            by 0.1 (0.8 at 0): a low sign looks like ring enhancement, a high one like a bright core.
         size_vox: (D, H, W), at least (8, 24, 24).
         rng: source of everything else; the same state gives the same voxels.
 
@@ -119,22 +123,22 @@ def make_mri(sign: float, size_vox: tuple[int, int, int], rng: np.random.Generat
     extent_mm = np.asarray(size_vox) * np.asarray(spacing_mm)
     radius_mm = min(rng.uniform(0.15, 0.22) * min(extent_mm[1:]), 0.36 * extent_mm[0])
     radii_mm = tuple(radius_mm * rng.uniform(0.8, 1.0, size=3))
-    centre_mm = tuple(extent_mm * (rng.uniform(0.44, 0.56), rng.uniform(0.42, 0.56), rng.uniform(0.4, 0.6)))
+    centre_mm = tuple(extent_mm * (rng.uniform(0.44, 0.56), rng.uniform(0.52, 0.6), rng.uniform(0.45, 0.55)))
     distance = _lesion_distance(size_vox, spacing_mm, centre_mm, radii_mm, rng)
     mask = distance < 1
 
     breast, gland = _breast(size_vox, spacing_mm, rng)
-    background_pre = 0.04 + breast * (0.3 + 0.15 * gland)
+    background_pre = 0.04 + breast * (0.3 + 0.12 * gland)
     background_early = background_pre * (1 + rng.uniform(0.02, 0.12) + rng.uniform(0.05, 0.25) * gland * breast)
-    lesion_pre = rng.uniform(0.5, 0.6)
+    lesion_pre = rng.uniform(0.40, 0.46)
     core = _core(distance)
-    rim_enhancement = max(0.0, ENHANCEMENT + RIM_ENHANCEMENT_PER_SIGN * _limited(sign))
-    core_enhancement = max(0.0, ENHANCEMENT + CORE_ENHANCEMENT_PER_SIGN * _limited(sign))
-    enhancement = core * core_enhancement + (1 - core) * rim_enhancement
+    rim_gain = max(LEAST_ENHANCEMENT, RIM_ENHANCEMENT + RIM_ENHANCEMENT_PER_SIGN * _limited(sign))
+    core_gain = max(LEAST_ENHANCEMENT, CORE_ENHANCEMENT + CORE_ENHANCEMENT_PER_SIGN * _limited(sign))
+    enhancement = core * core_gain + (1 - core) * rim_gain
     enhancement += 0.05 * _smooth_noise(size_vox, _in_voxels(0.3 * radius_mm, spacing_mm), rng)
     presence = _smoothstep((1 - distance) / 0.1)
 
-    coil = np.exp(0.12 * _smooth_noise(size_vox, _in_voxels(0.4 * float(extent_mm[1]), spacing_mm), rng))
+    coil = np.exp(0.06 * _smooth_noise(size_vox, _in_voxels(0.4 * float(extent_mm[1]), spacing_mm), rng))
     scale = rng.uniform(400, 1000)
     phases = []
     for background, lesion in (
@@ -216,7 +220,7 @@ def _breast(
 ) -> tuple[Array, Array]:
     """Return how far each voxel is breast, and how far it is gland rather than fat, both 0 to 1, (D, H, W)."""
     z, y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij")
-    widths = rng.uniform(0.65, 0.8), rng.uniform(0.8, 0.95), rng.uniform(0.44, 0.52)
+    widths = rng.uniform(1.2, 1.5), rng.uniform(0.95, 1.05), rng.uniform(0.52, 0.6)
     away = np.sqrt(((z - 0.5) / widths[0]) ** 2 + ((1.0 - y) / widths[1]) ** 2 + ((x - 0.5) / widths[2]) ** 2)
     breast = _smoothstep((1.0 - away) / 0.06 + 0.5)
     pattern = _smooth_noise(shape, _in_voxels(5.0, spacing_mm), rng)

@@ -119,7 +119,7 @@ def train_epoch(
     for step, rows in enumerate(balanced_batches(len(labels), plan.batch_size, generator)):
         on_device = rows.to(device)
         parameters = draw_parameters(len(rows), len(input_vox), plan.augmentation, generator)
-        x = augment(images[on_device], input_vox, parameters)
+        x = augment(images[on_device], input_vox, parameters, dtype=AUTOCAST_TYPES.get(plan.precision, torch.float32))
         targets = nn.functional.one_hot(labels[on_device], n_classes).float()
         x, targets = mixup(x, targets, plan.augmentation.mixup_alpha, generator)
         for group in optimizer.param_groups:

@@ -1,0 +1,299 @@
+"""Calibration: do probabilities mean what they say? Slope, intercept, Brier score, ECE, ICI, reliability curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from her2net.evaluate.bootstrap import bootstrap_values, interval_from_values
+from her2net.evaluate.estimate import Estimate, has_both_classes, is_clustered, undefined, wald, z_quantile
+from her2net.evaluate.weighted import Statistic, mean_statistic
+
+CLIP = 1e-7
+N_BINS = 10
+MAX_KNOTS = 200
+MAX_EXACT = 5000
+SPAN = 0.75
+DIVERGED = 50.0
+
+
+def logit(probs: np.ndarray) -> np.ndarray:
+    """Return log-odds of probabilities (n,), those of 0 and 1 moved in by 1e-7."""
+    inside = np.clip(np.asarray(probs, dtype=np.float64), CLIP, 1 - CLIP)
+    return np.log(inside) - np.log1p(-inside)
+
+
+def fit_logistic(
+    x: np.ndarray, y: np.ndarray, *, offset: np.ndarray | None = None, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a logistic regression without penalty by Newton's method.
+
+    Args:
+        x: (n, p) design, the constant included.
+        y: (n,) in [0, 1].
+        offset: (n,) added to the linear predictor.
+        weights: (n,) case weights.
+
+    Returns:
+        (p,) coefficients and (p, p) inverse information; NaN where the classes are separated or x is constant.
+    """
+    n, p = x.shape
+    offset = np.zeros(n) if offset is None else offset
+    weights = np.ones(n) if weights is None else weights
+    beta, lost = np.zeros(p), (np.full(p, np.nan), np.full((p, p), np.nan))
+    for _ in range(50):
+        mean = _sigmoid(x @ beta + offset)
+        information = (x * (weights * mean * (1 - mean))[:, None]).T @ x
+        try:
+            step = np.linalg.solve(information, x.T @ (weights * (y - mean)))
+        except np.linalg.LinAlgError:
+            return lost
+        beta = beta + step * min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-300))
+        if not np.isfinite(beta).all() or np.abs(beta).max() > DIVERGED * 1e3:
+            return lost
+        if np.abs(step).max() < 1e-11:
+            break
+    if np.linalg.cond(information) > 1e12 or np.abs(x @ beta + offset).min() > DIVERGED / 2:
+        return lost
+    return beta, np.linalg.inv(information)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(x / 2))
+
+
+def calibration_slope_intercept(
+    labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None = None, *, alpha: float = 0.05
+) -> tuple[Estimate, Estimate]:
+    """Return the calibration slope (ideal 1) and calibration-in-the-large (intercept at slope 1, ideal 0).
+
+    Wald intervals; where a patient owns several cases, from the sandwich variance summed by patient.
+
+    Args:
+        labels: (n,) 0 or 1.
+        probs: (n,) probability of class 1.
+
+    Source:
+        Cox 1958, doi:10.1093/biomet/45.3-4.562; Van Calster et al. 2019, doi:10.1186/s12916-019-1466-7.
+    """
+    if not has_both_classes(labels):
+        return undefined("one class only"), undefined("one class only")
+    y, score, found = np.asarray(labels, dtype=np.float64), logit(probs), []
+    designs = ((np.column_stack([score, np.ones_like(score)]), None), (np.ones((len(y), 1)), score))
+    for x, offset in designs:
+        beta, covariance = fit_logistic(x, y, offset=offset)
+        method = "Wald"
+        if is_clustered(patients):
+            mean = _sigmoid(x @ beta + (0 if offset is None else offset))
+            covariance, method = _sandwich(x * (y - mean)[:, None], covariance, patients), "Wald, clustered by patient"
+        if np.isfinite(beta).all():
+            found.append(wald(float(beta[0]), float(np.sqrt(covariance[0, 0])), method, alpha=alpha))
+        else:
+            found.append(undefined("the probabilities separate the classes, or are all alike", method))
+    return found[0], found[1]
+
+
+def _sandwich(scores: np.ndarray, bread: np.ndarray, patients: np.ndarray | None) -> np.ndarray:
+    _, owner = np.unique(np.asarray(patients), return_inverse=True)
+    owners = int(owner.max()) + 1
+    summed = np.stack([np.bincount(owner, column, owners) for column in scores.T], axis=1)
+    return bread @ (summed.T @ summed) @ bread * owners / max(owners - 1, 1)
+
+
+def brier(
+    labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None = None, *, alpha: float = 0.05
+) -> Estimate:
+    """Return the Brier score with an interval from its variance over patients, on the log scale.
+
+    With several classes it is the sum over classes halved, so that two classes give the usual score.
+
+    Args:
+        labels: (n,) class.
+        probs: (n,) of class 1, or (n, n_classes).
+
+    Source:
+        Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2; Bradley et al. 2008, doi:10.1175/2007WAF2007049.1.
+    """
+    squares = squared_errors(labels, probs)
+    n = len(squares)
+    if n == 0:
+        return undefined("no case")
+    value, method = float(squares.mean()), "normal, log scale"
+    _, owner = np.unique(np.arange(n) if patients is None else np.asarray(patients), return_inverse=True)
+    owners = int(owner.max()) + 1
+    if owners < 2 or value == 0:
+        return Estimate(value, float("nan"), float("nan"), method, "no variance: one patient, or a perfect score")
+    residual = np.bincount(owner, squares - value, owners)
+    error = float(np.sqrt((residual**2).sum() * owners / (owners - 1))) / n
+    factor = float(np.exp(z_quantile(alpha) * error / value))
+    return Estimate(value, value / factor, min(1.0, value * factor), method)
+
+
+def squared_errors(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Return each case's contribution (n,) to the Brier score."""
+    labels, probs = np.asarray(labels), np.asarray(probs, dtype=np.float64)
+    if probs.ndim == 1:
+        return (probs - labels) ** 2
+    return ((probs - np.eye(probs.shape[1])[labels]) ** 2).sum(axis=1) / 2
+
+
+@dataclass(frozen=True)
+class BrierParts:
+    """Decomposition: brier = reliability - resolution + uncertainty + within_bins."""
+
+    reliability: float
+    resolution: float
+    uncertainty: float
+    within_bins: float
+
+
+def decompose_brier(labels: np.ndarray, probs: np.ndarray, *, n_bins: int = N_BINS) -> BrierParts:
+    """Split the Brier score over equal-width bins; exact, the part within bins included.
+
+    Source:
+        Murphy 1973, doi:10.1175/1520-0450(1973)012<0595:ANVPOT>2.0.CO;2; within bins: Stephenson et al. 2008,
+        doi:10.1175/2007WAF2006116.1.
+    """
+    labels, probs = np.asarray(labels, dtype=np.float64), np.asarray(probs, dtype=np.float64)
+    bins, n = assign_bins(probs, n_bins), len(labels)
+    count = np.maximum(np.bincount(bins, minlength=n_bins), 1)
+    mean_p, mean_y = (np.bincount(bins, part, n_bins) / count for part in (probs, labels))
+    share, base = np.bincount(bins, minlength=n_bins) / n, labels.mean()
+    reliability = float(share @ (mean_p - mean_y) ** 2)
+    resolution, uncertainty = float(share @ (mean_y - base) ** 2), float(base * (1 - base))
+    whole = float(((probs - labels) ** 2).mean())
+    return BrierParts(reliability, resolution, uncertainty, whole - reliability + resolution - uncertainty)
+
+
+def assign_bins(probs: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
+    """Return the equal-width bin (n,) of each probability; 1 belongs to the last."""
+    return np.minimum((np.asarray(probs) * n_bins).astype(np.int64), n_bins - 1)
+
+
+def ece_statistic(labels: np.ndarray, probs: np.ndarray, *, n_bins: int = N_BINS) -> Statistic:
+    """Return the expected calibration error over equal-width bins as a function of weights.
+
+    Source:
+        Naeini et al. 2015, doi:10.1609/aaai.v29i1.9602.
+    """
+    member = np.eye(n_bins)[assign_bins(probs, n_bins)]
+    gap = member * (np.asarray(probs, dtype=np.float64) - np.asarray(labels))[:, None]
+    return lambda weights: np.abs(weights @ gap).sum(axis=1) / weights.sum(axis=1)
+
+
+def ici_statistic(labels: np.ndarray, probs: np.ndarray, *, span: float = SPAN) -> Statistic:
+    """Return the integrated calibration index, mean |probability - smoothed outcome|, as a function of weights.
+
+    The smoother is loess of degree 1; its bandwidths are those of the original sample in every resample. Beyond
+    5,000 cases the probabilities are rounded to 1/1000 for it.
+
+    Source:
+        Austin & Steyerberg 2019, doi:10.1002/sim.8281; Cleveland 1979, doi:10.1080/01621459.1979.10481038.
+    """
+    smoother = Smoother(labels, probs, span)
+    x = smoother.x
+    right = np.clip(np.searchsorted(smoother.knots, x), 1, max(len(smoother.knots) - 1, 1))
+    left = right - 1 if len(smoother.knots) > 1 else right * 0
+    right = right if len(smoother.knots) > 1 else left
+    gap = smoother.knots[right] - smoother.knots[left]
+    part = np.divide(x - smoother.knots[left], gap, out=np.zeros_like(x), where=gap > 0)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        amount, smooth = smoother(weights)
+        fitted = smooth[:, left] * (1 - part) + smooth[:, right] * part
+        return (amount * np.abs(fitted - x)).sum(axis=1) / amount.sum(axis=1)
+
+    return statistic
+
+
+class Smoother:
+    """Loess of degree 1 at fixed knots, for any case weights.
+
+    Attributes:
+        x: (m,) the probabilities it works on, those of the cases or rounded ones.
+        knots: (k,) where the curve is evaluated.
+    """
+
+    def __init__(self, labels: np.ndarray, probs: np.ndarray, span: float = SPAN) -> None:
+        probs, labels = np.asarray(probs, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+        self._labels = labels
+        self._order: np.ndarray | None = None
+        population = probs
+        if len(probs) > MAX_EXACT:
+            self._order = np.argsort(probs, kind="stable")
+            rounded = np.round(probs[self._order], 3)
+            self._first = np.flatnonzero(np.concatenate([[True], np.diff(rounded) != 0]))
+            population = np.quantile(probs, np.linspace(0, 1, MAX_EXACT))
+            probs = rounded[self._first]
+        self.x, self.knots = probs, loess_knots(probs)
+        kernel, centred = tricube(probs, self.knots, span, population), probs[:, None] - self.knots
+        self._kernels = kernel, kernel * centred, kernel * centred**2
+
+    def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weight at each x (b, m) and the curve (b, k) for case weights (b, n)."""
+        amount, events = weights, weights * self._labels
+        if self._order is not None:
+            amount = np.add.reduceat(weights[:, self._order], self._first, axis=1)
+            events = np.add.reduceat(events[:, self._order], self._first, axis=1)
+        k0, k1, k2 = self._kernels
+        return amount, _local_line(amount @ k0, amount @ k1, amount @ k2, events @ k0, events @ k1)
+
+
+def _local_line(s0: np.ndarray, s1: np.ndarray, s2: np.ndarray, t0: np.ndarray, t1: np.ndarray) -> np.ndarray:
+    """Return the height at the knot of the weighted line; the weighted mean where x does not vary."""
+    determinant = s0 * s2 - s1 * s1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        line = (s2 * t0 - s1 * t1) / determinant
+        flat = np.where(s0 > 0, t0 / s0, 0.0)
+    return np.clip(np.where(determinant > 1e-12 * s0 * s0, line, flat), 0.0, 1.0)
+
+
+def loess_knots(probs: np.ndarray) -> np.ndarray:
+    """Return where the smoother is evaluated: every distinct probability, or 200 quantiles of them."""
+    distinct = np.unique(probs)
+    return distinct if len(distinct) <= MAX_KNOTS else np.unique(np.quantile(distinct, np.linspace(0, 1, MAX_KNOTS)))
+
+
+def tricube(x: np.ndarray, knots: np.ndarray, span: float, population: np.ndarray) -> np.ndarray:
+    """Return loess weights (n, n_knots): tricube of the distance over that of the k-th nearest case, k = span n."""
+    nearest = min(max(2, int(span * len(population) + 1e-10)), len(population))
+    reach = np.partition(np.abs(population[:, None] - knots), nearest - 1, axis=0)[nearest - 1]
+    scaled = np.minimum(np.abs(x[:, None] - knots) / np.maximum(reach, 1e-12), 1.0)
+    return (1 - scaled**3) ** 3
+
+
+def smooth_outcome(
+    labels: np.ndarray, probs: np.ndarray, *, span: float = SPAN, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the reliability curve: knots (k,) and smoothed outcome (k,), or (b, k) for weights (b, n)."""
+    smoother = Smoother(labels, probs, span)
+    _, smooth = smoother(np.ones((1, len(labels))) if weights is None else weights)
+    return smoother.knots, smooth[0] if weights is None else smooth
+
+
+def calibration_errors(
+    labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None = None, *, n_resamples: int = 1000,
+    alpha: float = 0.05, rng: np.random.Generator | None = None,
+) -> dict[str, Estimate]:  # fmt: skip
+    """Return ECE and ICI with bootstrap intervals.
+
+    Both are means of absolute errors, hence biased upwards in few cases, in each resample once more: the percentile
+    limits are therefore reflected at the estimate ("basic" bootstrap) and cut at 0.
+    """
+    if not has_both_classes(labels):
+        return {"ece": undefined("one class only"), "ici": undefined("one class only")}
+    statistics = {"ece": ece_statistic(labels, probs), "ici": ici_statistic(labels, probs)}
+    draws = bootstrap_values(statistics, labels, patients, n_resamples=n_resamples, rng=rng)
+    found = {}
+    for name, statistic in statistics.items():
+        value = float(statistic(np.ones((1, len(labels))))[0])
+        made = interval_from_values(value, draws[name], statistic, labels, patients, method="percentile", alpha=alpha)
+        low, high = max(0.0, 2 * value - made.ci_high), min(1.0, 2 * value - made.ci_low)
+        found[name] = Estimate(value, low, high, made.ci_method.replace("percentile", "basic"), made.reason)
+    return found
+
+
+def mean_brier_statistic(labels: np.ndarray, probs: np.ndarray) -> Statistic:
+    """Return the Brier score as a function of weights."""
+    return mean_statistic(squared_errors(labels, probs))

@@ -1,0 +1,118 @@
+"""Every figure of one model in one cohort: name → estimate, as `metrics.csv` lists them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from her2net.evaluate.bootstrap import bootstrap_interval
+from her2net.evaluate.calibration import brier, calibration_errors, calibration_slope_intercept
+from her2net.evaluate.discrimination import auc_interval, partial_auc_interval, pr_auc_interval
+from her2net.evaluate.estimate import Estimate, is_clustered, undefined
+from her2net.evaluate.multiclass import hand_till, macro_auc, one_vs_rest, weighted_kappa
+from her2net.evaluate.proportions import clustered_proportion, predictive_values_at, threshold_metrics
+from her2net.predictions import Predictions
+
+MAX_BOOTSTRAP_CELLS = 400_000_000
+"""Resamples × cases; beyond that there are fewer resamples, never fewer than 200."""
+PARTIAL_AT_LEAST = 0.9
+
+
+def n_resamples_for(n: int, wanted: int = 2000) -> int:
+    """Return how many resamples n cases get: 2,000 up to 200,000 cases, then fewer, at least 200."""
+    return int(np.clip(MAX_BOOTSTRAP_CELLS // max(n, 1), 200, wanted))
+
+
+def binary_metrics(
+    labels: np.ndarray, probs: np.ndarray, patients: np.ndarray, *, threshold: float | None, seed: int = 0,
+    prevalence: float | None = None,
+) -> dict[str, Estimate]:  # fmt: skip
+    """Return every metric of a two-class model.
+
+    Args:
+        labels: (n,) 0 or 1.
+        probs: (n,) probability of class 1.
+        patients: (n,) owner of each case.
+        threshold: operating point; `None` leaves out what needs one.
+        seed: of the bootstraps.
+        prevalence: of the population meant; adds PPV and NPV re-expressed at it.
+    """
+    n_resamples = n_resamples_for(len(labels))
+    owners = patients if is_clustered(patients) else None
+    rng = lambda part: np.random.default_rng([seed, part])
+    found = {
+        "auc": auc_interval(labels, probs, patients=owners, rng=rng(0)),
+        "pr_auc": pr_auc_interval(labels, probs, patients=owners, rng=rng(1), n_resamples=n_resamples),
+    }
+    for part, focus in enumerate(("sensitivity", "specificity"), start=2):
+        found[f"partial_auc_{focus}"] = partial_auc_interval(
+            labels, probs, focus=focus, at_least=PARTIAL_AT_LEAST, patients=owners, rng=rng(part),  # type: ignore[arg-type]
+            n_resamples=n_resamples,
+        )  # fmt: skip
+    if threshold is not None:
+        found |= threshold_metrics(labels, probs >= threshold, owners)
+        if prevalence is not None:
+            moved = predictive_values_at(prevalence, found["lr_positive"], found["lr_negative"])
+            found |= {f"{name}_at_prevalence": estimate for name, estimate in moved.items()}
+    found["brier"] = brier(labels, probs, owners)
+    found["calibration_slope"], found["calibration_intercept"] = calibration_slope_intercept(labels, probs, owners)
+    return found | calibration_errors(labels, probs, owners, n_resamples=min(n_resamples, 1000), rng=rng(4))
+
+
+def alternative_intervals(
+    labels: np.ndarray, probs: np.ndarray, patients: np.ndarray, *, threshold: float | None, seed: int = 0
+) -> dict[str, list[Estimate]]:
+    """Return the same figures with the interval methods that are not the default."""
+    owners = patients if is_clustered(patients) else None
+    methods = ("delong", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact")
+    found = {
+        "auc": [
+            auc_interval(labels, probs, method=method, patients=owners, rng=np.random.default_rng([seed, 0]))
+            for method in methods
+            if "bootstrap" not in method or n_resamples_for(len(labels)) == 2000
+        ]
+    }
+    if threshold is not None:
+        exact = threshold_metrics(labels, probs >= threshold, owners, method="clopper-pearson")
+        for name in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1"):
+            found[name] = [exact[name]]
+    return found
+
+
+def multiclass_metrics(table: Predictions, *, seed: int = 0, ordinal: bool = False) -> dict[str, Estimate]:
+    """Return every metric of a model of three or more classes; the decision is the most probable class.
+
+    Args:
+        table: labelled predictions.
+        ordinal: whether the classes have an order; adds quadratic weighted kappa.
+    """
+    labels, probs, patients = table.labels, table.probs, np.array(table.patient_ids)
+    owners, n_resamples = patients if is_clustered(patients) else None, n_resamples_for(len(table))
+    decided = probs.argmax(axis=1)
+    rng = lambda part: np.random.default_rng([seed, part])
+    found = {
+        "auc": macro_auc(labels, probs, owners, rng=rng(0), n_resamples=n_resamples),
+        "auc_hand_till": hand_till(labels, probs, owners, rng=rng(1), n_resamples=n_resamples),
+    }
+    found |= {f"auc_class_{c}": estimate for c, estimate in enumerate(one_vs_rest(labels, probs, owners))}
+    found["accuracy"] = clustered_proportion(decided == labels, patients)
+    found["balanced_accuracy"] = _balanced_accuracy(labels, decided, table.n_classes, owners, rng(2), n_resamples)
+    for c in range(table.n_classes):
+        recall = clustered_proportion(decided[labels == c] == c, patients[labels == c])
+        found[f"sensitivity_class_{c}"] = recall
+        found[f"ppv_class_{c}"] = clustered_proportion(labels[decided == c] == c, patients[decided == c])
+    if ordinal:
+        found["weighted_kappa"] = weighted_kappa(labels, decided, table.n_classes)
+    return found | {"brier": brier(labels, probs, owners)}
+
+
+def _balanced_accuracy(
+    labels: np.ndarray, decided: np.ndarray, n_classes: int, patients: np.ndarray | None, rng: np.random.Generator,
+    n_resamples: int,
+) -> Estimate:  # fmt: skip
+    """Return the mean recall over the classes."""
+    if any(not (labels == c).any() for c in range(n_classes)):
+        return undefined("a class is absent")
+    member = np.eye(n_classes)[labels]
+    right = member * (decided == labels)[:, None]
+    statistic = lambda weights: ((weights @ right) / (weights @ member)).mean(axis=1)
+    return bootstrap_interval(statistic, labels, patients, method="percentile", rng=rng, n_resamples=n_resamples)

@@ -1,0 +1,190 @@
+"""Two models on the same cases: which is better, and what difference could have been seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from her2net.evaluate.bootstrap import N_RESAMPLES, bootstrap_values, interval_from_values
+from her2net.evaluate.discrimination import auc_covariance
+from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered, two_sided_p, z_quantile
+from her2net.evaluate.weighted import Statistic
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Difference of two models (a - b) on the same cases; NaN with a reason where undefined."""
+
+    difference: float
+    ci_low: float
+    ci_high: float
+    statistic: float
+    p_value: float
+    test: str
+    reason: str = ""
+
+
+def compare_aucs(
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: np.ndarray | None = None, *,
+    alpha: float = 0.05,
+) -> Comparison:  # fmt: skip
+    """Compare two AUCs on the same cases with DeLong's paired test.
+
+    Args:
+        labels: (n,) 0 or 1.
+        scores_a: (n,).
+        scores_b: (n,).
+        patients: (n,) owner of each case; where one owns several, Obuchowski's covariance is used.
+
+    Source:
+        DeLong et al. 1988, doi:10.2307/2531595; Obuchowski 1997, doi:10.2307/2533958.
+    """
+    test = "DeLong paired, clustered by patient" if is_clustered(patients) else "DeLong paired"
+    if not has_both_classes(labels):
+        return Comparison(NAN, NAN, NAN, NAN, NAN, test, "one class only")
+    aucs, cov = auc_covariance(labels, np.stack([scores_a, scores_b]).astype(np.float64), patients)
+    difference, error = float(aucs[0] - aucs[1]), _difference_error(cov)
+    if math.isnan(error):
+        return Comparison(difference, NAN, NAN, NAN, NAN, test, "fewer than two cases of a class")
+    if not error > 1e-12:
+        p = 1.0 if abs(difference) < 1e-12 else NAN
+        return Comparison(difference, NAN, NAN, NAN, p, test, "the two rank the cases alike: no variance")
+    z, half = difference / error, z_quantile(alpha) * error
+    return Comparison(difference, max(-1.0, difference - half), min(1.0, difference + half), z, two_sided_p(z), test)
+
+
+def _difference_error(cov: np.ndarray) -> float:
+    variance = float(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1])
+    return math.nan if math.isnan(variance) else math.sqrt(max(variance, 0.0))
+
+
+def detectable_auc_difference(
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: np.ndarray | None = None, *,
+    power: float = 0.8, alpha: float = 0.05,
+) -> float:  # fmt: skip
+    """Return the smallest difference of two AUCs that this many cases would show with the given power.
+
+    Source:
+        Obuchowski & McClish 1997, doi:10.1002/(SICI)1097-0258(19970715)16:13<1529::AID-SIM565>3.0.CO;2-H.
+    """
+    if not has_both_classes(labels):
+        return NAN
+    _, cov = auc_covariance(labels, np.stack([scores_a, scores_b]).astype(np.float64), patients)
+    return (z_quantile(alpha) + z_quantile(2 * (1 - power))) * _difference_error(cov)
+
+
+def mcnemar_exact(right_a: np.ndarray, right_b: np.ndarray) -> Comparison:
+    """Compare two accuracies on the same cases with McNemar's exact test; the interval is Newcombe's.
+
+    Args:
+        right_a: (n,) bool, whether model a decides the case rightly.
+        right_b: (n,) bool.
+
+    Source:
+        McNemar 1947, doi:10.1007/BF02295996; interval: Tango 1998,
+        doi:10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B.
+    """
+    from scipy.stats import binomtest
+
+    right_a, right_b = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
+    n, only_a, only_b = len(right_a), int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    if n == 0:
+        return Comparison(NAN, NAN, NAN, NAN, NAN, "McNemar exact", "no case")
+    p = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+    low, high = tango_limits(only_a, only_b, n)
+    return Comparison((only_a - only_b) / n, low, high, float(min(only_a, only_b)), p, "McNemar exact")
+
+
+def tango_limits(only_a: int, only_b: int, n: int, *, alpha: float = 0.05) -> tuple[float, float]:
+    """Return the score limits of a difference of paired proportions (only_a - only_b) / n.
+
+    Source:
+        Tango 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B.
+    """
+    from scipy.optimize import brentq
+
+    difference, z = (only_a - only_b) / n, z_quantile(alpha)
+
+    def score(delta: float) -> float:
+        b = -only_a - only_b + (2 * n - only_a + only_b) * delta
+        c = -only_b * delta * (1 - delta)
+        share = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        variance = n * (2 * share + delta * (1 - delta))
+        return (only_a - only_b - n * delta) / math.sqrt(variance) if variance > 0 else 0.0
+
+    tiny = 1e-10
+    low = -1.0 if score(-1 + tiny) < z else float(brentq(lambda d: score(d) - z, -1 + tiny, difference - tiny))
+    high = 1.0 if score(1 - tiny) > -z else float(brentq(lambda d: score(d) + z, difference + tiny, 1 - tiny))
+    return low, high
+
+
+def paired_bootstrap(
+    statistic_a: Statistic, statistic_b: Statistic, labels: np.ndarray, patients: np.ndarray | None = None, *,
+    n_resamples: int = N_RESAMPLES, alpha: float = 0.05, rng: np.random.Generator | None = None,
+) -> Comparison:  # fmt: skip
+    """Compare any metric of two models on the same resampled patients.
+
+    Args:
+        statistic_a: weights (b, n) -> values (b,) of model a, as in `her2net.evaluate.weighted`.
+        statistic_b: the same of model b.
+
+    Source:
+        Efron & Tibshirani 1993, ISBN 9780412042317, chapter 16.
+    """
+    both: Statistic = lambda weights: statistic_a(weights) - statistic_b(weights)
+    value = float(both(np.ones((1, len(labels))))[0])
+    values = bootstrap_values({"": both}, labels, patients, n_resamples=n_resamples, rng=rng)[""]
+    found = interval_from_values(value, values, both, labels, patients, method="percentile", alpha=alpha)
+    kept, test = values[np.isfinite(values)], f"paired {found.ci_method}"
+    if found.reason:
+        return Comparison(found.value, NAN, NAN, NAN, NAN, test, found.reason)
+    tail = min(int((kept <= 0).sum()), int((kept >= 0).sum()))
+    p = min(1.0, 2 * (tail + 1) / (len(kept) + 1))
+    return Comparison(value, found.ci_low, found.ci_high, NAN, p, test)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm-adjusted p-values; NaN stays NaN and is not counted as a test.
+
+    Source:
+        Holm 1979, Scand J Stat 6:65, https://www.jstor.org/stable/4615733.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    adjusted, tested = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
+    return [float(value) for value in adjusted]
+
+
+def bonferroni(p_values: Sequence[float]) -> list[float]:
+    """Return Bonferroni-adjusted p-values; NaN stays NaN and is not counted as a test."""
+    p = np.asarray(p_values, dtype=np.float64)
+    return [float(value) for value in np.minimum(p * np.isfinite(p).sum(), 1.0)]
+
+
+def corrected_resampled_t(differences: np.ndarray, n_train: float, n_test: float, *, alpha: float = 0.05) -> Comparison:
+    """Test fold-wise differences of two models without taking the folds for independent.
+
+    Args:
+        differences: (n_folds,) metric of a - metric of b in each fold.
+        n_train: patients that train a fold.
+        n_test: patients that a fold tests.
+
+    Source:
+        Nadeau & Bengio 2003, doi:10.1023/A:1024068626366.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    values = np.asarray(differences, dtype=np.float64)
+    test, k = "corrected resampled t", len(values)
+    if k < 2 or not np.isfinite(values).all():
+        return Comparison(NAN, NAN, NAN, NAN, NAN, test, "fewer than two folds with a value")
+    mean, error = float(values.mean()), math.sqrt((1 / k + n_test / n_train) * float(values.var(ddof=1)))
+    if error == 0:
+        return Comparison(mean, NAN, NAN, NAN, 1.0 if mean == 0 else NAN, test, "the folds do not differ")
+    t, half = mean / error, float(stdtrit(k - 1, 1 - alpha / 2)) * error
+    return Comparison(mean, mean - half, mean + half, t, float(2 * stdtr(k - 1, -abs(t))), test)

@@ -1,0 +1,78 @@
+"""An estimate with its interval, and the few normal-theory helpers that all metrics share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval; NaN with a reason where it is undefined.
+
+    Attributes:
+        value: the point estimate.
+        ci_low: lower limit; NaN where there is none.
+        ci_high: upper limit; NaN where there is none.
+        ci_method: how the interval was made; "" without one.
+        reason: why a part of the estimate is NaN; "" if nothing is.
+    """
+
+    value: float
+    ci_low: float
+    ci_high: float
+    ci_method: str
+    reason: str = ""
+
+    @property
+    def defined(self) -> bool:
+        """Whether there is a value."""
+        return math.isfinite(self.value)
+
+
+def undefined(reason: str, ci_method: str = "") -> Estimate:
+    """Return an estimate that is not defined, and why."""
+    return Estimate(NAN, NAN, NAN, ci_method, reason)
+
+
+def without_interval(value: float, reason: str) -> Estimate:
+    """Return a value whose interval is not defined, and why."""
+    return Estimate(value, NAN, NAN, "", reason)
+
+
+def z_quantile(alpha: float = 0.05) -> float:
+    """Return the two-sided normal quantile, 1.96 for alpha = 0.05."""
+    from scipy.special import ndtri
+
+    return float(ndtri(1 - alpha / 2))
+
+
+def two_sided_p(z: float) -> float:
+    """Return the two-sided normal p-value of a z statistic."""
+    from scipy.special import ndtr
+
+    return float(2 * ndtr(-abs(z)))
+
+
+def wald(
+    value: float, error: float, method: str, *, alpha: float = 0.05, low: float = -np.inf, high: float = np.inf
+) -> Estimate:
+    """Return value ± z × standard error, cut at the limits of what is possible."""
+    if not math.isfinite(error):
+        return Estimate(value, NAN, NAN, method, "the standard error is not defined")
+    half = z_quantile(alpha) * error
+    return Estimate(value, max(low, value - half), min(high, value + half), method)
+
+
+def has_both_classes(labels: np.ndarray) -> bool:
+    """Whether the labels (n,) hold at least one 0 and one 1."""
+    return bool((labels == 1).any() and (labels == 0).any())
+
+
+def is_clustered(patients: np.ndarray | None) -> bool:
+    """Whether any patient owns more than one case."""
+    return patients is not None and len(np.unique(patients)) < len(patients)

@@ -1,0 +1,206 @@
+"""The figures of an evaluation: ROC, precision-recall, calibration and decision curve, at journal width.
+
+Each is written as SVG, PDF and PNG. Colours are those of Okabe & Ito, which colour-blind readers tell
+apart; models differ by line style as well.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from her2net.artefact import write_bytes
+from her2net.evaluate.bootstrap import resample_weights
+from her2net.evaluate.calibration import assign_bins, smooth_outcome
+from her2net.evaluate.discrimination import auc, roc_points
+from her2net.evaluate.estimate import has_both_classes
+from her2net.evaluate.proportions import wilson
+from her2net.evaluate.utility import decision_curve
+from her2net.predictions import Predictions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+WIDTH_IN = 3.5
+FORMATS = ("svg", "pdf", "png")
+BAND_RESAMPLES = 500
+MAX_DRAWN = 20_000
+"""Cases beyond that are thinned at random before drawing; figures in the tables use all of them."""
+GRID = np.linspace(0, 1, 101)
+Curves = Mapping[str, Predictions]
+Drawer = Callable[["Axes", Curves, Mapping[str, float]], None]
+
+
+def write_figures(
+    folder: Path, tables: Mapping[tuple[str, str], Predictions], thresholds: Mapping[str, float]
+) -> list[Path]:
+    """Draw the four figures of each cohort that has both classes.
+
+    Args:
+        folder: where they go, as `<kind>_<cohort>.<format>`.
+        tables: (model, cohort) -> predictions.
+        thresholds: model -> operating point.
+
+    Returns:
+        The files written.
+    """
+    written = []
+    for cohort in dict.fromkeys(cohort for _, cohort in tables):
+        models = {model: _drawable(table) for (model, c), table in tables.items() if c == cohort}
+        models = {model: t for model, t in models.items() if t.n_classes == 2 and has_both_classes(t.labels)}
+        if not models:
+            continue
+        for kind, draw in DRAWERS.items():
+            figure = draw_figure(lambda axes, draw=draw, models=models: draw(axes, models, thresholds), cohort)
+            written += _save(figure, folder / f"{kind}_{cohort}")
+    return written
+
+
+def _drawable(table: Predictions) -> Predictions:
+    known = np.flatnonzero(table.labels >= 0)
+    if len(known) > MAX_DRAWN:
+        known = np.sort(np.random.default_rng(0).choice(known, MAX_DRAWN, replace=False))
+    return table.take(known)
+
+
+def draw_figure(draw: Callable[[Axes], None], title: str) -> Figure:
+    """Return a square single-column figure on which `draw` has drawn, without touching matplotlib's global state."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, WIDTH_IN), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_title(title)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    return figure
+
+
+STYLE = {
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
+    "ytick.labelsize": 7, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "her2net",
+    "axes.linewidth": 0.6, "lines.linewidth": 1.2, "text.parse_math": False,
+}  # fmt: skip
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    from matplotlib import rc_context
+
+    files = []
+    for suffix in FORMATS:
+        buffer, metadata = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
+        with rc_context(STYLE):
+            figure.savefig(buffer, format=suffix, dpi=300, metadata=metadata)
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        write_bytes(path, buffer.getvalue())
+        files.append(path)
+    return files
+
+
+def _look(index: int) -> dict[str, str]:
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)]}
+
+
+def draw_roc(axes: Axes, models: Curves, thresholds: Mapping[str, float]) -> None:
+    """ROC curves with a pointwise 95 % bootstrap band of sensitivity, and the operating points."""
+    for index, (model, table) in enumerate(models.items()):
+        labels, scores = table.labels, table.probs[:, 1]
+        fpr, tpr, _ = roc_points(labels, scores)
+        low, high = roc_band(labels, scores, np.array(table.patient_ids))
+        axes.fill_between(GRID, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.12, linewidth=0)
+        axes.plot(fpr, tpr, **_look(index), label=f"{model} (AUC {auc(labels, scores):.3f})")
+        if model in thresholds:
+            called = scores >= thresholds[model]
+            axes.plot(called[labels == 0].mean(), called[labels == 1].mean(), "o", markersize=4,
+                      color=COLOURS[index % len(COLOURS)], markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.6)
+    axes.set(xlabel="1 - specificity", ylabel="Sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+
+
+def roc_band(
+    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, *, n_resamples: int = BAND_RESAMPLES, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pointwise 95 % limits of sensitivity at each false positive rate of `GRID`.
+
+    Source:
+        Macskassy et al. 2005, doi:10.1145/1102351.1102419 (vertical averaging over bootstrap samples).
+    """
+    order = np.argsort(-scores, kind="stable")
+    positive, ends = labels[order] == 1, np.append(np.flatnonzero(np.diff(scores[order]) != 0), len(scores) - 1)
+    curves = []
+    affordable = max(50, min(n_resamples, 4_000_000 // len(labels)))
+    for weights in resample_weights(labels, patients, affordable, np.random.default_rng(seed)):
+        for row in weights[:, order]:
+            hits, alarms = np.cumsum(row * positive)[ends], np.cumsum(row * ~positive)[ends]
+            if hits[-1] and alarms[-1]:
+                x, y = np.append(0, alarms / alarms[-1]), np.append(0, hits / hits[-1])
+                curves.append(np.interp(GRID, x, y))
+    low, high = np.quantile(np.array(curves), [0.025, 0.975], axis=0)
+    return low, high
+
+
+def draw_precision_recall(axes: Axes, models: Curves, thresholds: Mapping[str, float]) -> None:
+    """Precision-recall curves, the prevalence and the operating points."""
+    for index, (model, table) in enumerate(models.items()):
+        labels, scores = table.labels, table.probs[:, 1]
+        fpr, tpr, _ = roc_points(labels, scores)
+        hits, alarms = tpr[1:] * (labels == 1).sum(), fpr[1:] * (labels == 0).sum()
+        precision = hits / (hits + alarms)
+        axes.step(tpr, np.append(precision[0], precision), where="pre", **_look(index), label=model)
+        if model in thresholds and (called := scores >= thresholds[model]).any():
+            axes.plot(called[labels == 1].mean(), labels[called].mean(), "o", markersize=4,
+                      color=COLOURS[index % len(COLOURS)], markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
+    prevalence = float((next(iter(models.values())).labels == 1).mean())
+    axes.axhline(prevalence, color="0.6", linewidth=0.6)
+    axes.set(xlabel="Recall (sensitivity)", ylabel="Precision (PPV)", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+
+
+def draw_calibration(axes: Axes, models: Curves, thresholds: Mapping[str, float]) -> None:
+    """Reliability curves (loess), observed shares of ten bins with Wilson intervals, and a histogram below."""
+    for index, (model, table) in enumerate(models.items()):
+        labels, probs, colour = table.labels, table.probs[:, 1], COLOURS[index % len(COLOURS)]
+        knots, smooth = smooth_outcome(labels, probs)
+        axes.plot(knots, smooth, **_look(index), label=model)
+        bins = assign_bins(probs)
+        n, k = np.bincount(bins, minlength=10), np.bincount(bins, labels, 10)
+        used = n > 0
+        centre = np.bincount(bins, probs, 10)[used] / n[used]
+        low, high = wilson(k[used], n[used])
+        share = k[used] / n[used]
+        axes.errorbar(centre, share, yerr=[np.maximum(share - low, 0), np.maximum(high - share, 0)], fmt="o",
+                      markersize=2.5, linewidth=0.5, color=colour, alpha=0.6)  # fmt: skip
+        axes.bar((np.arange(10) + 0.5) / 10, -0.12 * n / n.max(), width=0.09, color=colour, alpha=0.25)
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.6)
+    axes.set(xlabel="Predicted probability", ylabel="Observed share", xlim=(-0.01, 1.01), ylim=(-0.14, 1.02),
+             yticks=np.linspace(0, 1, 6))  # fmt: skip
+
+
+def draw_decision(axes: Axes, models: Curves, thresholds: Mapping[str, float]) -> None:
+    """Decision curves with pointwise 95 % bands, treat-all and treat-none."""
+    for index, (model, table) in enumerate(models.items()):
+        curve = decision_curve(table.labels, table.probs[:, 1], np.array(table.patient_ids))
+        axes.fill_between(curve.thresholds, curve.model_low, curve.model_high, linewidth=0, alpha=0.1,
+                          color=COLOURS[index % len(COLOURS)])  # fmt: skip
+        axes.plot(curve.thresholds, curve.model, **_look(index), label=model)
+    axes.plot(curve.thresholds, curve.treat_all, color="0.4", linewidth=0.8, label="all positive")
+    axes.axhline(0, color="0.6", linewidth=0.8, label="all negative")
+    prevalence = float((next(iter(models.values())).labels == 1).mean())
+    axes.set(xlabel="Threshold probability", ylabel="Net benefit", xlim=(0, 1),
+             ylim=(-0.25 * prevalence - 0.01, 1.1 * prevalence + 0.01))  # fmt: skip
+
+
+DRAWERS: dict[str, Drawer] = {
+    "roc": draw_roc,
+    "precision_recall": draw_precision_recall,
+    "calibration": draw_calibration,
+    "decision_curve": draw_decision,
+}

@@ -1,0 +1,123 @@
+"""What an evaluation leaves on disk: `metrics.json`, the columns of the tables, and the summary on screen."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from her2net.artefact import Artefact, Strict, read_text
+
+METRIC_COLUMNS = ("model", "cohort", "metric", "value", "ci_low", "ci_high", "ci_method", "n", "n_positive", "threshold")
+COMPARISON_COLUMNS = ("model_a", "model_b", "cohort", "metric", "difference", "ci_low", "ci_high", "statistic", "p_value",
+                      "p_adjusted", "test")  # fmt: skip
+RESEMBLING = "test-without-resembling"
+
+
+class Metric(Strict):
+    """One row of `metrics.csv`; `null` where undefined, with the reason.
+
+    Attributes:
+        n: cases that the figure is made of.
+        remark: what it has to be read with, for example that it is optimistic.
+    """
+
+    model: str
+    cohort: str
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    ci_method: str
+    n: int
+    n_positive: int
+    threshold: float | None
+    reason: str = ""
+    remark: str = ""
+
+
+class SubgroupMetric(Strict):
+    """One figure of one subgroup, and the test of whether the subgroups differ."""
+
+    model: str
+    cohort: str
+    covariate: str
+    level: str
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    ci_method: str
+    n: int
+    n_positive: int
+    interaction_p: float | None
+    reason: str = ""
+
+
+class Certainty(Strict):
+    """How sure the AUC of one model in one cohort is.
+
+    Attributes:
+        permutation_p: one-sided, of an AUC above 0.5.
+        advice: how wide the interval is by design and what a narrower one needs.
+    """
+
+    model: str
+    cohort: str
+    permutation_p: float | None
+    advice: str
+
+
+class Evaluation(Artefact):
+    """`metrics.json`: every figure, and what it has to be read with.
+
+    Attributes:
+        remarks: model -> why its figures are optimistic, if they are.
+        metrics: rows of `metrics.csv`.
+        alternatives: the same figures with the other interval methods.
+        comparisons: rows of `comparisons.csv`, with the reason of what is undefined and the smallest difference
+            that this many cases would have shown with 80 % power.
+        subgroups: figures by covariate.
+        certainty: permutation p and sample-size advice.
+        seed: of the bootstraps and permutations.
+    """
+
+    MADE_BY: ClassVar[str] = "her2net_evaluate"
+
+    class_names: list[str]
+    remarks: dict[str, str]
+    metrics: list[Metric]
+    comparisons: list[dict[str, Any]]
+    alternatives: list[Metric] = []
+    subgroups: list[SubgroupMetric] = []
+    certainty: list[Certainty] = []
+    seed: int = 0
+
+
+def format_summary(folder: Path) -> str:
+    """Return `metrics.csv` as a short table: AUC, sensitivity and specificity per model and cohort."""
+    rows = list(csv.DictReader(io.StringIO(read_text(folder / "metrics.csv", made_by="her2net_evaluate"))))
+    cells = {(row["model"], row["cohort"], row["metric"]): row for row in rows}
+    remarks = Evaluation.load(folder / "metrics.json").metrics
+    flagged = {(metric.model, metric.cohort): metric.remark for metric in remarks if metric.remark}
+    width = max([12, *(len(row["model"]) + 2 for row in rows)])
+    lines = [
+        f"{'model':<{width}}{'cohort':<25}{'n':>5}{'pos':>5}  {'AUC [95 % CI]':<24}{'sensitivity':<24}{'specificity':<24}"
+    ]
+    for model, cohort in dict.fromkeys((row["model"], row["cohort"]) for row in rows):
+        first = cells[model, cohort, "auc"]
+        shown = [_shown(cells.get((model, cohort, name))) for name in ("auc", "sensitivity", "specificity")]
+        line = f"{model:<{width}}{cohort:<25}{first['n']:>5}{first['n_positive']:>5}  "
+        line += "".join(f"{text:<24}" for text in shown) + flagged.get((model, cohort), "")
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _shown(row: Mapping[str, str] | None) -> str:
+    if row is None or not row["value"]:
+        return "undefined" if row else ""
+    text = f"{float(row['value']):.3f}"
+    whole = row["ci_low"] and row["ci_high"]
+    return f"{text} [{float(row['ci_low']):.3f}, {float(row['ci_high']):.3f}]" if whole else text

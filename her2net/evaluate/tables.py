@@ -1,0 +1,210 @@
+"""Prediction tables in memory → every figure; pure, and the same for a dataset and for loose files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from her2net.evaluate.cohort_metrics import alternative_intervals, binary_metrics, multiclass_metrics
+from her2net.evaluate.comparisons import Comparison, compare_aucs, detectable_auc_difference, holm, mcnemar_exact
+from her2net.evaluate.estimate import Estimate, is_clustered
+from her2net.evaluate.record import Certainty, Evaluation, Metric, SubgroupMetric
+from her2net.evaluate.sample_size import auc_permutation_p, size_advice
+from her2net.evaluate.subgroups import subgroup_aucs
+from her2net.evaluate.thresholds import Threshold
+from her2net.predictions import Predictions
+
+Tables = Mapping[tuple[str, str], Predictions]
+NEEDS_THRESHOLD = frozenset({
+    "accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "mcc", "lr_positive",
+    "lr_negative", "ppv_at_prevalence", "npv_at_prevalence",
+})  # fmt: skip
+MAX_PERMUTED = 5_000
+"""Beyond that many cases the permutation p-value is of no use: any AUC worth a look has p < 0.0001."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may ask of an evaluation.
+
+    Attributes:
+        seed: of bootstraps and permutations.
+        prevalence: at which PPV and NPV are given too.
+        ordinal: whether three or more classes have an order.
+        subgroups: covariate -> case_id -> level.
+    """
+
+    seed: int = 0
+    prevalence: float | None = None
+    ordinal: bool = False
+    subgroups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def evaluate_tables(
+    tables: Tables, thresholds: Mapping[str, Threshold], optimistic: Mapping[str, str],
+    class_names: Sequence[str], options: Options | None = None,
+) -> Evaluation:  # fmt: skip
+    """Compute every figure of tables in memory; cases without a label are left out.
+
+    Args:
+        tables: (model, cohort) -> predictions with labels.
+        thresholds: model -> operating point; a two-class model without one has no metrics at a threshold.
+        optimistic: model -> remark that its figures carry.
+        class_names: name of each class.
+    """
+    options = options or Options()
+    known = {key: table.take(table.labels >= 0) for key, table in tables.items()}
+    known = {key: table for key, table in known.items() if len(table)}
+    metrics: list[Metric] = []
+    alternatives: list[Metric] = []
+    for (model, cohort), table in known.items():
+        rows = _Rows(model, cohort, table, thresholds.get(model), _remark(optimistic, model, cohort))
+        metrics += [rows.metric(name, estimate) for name, estimate in _figures(table, rows.cut, options).items()]
+        alternatives += [rows.metric(n, estimate) for n, estimates in _others(rows, options) for estimate in estimates]
+    return Evaluation(
+        class_names=list(class_names), remarks=dict(optimistic), metrics=metrics, alternatives=alternatives,
+        comparisons=_comparisons(known, thresholds), subgroups=_subgroups(known, options),
+        certainty=_certainty(known, metrics, options), seed=options.seed,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the rows of one model in one cohort have in common."""
+
+    model: str
+    cohort: str
+    table: Predictions
+    threshold: Threshold | None
+    remark: str
+
+    @property
+    def cut(self) -> float | None:
+        return self.threshold.value if self.threshold is not None and self.table.n_classes == 2 else None
+
+    def metric(self, name: str, estimate: Estimate) -> Metric:
+        return Metric(
+            model=self.model, cohort=self.cohort, metric=name, value=_finite(estimate.value),
+            ci_low=_finite(estimate.ci_low), ci_high=_finite(estimate.ci_high), ci_method=estimate.ci_method,
+            n=len(self.table), n_positive=int((self.table.labels > 0).sum()),
+            threshold=self.cut if name in NEEDS_THRESHOLD else None, reason=estimate.reason, remark=self.remark,
+        )  # fmt: skip
+
+
+def _figures(table: Predictions, cut: float | None, options: Options) -> dict[str, Estimate]:
+    if table.n_classes > 2:
+        return multiclass_metrics(table, seed=options.seed, ordinal=options.ordinal)
+    return binary_metrics(
+        table.labels, table.probs[:, 1], np.array(table.patient_ids), threshold=cut, seed=options.seed,
+        prevalence=options.prevalence,
+    )  # fmt: skip
+
+
+def _others(rows: _Rows, options: Options) -> list[tuple[str, list[Estimate]]]:
+    table = rows.table
+    if table.n_classes > 2:
+        return []
+    found = alternative_intervals(
+        table.labels, table.probs[:, 1], np.array(table.patient_ids), threshold=rows.cut, seed=options.seed
+    )
+    return list(found.items())
+
+
+def _remark(optimistic: Mapping[str, str], model: str, cohort: str) -> str:
+    """A best epoch spoils the OOF figures; a fusion fitted on the test cases spoils the test figures."""
+    remark = optimistic.get(model, "")
+    spoiled = "test" if remark.startswith(("apparent", "threshold")) else "oof"
+    return remark if cohort.startswith(spoiled) else ""
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _comparisons(tables: Tables, thresholds: Mapping[str, Threshold]) -> list[dict[str, Any]]:
+    """Compare every pair of two-class models on the cases both predict, Holm-adjusted within a cohort and test."""
+    rows: list[dict[str, Any]] = []
+    for cohort in dict.fromkeys(cohort for _, cohort in tables):
+        models = [model for model, c in tables if c == cohort and tables[model, c].n_classes == 2]
+        found = [
+            row
+            for a, b in combinations(models, 2)
+            for row in _compare(a, b, cohort, tables[a, cohort], tables[b, cohort], thresholds)
+        ]
+        for metric in ("auc", "accuracy"):
+            family = [row for row in found if row["metric"] == metric]
+            adjusted = holm([np.nan if row["p_value"] is None else row["p_value"] for row in family])
+            for row, p in zip(family, adjusted, strict=True):
+                row["p_adjusted"] = _finite(p)
+        rows += found
+    return rows
+
+
+def _compare(
+    a: str, b: str, cohort: str, table_a: Predictions, table_b: Predictions, thresholds: Mapping[str, Threshold]
+) -> list[dict[str, Any]]:
+    shared = np.array(sorted(set(table_a.case_ids) & set(table_b.case_ids)))
+    if not len(shared):
+        return []
+    one, two = (t.take(np.isin(np.array(t.case_ids), shared)) for t in (table_a, table_b))
+    labels, owners = one.labels, np.array(one.patient_ids)
+    patients = owners if is_clustered(owners) else None
+    p_a, p_b = one.probs[:, 1], two.probs[:, 1]
+    name = {"model_a": a, "model_b": b, "cohort": cohort, "n": len(shared)}
+    rows = [
+        name
+        | {"metric": "auc", "detectable_difference": _finite(detectable_auc_difference(labels, p_a, p_b, patients))}
+        | _comparison_row(compare_aucs(labels, p_a, p_b, patients))
+    ]
+    if a in thresholds and b in thresholds:
+        right = [(p >= thresholds[m].value) == (labels == 1) for m, p in ((a, p_a), (b, p_b))]
+        rows.append(name | {"metric": "accuracy"} | _comparison_row(mcnemar_exact(*right)))
+    return rows
+
+
+def _comparison_row(found: Comparison) -> dict[str, Any]:
+    return {
+        "difference": _finite(found.difference), "ci_low": _finite(found.ci_low), "ci_high": _finite(found.ci_high),
+        "statistic": _finite(found.statistic), "p_value": _finite(found.p_value), "p_adjusted": None,
+        "test": found.test, "reason": found.reason,
+    }  # fmt: skip
+
+
+def _subgroups(tables: Tables, options: Options) -> list[SubgroupMetric]:
+    rows = []
+    for (model, cohort), table in tables.items():
+        if table.n_classes > 2:
+            continue
+        patients = np.array(table.patient_ids)
+        for covariate, levels in options.subgroups.items():
+            level = np.array([levels.get(case_id, "") for case_id in table.case_ids])
+            found = subgroup_aucs(table.labels, table.probs[:, 1], level, patients)
+            rows += [
+                SubgroupMetric(
+                    model=model, cohort=cohort, covariate=covariate, level=group.level, metric="auc",
+                    value=_finite(group.auc.value), ci_low=_finite(group.auc.ci_low),
+                    ci_high=_finite(group.auc.ci_high), ci_method=group.auc.ci_method, n=group.n,
+                    n_positive=group.n_positive, interaction_p=_finite(found.interaction_p), reason=group.auc.reason,
+                )
+                for group in found.groups
+            ]  # fmt: skip
+    return rows
+
+
+def _certainty(tables: Tables, metrics: Sequence[Metric], options: Options) -> list[Certainty]:
+    aucs = {(row.model, row.cohort): row.value for row in metrics if row.metric == "auc"}
+    rows = []
+    for (model, cohort), table in tables.items():
+        value = aucs[model, cohort]
+        if table.n_classes > 2 or value is None or len(table) > MAX_PERMUTED:
+            continue
+        rng = np.random.default_rng([options.seed, 5])
+        p = auc_permutation_p(table.labels, table.probs[:, 1], np.array(table.patient_ids), rng=rng)
+        n_positive = int(table.labels.sum())
+        advice = size_advice(value, n_positive, len(table) - n_positive)
+        rows.append(Certainty(model=model, cohort=cohort, permutation_p=_finite(p), advice=advice))
+    return rows

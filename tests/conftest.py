@@ -1,0 +1,32 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from her2net.paths import DatasetPaths, Roots
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test asks a hub for weights."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture()
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
+    """Empty roots, also set in the environment so that commands find them."""
+    found = Roots(*(tmp_path / name for name in ("her2net_raw", "her2net_preprocessed", "her2net_results")))
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"her2net_{name}", str(getattr(found, name)))
+    return found
+
+
+def make_paths(root: Path, folder: str = "Dataset001_Small") -> DatasetPaths:
+    """Return the paths of a dataset whose roots lie below one folder."""
+    names = ("her2net_raw", "her2net_preprocessed", "her2net_results")
+    return DatasetPaths(Roots(*(root / name for name in names)), folder)

@@ -1,0 +1,279 @@
+"""Each check of a raw dataset finds what it is for, names the file, and finds nothing in good data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from raw_factory import (
+    box_mask,
+    change_cell,
+    read_rows,
+    smooth_noise,
+    spec_of,
+    write_dataset,
+    write_png,
+    write_table,
+    write_volume,
+)
+
+from her2net.cli import verify as command
+from her2net.raw.scan import Scan
+from her2net.raw.verify import Verification, format_verification, verify_folder
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("good") / "Dataset001_Tiny", n_patients=22)
+
+
+@pytest.fixture(scope="module")
+def good_scan(good: Path) -> Scan:
+    scan = verify_folder(good, 1, quiet=True)[1]
+    assert scan is not None
+    return scan
+
+
+@pytest.fixture
+def folder(good: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good, tmp_path / good.name))
+
+
+def check(folder: Path, known: Scan | None = None) -> Verification:
+    return verify_folder(folder, 1, quiet=True, known=known)[2]
+
+
+def test_good_data_have_no_problem(good: Path) -> None:
+    dataset, scan, verification = verify_folder(good, 1, quiet=True)
+    assert verification.problems == []
+    assert format_verification(verification) == "No problem found."
+    assert dataset is not None
+    assert scan is not None
+    image = scan.find()["C000"].images["MRI"]
+    assert (image.shape, image.dtype, len(image.image), len(image.crop)) == ([8, 24, 24], "int16", 2, 2)
+    assert image.spacing_mm == pytest.approx([2.5, 0.8, 0.8])
+    assert image.lesion is not None
+    assert (image.lesion.start, image.lesion.stop, image.lesion.volume_vox) == ([2, 6, 7], [6, 15, 17], 360)
+    assert image.lesion.n_lesions == 1
+
+
+def broken_mri(folder: Path, change: Callable[[np.ndarray], object]) -> None:
+    array = smooth_noise(RNG, (8, 24, 24)).astype(np.float32)
+    change(array)
+    write_volume(folder / "imagesTr/MRI/C003_0001.nii.gz", array)
+
+
+def mask_us(folder: Path, array: np.ndarray) -> None:
+    write_png(folder / "masksTr/US/C003.png", array)
+
+
+MRI_MASK = box_mask((8, 24, 24), (2, 6, 7), (6, 15, 17))
+IMAGE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {
+    "truncated": (
+        lambda f: os.truncate(f / "imagesTr/US/C003.png", 700),
+        "error", "image-unreadable", "imagesTr/US/C003.png", "truncated or damaged"),
+    "not an image": (
+        lambda f: (f / "imagesTr/US/C003.png").write_text("hello"),
+        "error", "image-unreadable", "imagesTr/US/C003.png", "not a readable picture"),
+    "NaN": (
+        lambda f: broken_mri(f, lambda a: a.__setitem__((0, 0, 0), np.nan)),
+        "error", "image-not-finite", "imagesTr/MRI/C003_0001.nii.gz", "1 of 4608"),
+    "infinity": (
+        lambda f: broken_mri(f, lambda a: a.__setitem__((0, 0), np.inf)),
+        "error", "image-not-finite", "imagesTr/MRI/C003_0001.nii.gz", "24 of 4608"),
+    "constant": (
+        lambda f: broken_mri(f, lambda a: a.fill(7)),
+        "error", "image-constant", "imagesTr/MRI/C003_0001.nii.gz", "found '7'"),
+    "channels off grid": (
+        lambda f: write_volume(f / "imagesTr/MRI/C003_0001.nii.gz", smooth_noise(RNG, (8, 24, 20))),
+        "error", "image-unreadable", "imagesTr/MRI/C003_0001.nii.gz", "do not share a grid"),
+    "tiny image": (
+        lambda f: (write_png(f / "imagesTr/US/C003.png", np.arange(80, dtype=np.uint8).reshape(8, 10)),
+                   mask_us(f, box_mask((8, 10), (2, 2), (6, 6)))),
+        "warning", "image-tiny", "imagesTr/US/C003.png", "8 x 10"),
+    "empty mask": (
+        lambda f: mask_us(f, np.zeros((48, 64), np.uint8)),
+        "error", "mask-empty", "masksTr/US/C003.png", "marks nothing"),
+    "mask of another size": (
+        lambda f: mask_us(f, box_mask((50, 64), (12, 20), (30, 44))),
+        "error", "mask-size", "masksTr/US/C003.png", "found '50 x 64', expected 48 x 64"),
+    "mask spacing": (
+        lambda f: write_volume(f / "masksTr/MRI/C003.nii.gz", MRI_MASK, spacing_xyz=(1, 1, 1)),
+        "error", "mask-spacing", "masksTr/MRI/C003.nii.gz", "2.5 x 0.8 x 0.8 mm"),
+    "mask origin": (
+        lambda f: write_volume(f / "masksTr/MRI/C003.nii.gz", MRI_MASK, origin=(0, 0, 9)),
+        "error", "mask-origin", "masksTr/MRI/C003.nii.gz", "expected (0, 0, 0)"),
+    "mask direction": (
+        lambda f: write_volume(f / "masksTr/MRI/C003.nii.gz", MRI_MASK, direction=(1, 0, 0, 0, -1, 0, 0, 0, 1)),
+        "error", "mask-direction", "masksTr/MRI/C003.nii.gz", "another direction"),
+    "mask unreadable": (
+        lambda f: (f / "masksTr/MRI/C003.nii.gz").write_bytes(b""),
+        "error", "mask-unreadable", "masksTr/MRI/C003.nii.gz", "0 bytes"),
+    "mask with NaN": (
+        lambda f: write_volume(f / "masksTr/MRI/C003.nii.gz", np.where(MRI_MASK, np.nan, 0).astype(np.float32)),
+        "error", "mask-not-finite", "masksTr/MRI/C003.nii.gz", "NaN"),
+    "mask not binary": (
+        lambda f: mask_us(f, np.arange(48 * 64, dtype=np.int64).reshape(48, 64).clip(0, 9).astype(np.uint8)),
+        "note", "mask-not-binary", "masksTr/US/C003.png", "from 0 to 9"),
+    "mask of everything": (
+        lambda f: mask_us(f, np.ones((48, 64), np.uint8)),
+        "warning", "mask-covers-image", "masksTr/US/C003.png", "100%"),
+    "mask of one voxel": (
+        lambda f: mask_us(f, box_mask((48, 64), (12, 20), (13, 21))),
+        "warning", "mask-tiny", "masksTr/US/C003.png", "only 1 voxel"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMAGE_FAULTS)
+def test_each_fault_of_an_image_is_named(folder: Path, good_scan: Scan, name: str) -> None:
+    damage, severity, check_id, where, message = IMAGE_FAULTS[name]
+    damage(folder)
+    verification = check(folder, known=good_scan)
+    found = [item for item in verification.problems if item.check == check_id]
+    assert [(item.severity, item.where) for item in found] == [(severity, where)], verification.problems
+    assert message in found[0].message
+    assert str(folder) not in format_verification(verification)
+
+
+def test_mixed_dimensions_are_found(folder: Path) -> None:
+    for channel in range(2):
+        write_volume(
+            folder / f"imagesTr/MRI/C003_{channel:04d}.nii.gz", smooth_noise(RNG, (24, 24)), spacing_xyz=(1, 1)
+        )
+    (folder / "masksTr/MRI/C003.nii.gz").unlink()
+    found = next(item for item in check(folder).problems if item.check == "dimensions-mixed")
+    assert found.where == "modality MRI"
+    assert "1 in 2D, 23 in 3D" in found.message
+
+
+def test_small_classes_are_a_warning(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "Dataset001_Few", n_patients=8)
+    found = [item for item in check(folder).problems if item.check == "class-small"]
+    assert [item.where for item in found] == ["class negative", "class positive"]
+
+
+@pytest.mark.parametrize(
+    ("target", "patient", "expected", "linked", "resembling"),
+    [
+        ("C004", "P004", ("warning", "same-pixels-patients"), [["P002", "P004"]], []),
+        ("C003", "P003", ("error", "same-pixels-labels"), [["P002", "P003"]], []),
+        ("C022", "P022", ("error", "same-pixels-train-test"), [], ["C022"]),
+        ("C004", "P002", ("note", "same-pixels-cases"), [], []),
+    ],
+)
+def test_copies_are_found(
+    folder: Path, target: str, patient: str, expected: tuple[str, str], linked: list, resembling: list
+) -> None:
+    part = "Ts" if target == "C022" else "Tr"
+    Image.open(folder / "imagesTr/US/C002.png").convert("RGB").save(folder / f"images{part}/US/{target}.png")
+    change_cell(folder, int(target[1:]) + 2, "patient_id", patient)
+    verification = check(folder)
+    assert [(item.severity, item.check) for item in verification.problems] == [expected]
+    assert f"C002 (patient P002), {target} (patient {patient})" in verification.problems[0].message
+    assert verification.linked_patients == linked
+    assert verification.resembling_test_cases == resembling
+
+
+@pytest.mark.parametrize("kind", ["brighter", "resized", "jpeg", "annotated"])
+def test_near_copies_are_found(folder: Path, kind: str, tmp_path: Path) -> None:
+    picture = Image.open(folder / "imagesTr/US/C002.png")
+    values = np.asarray(picture).copy()
+    if kind == "brighter":
+        picture = Image.fromarray((values * 0.8 + 20).astype(np.uint8))
+    elif kind == "resized":
+        picture = picture.resize((96, 72), Image.Resampling.BICUBIC).resize((64, 48), Image.Resampling.BICUBIC)
+    elif kind == "jpeg":
+        picture.save(tmp_path / "x.jpg", quality=60)
+        picture = Image.open(tmp_path / "x.jpg")
+    else:
+        values[45:47, 60:62] = 255
+        picture = Image.fromarray(values)
+    picture.save(folder / "imagesTr/US/C004.png")
+    picture.save(folder / "imagesTs/US/C022.png")
+    verification = check(folder)
+    found = [item for item in verification.problems if item.check == "near-duplicate"]
+    assert len(found) == 1
+    assert "C002 (patient P002), C004 (patient P004), C022 (patient P022)" in found[0].message
+    assert verification.linked_patients == [["P002", "P004"]]
+    assert verification.resembling_test_cases == ["C022"]
+
+
+def test_only_changed_files_are_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = verify_folder(folder, 1, quiet=True)[1]
+    (folder / "masksTr/US/C001.png").unlink()
+    write_png(folder / "imagesTr/US/C002.png", smooth_noise(RNG, (48, 64)).astype(np.uint8))
+    read: list[str] = []
+    from her2net.raw import scan as module
+
+    genuine = module.scan_image
+    monkeypatch.setattr(module, "scan_image", lambda job: read.append(job.files[0]) or genuine(job))
+    again = verify_folder(folder, 1, quiet=True, known=first)[1]
+    assert sorted(read) == ["imagesTr/US/C001.png", "imagesTr/US/C002.png"]
+    assert again == verify_folder(folder, 1, quiet=True)[1]
+
+
+def test_workers_do_not_change_the_scan_and_it_survives_the_disk(good: Path, good_scan: Scan, tmp_path: Path) -> None:
+    assert verify_folder(good, 2, quiet=True)[1] == good_scan
+    good_scan.save(tmp_path / "scan.json")
+    assert Scan.load(tmp_path / "scan.json") == good_scan
+
+
+def test_layout_and_images_are_reported_together(folder: Path) -> None:
+    (folder / "imagesTr/US/C003.png").write_text("hello")
+    change_cell(folder, 4, "label", "maybe")
+    checks = {item.check for item in check(folder).problems}
+    assert {"image-unreadable", "label-unknown"} <= checks
+
+
+def test_a_third_modality_needs_no_code(folder: Path) -> None:
+    spec = spec_of()
+    spec["modalities"]["MG"] = {"channels": {"0": "CC"}, "file_ending": ".png"}
+    (folder / "dataset.json").write_text(json.dumps(spec), encoding="utf-8")
+    for i in range(0, 22, 2):
+        write_png(folder / f"imagesTr/MG/C{i:03d}_0000.png", smooth_noise(RNG, (40, 40)).clip(0, 999).astype(np.uint16))
+    problems = check(folder).problems
+    assert {(item.severity, item.check) for item in problems} == {
+        ("note", "modality-missing"),
+        ("warning", "mask-missing"),
+    }
+
+
+def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("her2net_raw", str(folder.parent))
+    monkeypatch.setenv("her2net_preprocessed", str(folder.parent / "p"))
+    monkeypatch.setenv("her2net_results", str(folder.parent / "r"))
+    arguments = ["-d", "1", "--num-workers", "1", "--quiet"]
+    assert command.main(arguments) == 0
+    assert "22 training and 2 test cases" in capsys.readouterr().out
+    write_table(folder / "cases.csv", [*read_rows(folder), ["C900", "1", "P900", "north", "50"]])
+    assert command.main([*arguments, "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert [item["check"] for item in found["problems"]] == ["case-without-image"]
+    assert command.main(arguments) == 2
+    assert "error     case-without-image      1" in capsys.readouterr().out
+    assert not (folder.parent / "p").exists()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["Dataset101_BreastReal", "Dataset102_BreastUS"])
+def test_real_cohorts_have_no_error(name: str) -> None:
+    if not (REAL / name).is_dir():
+        pytest.skip(f"{name} is not beside the checkout")
+    verification = verify_folder(REAL / name, 2, quiet=True)[2]
+    assert verification.n_errors == 0
+    assert sum(item.check == "near-duplicate" for item in verification.problems) <= 20
+
+
+def test_the_example_of_the_template_is_good() -> None:
+    template = Path(__file__).parents[1] / "her2net_raw_template"
+    verification = check(template / "Dataset001_Example")
+    assert {item.check for item in verification.problems} <= {"class-small", "modality-missing"}
