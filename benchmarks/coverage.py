@@ -84,7 +84,8 @@ def true_values(s: Setting) -> dict[str, float]:
     post = s.posterior(t)
     return {
         "auc": s.auc, "pr_auc": float(np.trapezoid(precision, tpr)),
-        "partial_auc_specificity": _partial(fpr, tpr), "partial_auc_sensitivity": _partial(1 - tpr[::-1], 1 - fpr[::-1]),
+        "partial_auc_specificity": _partial(fpr, tpr),
+        "partial_auc_sensitivity": _partial(1 - tpr[::-1], 1 - fpr[::-1]),
         "accuracy": cells[0] + cells[2], "balanced_accuracy": (sens + spec) / 2, "sensitivity": sens,
         "specificity": spec, "ppv": cells[0] / (cells[0] + cells[3]), "npv": cells[2] / (cells[2] + cells[1]),
         "f1": 2 * cells[0] / (2 * cells[0] + cells[1] + cells[3]),
@@ -113,7 +114,9 @@ def draw(s: Setting, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, 
     )
 
 
-def intervals(s: Setting, labels: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, str, Estimate]]:
+def intervals(
+    s: Setting, labels: np.ndarray, scores: np.ndarray, rng: np.random.Generator
+) -> Iterator[tuple[str, str, Estimate]]:
     """Yield metric, method, estimate for every method of every metric."""
     called, post = scores >= s.threshold, s.posterior(scores)
     for method in ("delong", "delong-logit", "newcombe", "binomial-exact"):
@@ -191,7 +194,8 @@ def format_table(table: dict[str, dict[str, float]]) -> str:
             best[name] = off, method
         rows.append((name, method, values.min(), values.mean(), values.max(), off, np.abs(values - target) <= 0.0201))
     lines = [f"{'metric':<25}{'method':<24}{'min':>8}{'mean':>8}{'max':>8}{'off by':>8}{'within 2 points':>17}"]
-    for name, method, low, mean, high, off, near in sorted(rows, key=lambda r: (list(best).index(r[0]) if r[0] in best else 99)):
+    rows.sort(key=lambda row: list(best).index(row[0]) if row[0] in best else len(best))
+    for name, method, low, mean, high, off, near in rows:
         mark = "  nearest" if name in best and best[name][1] == method else ""
         shown = f"{near.sum()}/{len(near)}"
         lines.append(f"{name:<25}{method:<24}{low:8.3f}{mean:8.3f}{high:8.3f}{off:8.4f}{shown:>17}{mark}")

@@ -142,7 +142,7 @@ def _site_folds(patients: list[str], sites: list[str], groups: list[int]) -> lis
 def _patients_and_strata(cases: Sequence[Case]) -> tuple[list[str], list[tuple[int, str]]]:
     """One row per patient, sorted; the label of a patient is the highest of its cases."""
     rows: dict[str, tuple[int, str]] = {}
-    for case in cases:
+    for case in sorted(cases, key=lambda case: case.case_id):
         label, site = rows.get(case.patient_id, (-1, ""))
         rows[case.patient_id] = (max(label, -1 if case.label is None else case.label), site or case.site or "")
     return sorted(rows), [rows[patient] for patient in sorted(rows)]

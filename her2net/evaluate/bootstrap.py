@@ -105,8 +105,13 @@ def bootstrap_interval(
 def interval_from_values(
     value: float, values: np.ndarray, statistic: Statistic, labels: np.ndarray, patients: np.ndarray | None, *,
     method: BootstrapMethod, alpha: float = 0.05, bounds: tuple[float, float] = (0.0, 1.0),
+    left_out: np.ndarray | None = None,
 ) -> Estimate:  # fmt: skip
-    """Turn the values (n_resamples,) of a statistic into an interval."""
+    """Turn the values (n_resamples,) of a statistic into an interval.
+
+    Args:
+        left_out: (n_patients,) values without each patient, if they are known; else BCa computes them.
+    """
     clustered = "patients" if patients is not None else "cases"
     name = f"bootstrap {METHOD_NAMES[method]}, {clustered}, {len(values)}"
     if not np.isfinite(value):
@@ -118,7 +123,8 @@ def interval_from_values(
         return Estimate(value, *_logit_limits(value, kept, len(labels), bounds, alpha), name)
     tails = np.array([alpha / 2, 1 - alpha / 2])
     if method == "bca":
-        tails = _bca_tails(value, kept, _jackknife(statistic, labels, patients), tails)
+        left_out = _jackknife(statistic, labels, patients) if left_out is None else left_out
+        tails = _bca_tails(value, kept, left_out, tails)
     low, high = np.quantile(kept, tails)
     return Estimate(value, float(min(low, value)), float(max(high, value)), name)
 

@@ -113,7 +113,8 @@ def brier(
         probs: (n,) of class 1, or (n, n_classes).
 
     Source:
-        Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2; Bradley et al. 2008, doi:10.1175/2007WAF2007049.1.
+        Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2; Bradley et al. 2008,
+        doi:10.1175/2007WAF2007049.1.
     """
     squares = squared_errors(labels, probs)
     n = len(squares)

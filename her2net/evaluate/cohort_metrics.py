@@ -6,7 +6,7 @@ import numpy as np
 
 from her2net.evaluate.bootstrap import bootstrap_interval
 from her2net.evaluate.calibration import brier, calibration_errors, calibration_slope_intercept
-from her2net.evaluate.discrimination import auc_interval, partial_auc_interval, pr_auc_interval
+from her2net.evaluate.discrimination import AucMethod, auc_interval, partial_auc_interval, pr_auc_interval
 from her2net.evaluate.estimate import Estimate, is_clustered, undefined
 from her2net.evaluate.multiclass import hand_till, macro_auc, one_vs_rest, weighted_kappa
 from her2net.evaluate.proportions import clustered_proportion, predictive_values_at, threshold_metrics
@@ -63,7 +63,7 @@ def alternative_intervals(
 ) -> dict[str, list[Estimate]]:
     """Return the same figures with the interval methods that are not the default."""
     owners = patients if is_clustered(patients) else None
-    methods = ("delong", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact")
+    methods: tuple[AucMethod, ...] = ("delong", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact")
     found = {
         "auc": [
             auc_interval(labels, probs, method=method, patients=owners, rng=np.random.default_rng([seed, 0]))

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import BootstrapMethod, bootstrap_interval
+from her2net.evaluate.bootstrap import N_RESAMPLES, BootstrapMethod, bootstrap_interval, interval_from_values
 from her2net.evaluate.estimate import (
     Estimate,
     has_both_classes,
@@ -137,8 +137,7 @@ def auc_interval(
     if not has_both_classes(labels):
         return undefined(ONE_CLASS)
     if method in ("bootstrap", "bootstrap-percentile"):
-        kind = "bca" if method == "bootstrap" else "percentile"
-        return bootstrap_interval(auc_statistic(labels, scores), labels, patients, method=kind, alpha=alpha, rng=rng)
+        return _bootstrapped(labels, scores, patients, "bca" if method == "bootstrap" else "percentile", alpha, rng)
     if method in ("newcombe", "binomial-exact"):
         value = auc(labels, scores)
         if method == "newcombe":
@@ -153,6 +152,47 @@ def auc_interval(
     if not variance > 0 or value in (0.0, 1.0):
         return newcombe_interval(value, *_effective_counts(labels, patients), alpha=alpha)
     return _logit_interval(value, variance, "DeLong, logit" + clustered, alpha)
+
+
+def _bootstrapped(
+    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray | None, kind: BootstrapMethod, alpha: float,
+    rng: np.random.Generator | None,
+) -> Estimate:  # fmt: skip
+    statistic = auc_statistic(labels, scores)
+    if is_clustered(patients):
+        return bootstrap_interval(statistic, labels, patients, method=kind, alpha=alpha, rng=rng)
+    draws, value = bootstrap_aucs(labels, scores, rng=rng), auc(labels, scores)
+    v10, v01 = (part[0] for part in placements(labels, scores[None]))
+    n_pos, n_neg = len(v10), len(v01)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a class of one case cannot lose it
+        left_out = np.concatenate([(n_pos * value - v10) / (n_pos - 1), (n_neg * value - v01) / (n_neg - 1)])
+    left_out = left_out[np.isfinite(left_out)]
+    return interval_from_values(value, draws, statistic, labels, patients, method=kind, alpha=alpha, left_out=left_out)
+
+
+def bootstrap_aucs(
+    labels: np.ndarray, scores: np.ndarray, *, n_resamples: int = N_RESAMPLES, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Return the AUC (n_resamples,) of stratified resamples of cases, each in O(n) without sorting again.
+
+    Negatives are drawn as ranks; the running count of those drawn, read off at each drawn positive, is its placement.
+
+    Args:
+        labels: (n,) 0 or 1, both present.
+        scores: (n,).
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    pos, neg = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
+    below, through = np.searchsorted(neg, pos, "left"), np.searchsorted(neg, pos, "right")
+    tied, values = bool((through > below).any()), np.empty(n_resamples)
+    running = np.zeros(len(neg) + 1, dtype=np.int64)
+    for i in range(n_resamples):
+        drawn = np.bincount(rng.integers(0, len(neg), len(neg), dtype=np.int32), minlength=len(neg))
+        np.cumsum(drawn, out=running[1:])
+        taken = np.bincount(rng.integers(0, len(pos), len(pos), dtype=np.int32), minlength=len(pos))
+        wins = 2 * int(taken @ running[below]) if not tied else int(taken @ (running[below] + running[through]))
+        values[i] = wins / (2 * len(pos) * len(neg))
+    return values
 
 
 def _logit_interval(value: float, variance: float, method: str, alpha: float) -> Estimate:
@@ -211,7 +251,8 @@ def pr_auc_interval(
     statistic = pr_auc_statistic(labels, np.asarray(scores))
     if method != "logit":
         kind: BootstrapMethod = "bca" if method == "bootstrap" else "percentile"
-        return bootstrap_interval(statistic, labels, patients, method=kind, n_resamples=n_resamples, alpha=alpha, rng=rng)
+        return bootstrap_interval(statistic, labels, patients, method=kind, n_resamples=n_resamples, alpha=alpha,
+                                  rng=rng)
     n_pos, _ = _effective_counts(labels, patients)
     value = float(statistic(np.ones((1, len(labels))))[0])
     inside = min(max(value, 0.25 / n_pos), 1 - 0.25 / n_pos)
@@ -227,7 +268,8 @@ def partial_auc_interval(
     """Return the partial AUC where sensitivity or specificity is at least a bound, standardised to 0.5 .. 1.
 
     Source:
-        McClish 1989, doi:10.1177/0272989X8900900307; sensitivity: Jiang et al. 1996, doi:10.1148/radiology.201.3.8939225.
+        McClish 1989, doi:10.1177/0272989X8900900307; sensitivity: Jiang et al. 1996,
+        doi:10.1148/radiology.201.3.8939225.
     """
     if not has_both_classes(labels):
         return undefined(ONE_CLASS)

@@ -138,7 +138,9 @@ def evaluate_files(
         table = read_predictions(file, made_by="")
         table = table if labels is None else _labelled(file, table, labels)
         if not (table.labels >= 0).any():
-            raise PredictionTableError(f"{file}: no case has a label. Fill the label column, or give --labels cases.csv.")
+            raise PredictionTableError(
+                f"{file}: no case has a label. Fill the label column, or give --labels cases.csv."
+            )
         tables[file.stem, "oof" if any(table.folds) else "test"] = table
     thresholds = fit_thresholds(tables)
     half = {
@@ -147,7 +149,7 @@ def evaluate_files(
         if cohort == "test" and table.n_classes == 2
     }
     names = [str(c) for c in range(max((table.n_classes for table in tables.values()), default=2))]
-    remarks = {model: "threshold 0.5: no out-of-fold predictions to choose one on" for model in half}
+    remarks = dict.fromkeys(half, "threshold 0.5: no out-of-fold predictions to choose one on")
     evaluation = evaluate_tables(tables, half | thresholds, remarks, names, options)
     made_from = {file.name: digest_file(file) for file in files}
     evaluation = evaluation.model_copy(update={"made_from": made_from})
@@ -158,10 +160,8 @@ def evaluate_files(
 def _refuse_same_names(files: Sequence[Path]) -> None:
     repeated = sorted({file.stem for file in files if sum(other.stem == file.stem for other in files) > 1})
     if repeated:
-        problems = [str(file) for file in files if file.stem in repeated]
-        raise PredictionTableError(
-            join_problems(f"A model is named after its file, and {', '.join(repeated)} occurs twice. Rename one.", problems)
-        )
+        headline = f"A model is named after its file, and {', '.join(repeated)} occurs twice. Rename one."
+        raise PredictionTableError(join_problems(headline, [str(file) for file in files if file.stem in repeated]))
 
 
 def _labelled(file: Path, table: Predictions, labels: Mapping[str, int]) -> Predictions:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ MAX_DRAWN = 20_000
 """Cases beyond that are thinned at random before drawing; figures in the tables use all of them."""
 GRID = np.linspace(0, 1, 101)
 Curves = Mapping[str, Predictions]
-Drawer = Callable[["Axes", Curves, Mapping[str, float]], None]
+Drawer = Callable[..., None]
 
 
 def write_figures(
@@ -58,7 +59,7 @@ def write_figures(
         if not models:
             continue
         for kind, draw in DRAWERS.items():
-            figure = draw_figure(lambda axes, draw=draw, models=models: draw(axes, models, thresholds), cohort)
+            figure = draw_figure(partial(draw, models=models, thresholds=thresholds), cohort)
             written += _save(figure, folder / f"{kind}_{cohort}")
     return written
 
@@ -85,7 +86,7 @@ def draw_figure(draw: Callable[[Axes], None], title: str) -> Figure:
     return figure
 
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
     "ytick.labelsize": 7, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "her2net",
     "axes.linewidth": 0.6, "lines.linewidth": 1.2, "text.parse_math": False,
@@ -106,7 +107,7 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
     return files
 
 
-def _look(index: int) -> dict[str, str]:
+def _look(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)]}
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from her2net.evaluate.bootstrap import bootstrap_interval
-from her2net.evaluate.discrimination import AucMethod, DEFAULT_AUC_METHOD, auc_interval
+from her2net.evaluate.discrimination import DEFAULT_AUC_METHOD, AucMethod, auc_interval
 from her2net.evaluate.estimate import Estimate, undefined, wald
 from her2net.evaluate.weighted import Statistic, auc_statistic
 
@@ -104,6 +104,5 @@ def weighted_kappa(
     table = table.reshape(n_classes, n_classes)
     if np.count_nonzero(table.sum(axis=0) + table.sum(axis=1)) < 2:
         return undefined("one class only", method)
-    distance = np.arange(n_classes) if weights == "linear" else np.arange(n_classes)
-    found = cohens_kappa(table, weights=distance, wt="linear" if weights == "linear" else "quadratic")
+    found = cohens_kappa(table, wt=weights)
     return wald(float(found.kappa), float(found.std_kappa), method, alpha=alpha, low=-1.0, high=1.0)

@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from her2net.artefact import Artefact, Strict, read_text
 
-METRIC_COLUMNS = ("model", "cohort", "metric", "value", "ci_low", "ci_high", "ci_method", "n", "n_positive", "threshold")
-COMPARISON_COLUMNS = ("model_a", "model_b", "cohort", "metric", "difference", "ci_low", "ci_high", "statistic", "p_value",
-                      "p_adjusted", "test")  # fmt: skip
+METRIC_COLUMNS = (
+    "model", "cohort", "metric", "value", "ci_low", "ci_high", "ci_method", "n", "n_positive", "threshold",
+)  # fmt: skip
+COMPARISON_COLUMNS = (
+    "model_a", "model_b", "cohort", "metric", "difference", "ci_low", "ci_high", "statistic", "p_value", "p_adjusted",
+    "test",
+)  # fmt: skip
 RESEMBLING = "test-without-resembling"
 
 
@@ -90,9 +96,9 @@ class Evaluation(Artefact):
     remarks: dict[str, str]
     metrics: list[Metric]
     comparisons: list[dict[str, Any]]
-    alternatives: list[Metric] = []
-    subgroups: list[SubgroupMetric] = []
-    certainty: list[Certainty] = []
+    alternatives: list[Metric] = Field(default_factory=list)
+    subgroups: list[SubgroupMetric] = Field(default_factory=list)
+    certainty: list[Certainty] = Field(default_factory=list)
     seed: int = 0
 
 
@@ -103,9 +109,8 @@ def format_summary(folder: Path) -> str:
     remarks = Evaluation.load(folder / "metrics.json").metrics
     flagged = {(metric.model, metric.cohort): metric.remark for metric in remarks if metric.remark}
     width = max([12, *(len(row["model"]) + 2 for row in rows)])
-    lines = [
-        f"{'model':<{width}}{'cohort':<25}{'n':>5}{'pos':>5}  {'AUC [95 % CI]':<24}{'sensitivity':<24}{'specificity':<24}"
-    ]
+    header = f"{'model':<{width}}{'cohort':<25}{'n':>5}{'pos':>5}  "
+    lines = [header + "".join(f"{text:<24}" for text in ("AUC [95 % CI]", "sensitivity", "specificity")).rstrip()]
     for model, cohort in dict.fromkeys((row["model"], row["cohort"]) for row in rows):
         first = cells[model, cohort, "auc"]
         shown = [_shown(cells.get((model, cohort, name))) for name in ("auc", "sensitivity", "specificity")]

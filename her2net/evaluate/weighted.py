@@ -14,7 +14,9 @@ import numpy as np
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-def _by_tie(labels: np.ndarray, scores: np.ndarray, *, descending: bool) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _by_tie(
+    labels: np.ndarray, scores: np.ndarray, *, descending: bool
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Return a function: weights (b, n) → weight of the positives and of the negatives per distinct score (b, ties)."""
     keys = -np.asarray(scores, dtype=np.float64) if descending else np.asarray(scores, dtype=np.float64)
     order = np.argsort(keys, kind="stable")
@@ -40,8 +42,8 @@ def auc_statistic(labels: np.ndarray, scores: np.ndarray) -> Statistic:
     def statistic(weights: np.ndarray) -> np.ndarray:
         pos, neg = split(weights)
         below = np.cumsum(neg, axis=1)
-        total_neg = below[:, -1].copy()
-        below -= neg / 2
+        total_neg = below[:, -1]
+        below = below - neg / 2
         with np.errstate(invalid="ignore"):
             return np.einsum("bt,bt->b", pos, below) / (pos.sum(axis=1) * total_neg)
 

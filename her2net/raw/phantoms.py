@@ -23,13 +23,13 @@ COMPOUNDED_LOOKS = 3
 """Views averaged into one ultrasound image, as scanners do against speckle."""
 
 CORE_ECHO_DB = -5.0
-CORE_ECHO_DB_PER_SIGN = 4.5
+CORE_ECHO_DB_PER_SIGN = 5.5
 RIM_ECHO_DB = -10.0
 RIM_ECHO_DB_PER_SIGN = -1.0
 """Echo strength of core and rim against the surroundings."""
 
 CORE_ENHANCEMENT = 0.3
-CORE_ENHANCEMENT_PER_SIGN = 0.6
+CORE_ENHANCEMENT_PER_SIGN = 0.7
 RIM_ENHANCEMENT = 0.8
 RIM_ENHANCEMENT_PER_SIGN = -0.1
 LEAST_ENHANCEMENT = -0.9
@@ -73,8 +73,8 @@ def make_us(sign: float, size_px: tuple[int, int], rng: np.random.Generator) -> 
     views; echo strength follows tissue layers, falls with depth, and is log-compressed to 8 bits.
 
     Args:
-        sign: latent; each unit makes the core 4.5 dB brighter (5 dB below the surroundings at 0) and the rim 1 dB
-            darker (10 dB below at 0): a low sign looks like a dark lesion, a high one like a dark ring.
+        sign: latent; each unit makes the core 5.5 dB brighter (5 dB below the surroundings at 0) and the rim 1 dB
+            darker (10 dB below at 0): a low sign looks like a dark lesion, a high one like a bright one in a ring.
         size_px: (H, W), both at least 48; each image is up to 8 % smaller or larger.
         rng: source of everything else; the same state gives the same pixels.
 
@@ -90,7 +90,7 @@ def make_us(sign: float, size_px: tuple[int, int], rng: np.random.Generator) -> 
 
     echo_db = _tissue_layers_db(shape, rng)
     border = rng.uniform(0.08, 0.16)
-    heterogeneity = 0.7 * _smooth_noise(shape, 0.25 * radius, rng)
+    heterogeneity = 0.5 * _smooth_noise(shape, 0.25 * radius, rng)
     core = _core(distance)
     core_db = CORE_ECHO_DB + CORE_ECHO_DB_PER_SIGN * _limited(sign)
     rim_db = RIM_ECHO_DB + RIM_ECHO_DB_PER_SIGN * _limited(sign)
@@ -111,7 +111,7 @@ def make_mri(sign: float, size_vox: tuple[int, int, int], rng: np.random.Generat
     """Simulate a pre-contrast and an early post-contrast volume with an enhancing lesion.
 
     Args:
-        sign: latent; each unit raises the relative enhancement of the core by 0.6 (0.3 at 0) and lowers that of the rim
+        sign: latent; each unit raises the relative enhancement of the core by 0.7 (0.3 at 0) and lowers that of the rim
             by 0.1 (0.8 at 0): a low sign looks like ring enhancement, a high one like a bright core.
         size_vox: (D, H, W), at least (8, 24, 24).
         rng: source of everything else; the same state gives the same voxels.
@@ -128,9 +128,9 @@ def make_mri(sign: float, size_vox: tuple[int, int, int], rng: np.random.Generat
     mask = distance < 1
 
     breast, gland = _breast(size_vox, spacing_mm, rng)
-    background_pre = 0.04 + breast * (0.3 + 0.12 * gland)
-    background_early = background_pre * (1 + rng.uniform(0.02, 0.12) + rng.uniform(0.05, 0.25) * gland * breast)
-    lesion_pre = rng.uniform(0.40, 0.46)
+    background_pre = 0.04 + breast * (0.3 + 0.1 * gland)
+    background_early = background_pre * (1 + rng.uniform(0.02, 0.12) + rng.uniform(0.05, 0.15) * gland * breast)
+    lesion_pre = rng.uniform(0.45, 0.5)
     core = _core(distance)
     rim_gain = max(LEAST_ENHANCEMENT, RIM_ENHANCEMENT + RIM_ENHANCEMENT_PER_SIGN * _limited(sign))
     core_gain = max(LEAST_ENHANCEMENT, CORE_ENHANCEMENT + CORE_ENHANCEMENT_PER_SIGN * _limited(sign))
@@ -146,7 +146,7 @@ def make_mri(sign: float, size_vox: tuple[int, int, int], rng: np.random.Generat
         (background_early, lesion_pre * (1 + enhancement)),
     ):
         signal = coil * (background + presence * (lesion - background))
-        real, imaginary = (0.025 * rng.standard_normal(size_vox) for _ in range(2))
+        real, imaginary = (0.015 * rng.standard_normal(size_vox) for _ in range(2))
         phases.append(np.rint(scale * np.hypot(signal + real, imaginary)).astype(np.int16))
     return MriPhantom(phases[0], phases[1], mask.astype(np.uint8), spacing_mm)
 
@@ -211,7 +211,7 @@ def _tissue_layers_db(shape: tuple[int, int], rng: np.random.Generator) -> Array
     echo_db = 3 + _smoothstep((depth - fat_from) / 0.02) * -6.0
     echo_db += _smoothstep((depth - gland_from + waves[0]) / 0.05) * 3.0
     echo_db += _smoothstep((depth - muscle_from + waves[1]) / 0.03) * -4.0
-    echo_db += 0.7 * _smooth_noise(shape, 0.06 * height, rng)
+    echo_db += 0.5 * _smooth_noise(shape, 0.06 * height, rng)
     return echo_db - rng.uniform(4, 8) * (depth - 0.3)
 
 

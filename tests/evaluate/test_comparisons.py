@@ -1,0 +1,153 @@
+"""Two models on the same cases: against statsmodels, scipy and definition; p-values stay what they should be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from her2net.evaluate.comparisons import (
+    bonferroni,
+    compare_aucs,
+    corrected_resampled_t,
+    detectable_auc_difference,
+    holm,
+    mcnemar_exact,
+    paired_bootstrap,
+    tango_limits,
+)
+from her2net.evaluate.reclassification import integrated_discrimination, net_reclassification
+from her2net.evaluate.sample_size import (
+    auc_permutation_p,
+    cases_for_half_width,
+    half_width,
+    hanley_mcneil_error,
+    size_advice,
+)
+from her2net.evaluate.subgroups import MISSING, equality_p, numeric_levels, subgroup_aucs
+from her2net.evaluate.weighted import auc_statistic
+
+
+def cohort(n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(n) < 0.4).astype(int)
+    common = rng.normal(size=n) + labels
+    return labels, common + rng.normal(size=n), common + 0.5 * rng.normal(size=n)
+
+
+def test_comparison_is_antisymmetric_and_alike_models_do_not_differ() -> None:
+    labels, a, b = cohort()
+    one, two = compare_aucs(labels, a, b), compare_aucs(labels, b, a)
+    assert one.difference == pytest.approx(-two.difference)
+    assert one.p_value == pytest.approx(two.p_value)
+    same = compare_aucs(labels, a, np.exp(a))
+    assert (same.difference, same.p_value) == (0.0, 1.0)
+    assert same.reason
+    assert compare_aucs(np.ones(5, dtype=int), a[:5], b[:5]).reason == "one class only"
+
+
+def test_mcnemar_equals_statsmodels() -> None:
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        a, b = rng.random((2, 40)) < 0.7
+        table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+        found = mcnemar_exact(a, b)
+        assert found.p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
+        assert found.ci_low <= found.difference <= found.ci_high
+
+
+def test_tango_limits_equal_the_published_example() -> None:
+    """Tango 1998, table III: 50 pairs, 1 against 0, 12 against 1: -0.027 to 0.106 is checked through its definition."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = tango_limits(12, 2, 44)
+    assert low < 10 / 44 < high
+    assert [low, high] == pytest.approx([-tango_limits(2, 12, 44)[1], -tango_limits(2, 12, 44)[0]], abs=1e-8)
+    assert tango_limits(0, 0, 30)[1] == pytest.approx(proportion_confint(0, 30, method="wilson")[1], abs=0.02)
+    assert tango_limits(30, 0, 30)[1] == 1
+
+
+def test_holm_and_bonferroni_equal_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(0).random(9) ** 3
+    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
+    np.testing.assert_allclose(bonferroni(p), multipletests(p, method="bonferroni")[1])
+    np.testing.assert_allclose(holm([0.01, math.nan, 0.04]), [0.02, math.nan, 0.04])
+    assert holm([]) == []
+
+
+def test_paired_bootstrap_agrees_with_delong() -> None:
+    labels, a, b = cohort(200)
+    delong = compare_aucs(labels, a, b)
+    found = paired_bootstrap(auc_statistic(labels, a), auc_statistic(labels, b), labels)
+    assert found.difference == pytest.approx(delong.difference)
+    assert [found.ci_low, found.ci_high] == pytest.approx([delong.ci_low, delong.ci_high], abs=0.02)
+
+
+def test_corrected_t_without_test_cases_is_the_plain_one() -> None:
+    from scipy.stats import ttest_1samp
+
+    values = np.array([0.02, 0.05, -0.01, 0.04])
+    assert corrected_resampled_t(values, 100, 0).p_value == pytest.approx(ttest_1samp(values, 0).pvalue)
+    assert corrected_resampled_t(values, 75, 25).p_value > ttest_1samp(values, 0).pvalue
+    assert corrected_resampled_t(values[:1], 75, 25).reason
+
+
+def test_detectable_difference_has_the_power_it_names() -> None:
+    labels, a, b = cohort(100)
+    difference = detectable_auc_difference(labels, a, b)
+    found = compare_aucs(labels, a, b)
+    error = (found.ci_high - found.ci_low) / 2 / 1.959964
+    assert difference == pytest.approx((1.959964 + 0.841621) * error, rel=1e-5)
+
+
+def test_reclassification_by_hand() -> None:
+    labels = np.array([1, 1, 1, 0, 0, 0, 0])
+    old, new = np.full(7, 0.5), np.array([0.6, 0.7, 0.4, 0.4, 0.4, 0.6, 0.5])
+    found = net_reclassification(labels, old, new)
+    assert found["nri_positive"].value == pytest.approx(1 / 3)
+    assert found["nri_negative"].value == pytest.approx(1 / 4)
+    assert found["nri"].value == pytest.approx(1 / 3 + 1 / 4)
+    assert net_reclassification(labels, old, new, cuts=[0.65])["nri"].value == pytest.approx(1 / 3)
+    idi = integrated_discrimination(labels, old, new)["idi"]
+    assert idi.value == pytest.approx((0.2 / 3) - (-0.1 / 4))
+    assert idi.ci_low < idi.value < idi.ci_high
+    assert net_reclassification(np.ones(7, dtype=int), old, new)["nri"].reason
+
+
+def test_permutation_p_equals_mann_whitney_and_keeps_patients_whole() -> None:
+    from scipy.stats import mannwhitneyu
+
+    labels, a, _ = cohort(30, seed=5)
+    a = a - 0.8 * labels
+    expected = mannwhitneyu(a[labels == 1], a[labels == 0], alternative="greater", method="exact").pvalue
+    assert auc_permutation_p(labels, a) == pytest.approx(expected, abs=0.02)
+    twice = np.repeat(np.arange(30), 2)
+    assert auc_permutation_p(labels[twice], a[twice], twice) == pytest.approx(expected, abs=0.02)
+    assert math.isnan(auc_permutation_p(np.ones(4, dtype=int), np.arange(4.0)))
+
+
+def test_size_advice_is_the_inverse_of_the_width() -> None:
+    n = cases_for_half_width(0.85, 0.4, 0.05)
+    assert half_width(0.85, n, 0.4) <= 0.05 < half_width(0.85, n - 1, 0.4)
+    assert hanley_mcneil_error(0.8, 1, 1) == pytest.approx(0.4)
+    assert "±0.11" in size_advice(0.85, 19, 29)
+    assert size_advice(math.nan, 0, 5) == ""
+
+
+def test_subgroups_say_their_size_and_whether_they_differ() -> None:
+    rng = np.random.default_rng(0)
+    labels, levels = rng.integers(0, 2, 400), np.repeat(["a", "b", "c", ""], [180, 180, 20, 20])
+    labels[levels == "c"] = 0
+    scores = rng.normal(size=400) + 2.5 * labels * (levels == "a")
+    found = subgroup_aucs(labels, scores, levels, np.arange(400))
+    assert [group.level for group in found.groups] == ["a", "b", "c", MISSING]
+    assert [group.n for group in found.groups] == [180, 180, 20, 20]
+    assert found.groups[2].auc.reason == "one class only"
+    assert found.interaction_p < 1e-6
+    assert math.isnan(equality_p(np.array([0.7]), np.array([0.01])))
+    assert set(numeric_levels(np.array([1.0, 2.0, np.nan, 4.0]))) == {"< 2", ">= 2", ""}

@@ -1,0 +1,263 @@
+"""Raw folder → fused prediction, as a user meets it; then the ways in which it must not go wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_paths
+from small_run import TRAIN, make_small_run, plan_options
+
+from her2net import pipeline, status
+from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
+from her2net.evaluate.thresholds import Thresholds
+from her2net.fuse.stage import FusionRecord
+from her2net.paths import DatasetPaths
+from her2net.plan.schema import Plan
+from her2net.plan.stage import plan_dataset
+from her2net.predict import Predictor
+from her2net.predictions import read_predictions
+from her2net.project import load_project
+from her2net.raw.synthetic import make_synthetic_dataset
+from her2net.train.record import RunRecord
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
+    """A finished run; tests that change it copy it first."""
+    return make_small_run(tmp_path_factory.mktemp("done"))
+
+
+@pytest.fixture()
+def copied(done: DatasetPaths, tmp_path: Path) -> DatasetPaths:
+    """A copy of the finished run, to be damaged."""
+    root = tmp_path / "copy"
+    shutil.copytree(done.roots.raw.parent, root)
+    return make_paths(root)
+
+
+def test_run_leaves_exactly_these_files(done: DatasetPaths) -> None:
+    plan = Plan.load(done.plan)
+    fold_files = {"checkpoint_latest.pt", "checkpoint_final.pt", "history.csv", "progress.png", "oof.csv", "run.json"}
+    expected = {"fusion/fusion.json", "fusion/oof.csv", "fusion/test.csv"}
+    for name in ("US", "MRI"):
+        expected |= {f"{name}/{file}" for file in ("ensemble.json", "oof.csv", "test.csv")}
+        expected |= {f"{name}/fold_{k}/{f}" for k in range(plan.splits.n_folds) for f in fold_files}
+    found = {p.relative_to(done.results).as_posix() for p in done.results.rglob("*") if p.is_file()}
+    assert {f for f in found if not f.startswith("evaluation/")} == expected
+    assert {"metrics.csv", "metrics.json", "comparisons.csv", "thresholds.json"} <= {
+        p.name for p in done.evaluation.iterdir()
+    }
+    caches = {f"{n}_{plan.modalities[n].preprocessing_digest}.h5" for n in ("US", "MRI")}
+    assert {p.name for p in (done.preprocessed / "cache").iterdir()} == caches
+    assert {p.name for p in done.preprocessed.iterdir()} == {"scan.json", "fingerprint.json", "plans", "splits.json", "cache"}
+
+
+def test_every_training_case_is_predicted_once_by_a_model_that_never_saw_its_patient(done: DatasetPaths) -> None:
+    project = load_project(done)
+    folds = project.splits.folds(project.plan.splits)
+    for name in ("US", "MRI"):
+        table = read_predictions(done.model(name) / "oof.csv")
+        assert set(table.case_ids) == {case.case_id for case in project.training(name)}
+        for patient, fold in zip(table.patient_ids, table.folds, strict=True):
+            assert patient in folds[int(fold)]
+    fused = read_predictions(done.model("fusion") / "oof.csv")
+    assert set(fused.case_ids) == {case.case_id for case in project.dataset.train}
+
+
+def test_test_labels_stay_sealed_until_the_evaluation(done: DatasetPaths) -> None:
+    project = load_project(done)
+    assert all(case.label is None for case in project.dataset.test)
+    for name in ("US", "MRI", "fusion"):
+        assert (read_predictions(done.model(name) / "test.csv").labels == -1).all()
+    openings = [json.loads(line) for line in done.test_openings.read_text().splitlines()]
+    assert [opening["purpose"] for opening in openings] == ["evaluate"]
+
+
+def test_changing_a_test_label_changes_nothing_before_the_evaluation(copied: DatasetPaths) -> None:
+    """The canary for rule 3: retrain nothing, refuse nothing, predict the same."""
+    before = {p: p.read_bytes() for p in copied.results.rglob("*.csv") if "evaluation" not in p.parts}
+    table = (copied.raw / "cases.csv").read_text().splitlines()
+    test_ids = {case.case_id for case in load_project(copied).dataset.test}
+    header = table[0].split(",")
+    rows = [line.split(",") for line in table[1:]]
+    column = header.index("label")
+    for row in rows:
+        if row[header.index("case_id")] in test_ids:
+            row[column] = {"0": "1", "1": "0", "negative": "positive", "positive": "negative"}[row[column]]
+    (copied.raw / "cases.csv").write_text("\n".join([table[0], *(",".join(row) for row in rows)]) + "\n")
+    pipeline.run(copied, plan_options(copied.roots.raw.parent), TRAIN, say=lambda text: None)
+    after = {p: p.read_bytes() for p in copied.results.rglob("*.csv") if "evaluation" not in p.parts}
+    assert before == after
+
+
+def test_thresholds_come_from_oof_alone(done: DatasetPaths) -> None:
+    from her2net.evaluate.thresholds import choose_threshold
+
+    oof = read_predictions(done.model("US") / "oof.csv")
+    chosen = Thresholds.load(done.evaluation / "thresholds.json").models["US"]
+    assert chosen.value == choose_threshold(oof.labels, oof.probs[:, 1])
+
+
+def test_a_second_run_repeats_nothing(done: DatasetPaths) -> None:
+    said: list[str] = []
+    before = {p: p.stat().st_mtime_ns for p in done.results.rglob("*") if p.is_file()}
+    pipeline.run(done, plan_options(done.roots.raw.parent), TRAIN, say=said.append)
+    assert {p: p.stat().st_mtime_ns for p in done.results.rglob("*") if p.is_file()} == before
+    assert all("fresh" in line or "kept" in line for line in said), said
+    assert {state.state for state in status.report_status(done)} == {"done"}
+
+
+def test_predicting_the_test_images_as_new_ones_gives_the_same_probabilities(
+    done: DatasetPaths, tmp_path: Path
+) -> None:
+    predictor = Predictor(done, device="cpu")
+    project = load_project(done)
+    folder = tmp_path / "new"
+    shutil.copytree(done.raw / "imagesTs", folder)
+    shutil.copytree(done.raw / "masksTs", folder / "masks")
+    for tables in (predictor.predict(folder, quiet=True), pipeline.predict_test(project, predictor, tta=False, quiet=True)):
+        for name, table in tables.items():
+            known = read_predictions(done.model(name) / "test.csv")
+            assert table.case_ids == known.case_ids
+            assert np.abs(table.probs - known.probs).max() < 1e-6
+
+
+def test_fusion_has_a_model_for_cases_that_lack_a_modality(done: DatasetPaths) -> None:
+    record = FusionRecord.load(done.model("fusion") / "fusion.json")
+    assert [model.modalities for model in record.models] == [["US"], ["MRI"], ["US", "MRI"]]
+    assert all(c.ci_low < c.odds_ratio < c.ci_high for model in record.models for c in model.coefficients)
+
+
+def test_fusion_fitted_on_the_test_set_is_marked(copied: DatasetPaths) -> None:
+    record = pipeline.fuse(load_project(copied), fit_on="test")
+    assert record.remark.startswith("apparent performance")
+    evaluation = pipeline.evaluate(load_project(copied))
+    marked = {metric.cohort for metric in evaluation.metrics if metric.model == "fusion" and metric.remark}
+    assert "test" in marked
+
+
+def test_a_changed_image_makes_its_own_results_stale(copied: DatasetPaths) -> None:
+    from PIL import Image
+
+    path = sorted((copied.raw / "imagesTr" / "US").iterdir())[0]
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    with pytest.raises(StaleArtefactError, match=path.name):
+        load_project(copied)
+    states = {state.stage: state.state for state in status.report_status(copied)}
+    assert states == {"plan": "stale"}
+    _, remarks = plan_dataset(copied, plan_options(copied.roots.raw.parent))
+    assert any("cache US: 1 of" in remark for remark in remarks)
+    assert any("cache MRI: fresh" in remark for remark in remarks)
+    states = {state.stage: state.state for state in status.report_status(copied)}
+    assert states["train US fold 0"] == "stale"
+    assert states["train MRI fold 0"] == "done"
+
+
+def test_an_edited_plan_is_kept_shown_and_makes_the_folds_stale(copied: DatasetPaths) -> None:
+    text = json.loads(copied.plan.read_text())
+    text["modalities"]["US"]["training"]["learning_rate"] = 0.0007
+    copied.plan.write_text(json.dumps(text))
+    plan, remarks = plan_dataset(copied, plan_options(copied.roots.raw.parent))
+    assert remarks[0] == "plan auto: kept"
+    assert plan.edited == {"modalities.US.training.learning_rate": 0.0007}
+    states = {state.stage: state.state for state in status.report_status(copied)}
+    assert states["cache US"] == "done"
+    assert states["train US fold 0"] == "stale"
+    with pytest.raises(StaleArtefactError, match="training_plan"):
+        pipeline.train(load_project(copied), "US", 0, TRAIN)
+    with pytest.raises(PlanError, match="you edited"):
+        plan_dataset(copied, plan_options(copied.roots.raw.parent, preset="paper"))
+
+
+def test_a_killed_run_ends_with_the_same_bits(done: DatasetPaths, copied: DatasetPaths) -> None:
+    """Train 2 + 2 epochs after a kill, and 4 at once: same weights, history and predictions."""
+    import torch
+
+    long = replace(TRAIN, epochs=4, restart=True)
+    pipeline.train(load_project(copied), "US", 1, long)
+    folder = copied.fold("US", 1)
+    whole = {name: (folder / name).read_bytes() for name in ("history.csv", "oof.csv")}
+    weights = torch.load(folder / "checkpoint_final.pt", weights_only=True)["weights"]
+
+    shutil.rmtree(folder)
+    from her2net.train import fold as fold_module
+
+    original, seconds = fold_module._Run._one_epoch, fold_module.SECONDS_BETWEEN_CHECKPOINTS
+    fold_module.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+
+    def dies_at_epoch_two(self, epoch, images, labels, bar):  # type: ignore[no-untyped-def]
+        if epoch == 2:
+            raise KeyboardInterrupt
+        original(self, epoch, images, labels, bar)
+
+    fold_module._Run._one_epoch = dies_at_epoch_two
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train(load_project(copied), "US", 1, replace(long, restart=False))
+    finally:
+        fold_module._Run._one_epoch, fold_module.SECONDS_BETWEEN_CHECKPOINTS = original, seconds
+    assert RunRecord.load(folder / "run.json").epochs_done == 2
+    pipeline.train(load_project(copied), "US", 1, replace(long, restart=False))
+    assert {name: (folder / name).read_bytes() for name in whole} == whole
+    again = torch.load(folder / "checkpoint_final.pt", weights_only=True)["weights"]
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+
+
+def test_a_damaged_newest_checkpoint_falls_back(copied: DatasetPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    from her2net.train.checkpoint import read_latest
+
+    folder = copied.fold("US", 0)
+    shutil.copy(folder / "checkpoint_latest.pt", folder / "checkpoint_previous.pt")
+    (folder / "checkpoint_latest.pt").write_bytes((folder / "checkpoint_latest.pt").read_bytes()[:500])
+    assert read_latest(folder) is not None
+    assert "Falling back" in capsys.readouterr().err
+
+
+def test_more_epochs_extend_a_finished_run(copied: DatasetPaths) -> None:
+    record = pipeline.train(load_project(copied), "MRI", 0, replace(TRAIN, epochs=3))
+    assert record.epochs_done == 3
+    assert len((copied.fold("MRI", 0) / "history.csv").read_text().splitlines()) == 4
+
+
+def test_all_trains_on_every_case_and_holds_nobody_out(copied: DatasetPaths) -> None:
+    project = load_project(copied)
+    record = pipeline.train(project, "US", "all", replace(TRAIN, epochs=1))
+    assert record.n_training_cases == len(project.training("US"))
+    assert not (copied.fold("US", "all") / "oof.csv").exists()
+
+
+def test_ensembling_before_training_names_the_command(tmp_path: Path) -> None:
+    paths = make_paths(tmp_path)
+    make_synthetic_dataset(paths.raw, n_train=20, n_test=0, us_size=(96, 112), mri_size=(8, 40, 40))
+    plan_dataset(paths, plan_options(tmp_path))
+    with pytest.raises(MissingArtefactError, match="her2net_train US 0 1 2 3"):
+        pipeline.ensemble(load_project(paths), "US", tta=False, device="cpu", quiet=True)
+
+
+def test_tta_predicts_oof_and_test_alike(copied: DatasetPaths) -> None:
+    before = read_predictions(copied.model("US") / "test.csv").probs
+    record = pipeline.ensemble(load_project(copied), "US", tta=True, device="cpu", quiet=True)
+    assert record.tta
+    assert np.abs(read_predictions(copied.model("US") / "test.csv").probs - before).max() > 0
+
+
+def test_a_sealed_holdout_is_a_test_set(tmp_path: Path) -> None:
+    paths = make_paths(tmp_path)
+    make_synthetic_dataset(paths.raw, n_train=40, n_test=0, us_size=(96, 112), mri_size=(8, 40, 40))
+    plan_dataset(paths, plan_options(tmp_path, holdout=0.25))
+    project = load_project(paths)
+    sealed = set(project.splits.holdout.patients)
+    assert {case.patient_id for case in project.dataset.test} == sealed
+    assert all(case.label is None for case in project.dataset.test)
+    assert not sealed & {p for fold in project.splits.folds(project.plan.splits) for p in fold}
+    fingerprint = json.loads(paths.fingerprint.read_text())
+    assert fingerprint["n_cases"] == len(project.dataset.train)
+    plan_dataset(paths, plan_options(tmp_path))
+    assert set(load_project(paths).splits.holdout.patients) == sealed
+    with pytest.raises(PlanError, match="sealed"):
+        plan_dataset(paths, plan_options(tmp_path, holdout=0.1))

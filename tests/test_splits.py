@@ -1,0 +1,137 @@
+"""Splits: no patient on two sides, whatever the cohort, at making and at reading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from her2net.errors import LeakageError, PlanError
+from her2net.plan.schema import SplitsPlan
+from her2net.raw.dataset import Case, RawDataset
+from her2net.raw.spec import DatasetSpec, ModalitySpec
+from her2net.splits import Splits, cohort_digest, draw_holdout, load_splits, make_partition, read_own_folds
+
+
+def make_case(i: int, patient: str, label: int | None, site: str | None = None, part: str = "train") -> Case:
+    return Case(case_id=f"c{i:03d}", patient_id=patient, part=part, label=label, site=site, covariates={},
+                images={"US": (Path(f"c{i}.png"),)}, masks={})  # fmt: skip
+
+
+def make_cohort(n: int = 40, seed: int = 0) -> list[Case]:
+    rng = np.random.default_rng(seed)
+    labels = {f"p{k}": k % 2 for k in range(n)}
+    owners = [f"p{k}" for k in range(n)] + [f"p{k}" for k in rng.integers(0, n, n // 4)]
+    return [make_case(i, p, labels[p], "ab"[int(p[1:]) % 3 == 0]) for i, p in enumerate(owners)]
+
+
+def make_dataset(cases: list[Case]) -> RawDataset:
+    spec = DatasetSpec(name="x", labels={"negative": 0, "positive": 1},
+                       modalities={"US": ModalitySpec(channels={"0": "B-mode"}, file_ending=".png")})  # fmt: skip
+    return RawDataset(Path("Dataset001_X"), spec, tuple(cases))
+
+
+def save_splits(path: Path, cases: list[Case], folds: list[list[str]], **changes: object) -> None:
+    values = {
+        "dataset": "Dataset001_X", "cohort_digest": cohort_digest(cases), "holdout": None, "linked_patients": [],
+        "resembling_test_cases": [],
+        "partitions": {"stratified-2": {"scheme": "stratified", "seed": 0, "folds": folds}},
+    }  # fmt: skip
+    path.write_text(json.dumps(values | changes))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(12, 60), st.integers(2, 5), st.floats(0.2, 0.8))
+def test_any_cohort_is_parted_by_patient(seed: int, n: int, k: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    labels = {f"p{i}": int(rng.random() < share) for i in range(n)}
+    owners = [*labels, *(f"p{i}" for i in rng.integers(0, n, n // 3))]
+    cases = [make_case(i, p, labels[p], str(rng.integers(0, 3))) for i, p in enumerate(owners)]
+    linked = [[f"p{a}", f"p{b}"] for a, b in rng.integers(0, n, (2, 2)) if a != b]
+    assume(min(np.bincount(list(labels.values()), minlength=2)) >= 2 * k)
+    plan = SplitsPlan(scheme="stratified", n_folds=k, seed=seed % 7)
+    try:
+        folds = make_partition(cases, plan, linked).folds
+    except PlanError:
+        assume(False)
+    assert sorted(p for fold in folds for p in fold) == sorted(labels)
+    where = {p: i for i, fold in enumerate(folds) for p in fold}
+    assert all(where[a] == where[b] for a, b in linked)
+    assert folds == make_partition(cases[::-1], plan, linked).folds
+
+
+def test_folds_are_stratified_by_label() -> None:
+    cases = make_cohort(100)
+    folds = make_partition(cases, SplitsPlan(scheme="stratified", n_folds=4, seed=0), []).folds
+    shares = [np.mean([int(p[1:]) % 2 for p in fold]) for fold in folds]
+    assert max(abs(np.array(shares) - 0.5)) < 0.06
+
+
+def test_every_site_is_held_out_once() -> None:
+    cases = make_cohort(40)
+    partition = make_partition(cases, SplitsPlan(scheme="leave-one-site-out", n_folds=2, seed=0), [])
+    sites = [{case.site for case in cases if case.patient_id in fold} for fold in partition.folds]
+    assert sorted(map(tuple, sites)) == [("a",), ("b",)]
+
+
+def test_too_few_patients_are_refused() -> None:
+    with pytest.raises(PlanError, match="smallest class has 3"):
+        make_partition(make_cohort(6), SplitsPlan(scheme="stratified", n_folds=4, seed=0), [])
+
+
+def test_a_patient_in_two_folds_is_refused_when_read(tmp_path: Path) -> None:
+    cases = make_cohort(8)[:8]
+    save_splits(tmp_path / "splits.json", cases, [["p0", "p1", "p2", "p3"], ["p3", "p4", "p5", "p6", "p7"]])
+    with pytest.raises(LeakageError, match="p3"):
+        load_splits(tmp_path / "splits.json", make_dataset(cases))
+
+
+def test_a_test_patient_in_a_fold_is_refused_when_read(tmp_path: Path) -> None:
+    cases = make_cohort(8)[:8]
+    save_splits(tmp_path / "splits.json", cases, [["p0", "p1", "p2", "p3"], ["p4", "p5", "p6", "p7", "x"]])
+    with pytest.raises(LeakageError, match="test set"):
+        load_splits(tmp_path / "splits.json", make_dataset([*cases, make_case(99, "x", None, part="test")]))
+
+
+def test_a_sealed_patient_in_a_fold_is_refused_when_read(tmp_path: Path) -> None:
+    cases = make_cohort(8)[:8]
+    save_splits(tmp_path / "splits.json", cases, [["p0", "p1", "p2", "p3"], ["p4", "p5", "p6", "p7"]],
+                holdout={"fraction": 0.1, "seed": 0, "patients": ["p7"]})  # fmt: skip
+    with pytest.raises(LeakageError, match="p7"):
+        load_splits(tmp_path / "splits.json", make_dataset(cases))
+
+
+def test_a_changed_label_makes_the_splits_stale(tmp_path: Path) -> None:
+    cases = make_cohort(8)[:8]
+    save_splits(tmp_path / "splits.json", cases, [["p0", "p1", "p2", "p3"], ["p4", "p5", "p6", "p7"]])
+    assert isinstance(load_splits(tmp_path / "splits.json", make_dataset(cases)), Splits)
+    changed = [make_case(0, "p0", 1, cases[0].site), *cases[1:]]
+    with pytest.raises(PlanError, match="her2net_plan"):
+        load_splits(tmp_path / "splits.json", make_dataset(changed))
+
+
+def test_holdout_is_stratified_and_repeatable() -> None:
+    dataset = make_dataset(make_cohort(80))
+    held = draw_holdout(dataset, fraction=0.25, seed=0)
+    assert len(held.patients) == 20
+    assert 8 <= sum(int(p[1:]) % 2 for p in held.patients) <= 12
+    assert held == draw_holdout(dataset, fraction=0.25, seed=0)
+
+
+def test_holdout_is_refused_where_a_test_set_exists() -> None:
+    with pytest.raises(PlanError, match="1 test cases"):
+        draw_holdout(make_dataset([*make_cohort(8), make_case(99, "x", None, part="test")]), fraction=0.25, seed=0)
+
+
+def test_own_folds_may_name_cases_or_patients(tmp_path: Path) -> None:
+    cases = make_cohort(6)[:6]
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps([{"train": ["p1"], "val": ["c000", "p2"]}, {"val": ["p1", "p3", "p4", "p5"]}]))
+    assert read_own_folds(path, cases) == [["p0", "p2"], ["p1", "p3", "p4", "p5"]]
+    path.write_text(json.dumps([{"train": ["p0"], "val": ["c000"]}, {"val": ["p1"]}]))
+    with pytest.raises(LeakageError, match="p0"):
+        read_own_folds(path, cases)
