@@ -8,6 +8,12 @@ import pytest
 
 from her2net.paths import DatasetPaths, Roots
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Golden files change on purpose only."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from what the code does now")
+
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

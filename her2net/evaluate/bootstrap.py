@@ -16,11 +16,18 @@ from her2net.evaluate.weighted import Statistic
 BootstrapMethod = Literal["bca", "percentile", "logit"]
 METHOD_NAMES = {"bca": "BCa", "percentile": "percentile", "logit": "logit"}
 N_RESAMPLES = 2000
+MAX_BOOTSTRAP_CELLS = 200_000_000
+"""Resamples × cases; beyond that there are fewer resamples, never fewer than 200."""
 BLOCK_BYTES = 64 << 20
 MAX_JACKKNIFE = 500
 """Beyond that many patients, they leave the jackknife in groups: the acceleration is of the same order."""
 MIN_DEFINED = 0.9
 """Share of resamples in which a metric has to be defined."""
+
+
+def n_resamples_for(n: int, wanted: int = 2000) -> int:
+    """Return how many resamples n cases get: 2,000 up to 100,000 cases, then fewer, at least 200."""
+    return int(np.clip(MAX_BOOTSTRAP_CELLS // max(n, 1), 200, wanted))
 
 
 def _owners(labels: np.ndarray, patients: np.ndarray | None) -> tuple[np.ndarray | None, list[np.ndarray]]:

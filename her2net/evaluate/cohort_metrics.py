@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import bootstrap_interval
+from her2net.evaluate.bootstrap import bootstrap_interval, n_resamples_for
 from her2net.evaluate.calibration import brier, calibration_errors, calibration_slope_intercept
 from her2net.evaluate.discrimination import AucMethod, auc_interval, partial_auc_interval, pr_auc_interval
 from her2net.evaluate.estimate import Estimate, is_clustered, undefined
@@ -12,14 +12,7 @@ from her2net.evaluate.multiclass import hand_till, macro_auc, one_vs_rest, weigh
 from her2net.evaluate.proportions import clustered_proportion, predictive_values_at, threshold_metrics
 from her2net.predictions import Predictions
 
-MAX_BOOTSTRAP_CELLS = 400_000_000
-"""Resamples × cases; beyond that there are fewer resamples, never fewer than 200."""
 PARTIAL_AT_LEAST = 0.9
-
-
-def n_resamples_for(n: int, wanted: int = 2000) -> int:
-    """Return how many resamples n cases get: 2,000 up to 200,000 cases, then fewer, at least 200."""
-    return int(np.clip(MAX_BOOTSTRAP_CELLS // max(n, 1), 200, wanted))
 
 
 def binary_metrics(
@@ -56,6 +49,14 @@ def binary_metrics(
     found["brier"] = brier(labels, probs, owners)
     found["calibration_slope"], found["calibration_intercept"] = calibration_slope_intercept(labels, probs, owners)
     return found | calibration_errors(labels, probs, owners, n_resamples=min(n_resamples, 1000), rng=rng(4))
+
+
+def recalibrated_metrics(labels: np.ndarray, probs: np.ndarray, patients: np.ndarray) -> dict[str, Estimate]:
+    """Return what recalibration is meant to mend, for recalibrated probabilities (n,)."""
+    owners = patients if is_clustered(patients) else None
+    slope, intercept = calibration_slope_intercept(labels, probs, owners)
+    found = {"brier": brier(labels, probs, owners), "calibration_slope": slope, "calibration_intercept": intercept}
+    return {f"{name}_recalibrated": estimate for name, estimate in found.items()}
 
 
 def alternative_intervals(

@@ -226,8 +226,9 @@ def newcombe_interval(value: float, n_pos: int, n_neg: int, *, alpha: float = 0.
         inflation = 1 + spread * ((1 - theta) / (2 - theta) + theta / (1 + theta))
         return (theta - value) ** 2 - z_squared * theta * (1 - theta) * inflation / (n_pos * n_neg)
 
-    low = 0.0 if value <= 0 else float(brentq(surprise, 0.0, value, xtol=1e-12))
-    high = 1.0 if value >= 1 else float(brentq(surprise, value, 1.0, xtol=1e-12))
+    inner = min(max(value, 1e-9), 1 - 1e-9)  # 0 and 1 are roots themselves, but not the ones meant
+    low = 0.0 if value <= 0 else float(brentq(surprise, 0.0, inner, xtol=1e-12))
+    high = 1.0 if value >= 1 else float(brentq(surprise, inner, 1.0, xtol=1e-12))
     return Estimate(value, low, high, "Newcombe score")
 
 
@@ -262,10 +263,14 @@ def pr_auc_interval(
 
 def partial_auc_interval(
     labels: np.ndarray, scores: np.ndarray, *, focus: Literal["sensitivity", "specificity"], at_least: float = 0.9,
-    method: BootstrapMethod = "logit", patients: np.ndarray | None = None, alpha: float = 0.05,
+    method: BootstrapMethod | None = None, patients: np.ndarray | None = None, alpha: float = 0.05,
     rng: np.random.Generator | None = None, n_resamples: int = 2000,
 ) -> Estimate:  # fmt: skip
     """Return the partial AUC where sensitivity or specificity is at least a bound, standardised to 0.5 .. 1.
+
+    Args:
+        method: of the bootstrap; by default the one with the better coverage, `logit` for sensitivity and `bca` for
+            specificity.
 
     Source:
         McClish 1989, doi:10.1177/0272989X8900900307; sensitivity: Jiang et al. 1996,
@@ -274,6 +279,7 @@ def partial_auc_interval(
     if not has_both_classes(labels):
         return undefined(ONE_CLASS)
     statistic = partial_auc_statistic(labels, scores, focus=focus, at_least=at_least)
+    method = method or ("logit" if focus == "sensitivity" else "bca")
     return bootstrap_interval(statistic, labels, patients, method=method, n_resamples=n_resamples, alpha=alpha, rng=rng,
                               bounds=partial_auc_bounds(at_least))
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from her2net.artefact import Artefact, Strict, read_text
+from her2net.evaluate.recalibration import Recalibration
 
 METRIC_COLUMNS = (
     "model", "cohort", "metric", "value", "ci_low", "ci_high", "ci_method", "n", "n_positive", "threshold",
@@ -87,6 +88,8 @@ class Evaluation(Artefact):
             that this many cases would have shown with 80 % power.
         subgroups: figures by covariate.
         certainty: permutation p and sample-size advice.
+        recalibration: model -> map of its probabilities, chosen on OOF; the `_recalibrated` figures of other cohorts
+            are made with it.
         seed: of the bootstraps and permutations.
     """
 
@@ -99,6 +102,7 @@ class Evaluation(Artefact):
     alternatives: list[Metric] = Field(default_factory=list)
     subgroups: list[SubgroupMetric] = Field(default_factory=list)
     certainty: list[Certainty] = Field(default_factory=list)
+    recalibration: dict[str, Recalibration] = Field(default_factory=dict)
     seed: int = 0
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from her2net.evaluate.cohort_metrics import alternative_intervals, binary_metrics, multiclass_metrics
-from her2net.evaluate.comparisons import Comparison, compare_aucs, detectable_auc_difference, holm, mcnemar_exact
-from her2net.evaluate.estimate import Estimate, is_clustered
+from her2net.evaluate.cohort_metrics import (
+    alternative_intervals,
+    binary_metrics,
+    multiclass_metrics,
+    recalibrated_metrics,
+)
+from her2net.evaluate.estimate import Estimate
+from her2net.evaluate.pairwise import Tables, compare_models, finite_or_none
+from her2net.evaluate.recalibration import Recalibration, choose_recalibration
 from her2net.evaluate.record import Certainty, Evaluation, Metric, SubgroupMetric
 from her2net.evaluate.sample_size import auc_permutation_p, size_advice
 from her2net.evaluate.subgroups import subgroup_aucs
 from her2net.evaluate.thresholds import Threshold
 from her2net.predictions import Predictions
 
-Tables = Mapping[tuple[str, str], Predictions]
 NEEDS_THRESHOLD = frozenset({
     "accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "mcc", "lr_positive",
     "lr_negative", "ppv_at_prevalence", "npv_at_prevalence",
@@ -59,16 +62,20 @@ def evaluate_tables(
     options = options or Options()
     known = {key: table.take(table.labels >= 0) for key, table in tables.items()}
     known = {key: table for key, table in known.items() if len(table)}
+    maps = _recalibrations(known, options)
     metrics: list[Metric] = []
     alternatives: list[Metric] = []
     for (model, cohort), table in known.items():
         rows = _Rows(model, cohort, table, thresholds.get(model), _remark(optimistic, model, cohort))
-        metrics += [rows.metric(name, estimate) for name, estimate in _figures(table, rows.cut, options).items()]
+        figures = _figures(table, rows.cut, options)
+        if cohort != "oof" and table.n_classes == 2 and model in maps:  # OOF is what the map was fitted on
+            figures |= recalibrated_metrics(table.labels, maps[model].apply(table.probs[:, 1]), rows.patients)
+        metrics += [rows.metric(name, estimate) for name, estimate in figures.items()]
         alternatives += [rows.metric(n, estimate) for n, estimates in _others(rows, options) for estimate in estimates]
     return Evaluation(
         class_names=list(class_names), remarks=dict(optimistic), metrics=metrics, alternatives=alternatives,
-        comparisons=_comparisons(known, thresholds), subgroups=_subgroups(known, options),
-        certainty=_certainty(known, metrics, options), seed=options.seed,
+        comparisons=compare_models(known, thresholds, seed=options.seed), subgroups=_subgroups(known, options),
+        certainty=_certainty(known, metrics, options), recalibration=maps, seed=options.seed,
     )  # fmt: skip
 
 
@@ -86,13 +93,26 @@ class _Rows:
     def cut(self) -> float | None:
         return self.threshold.value if self.threshold is not None and self.table.n_classes == 2 else None
 
+    @property
+    def patients(self) -> np.ndarray:
+        return np.array(self.table.patient_ids)
+
     def metric(self, name: str, estimate: Estimate) -> Metric:
         return Metric(
-            model=self.model, cohort=self.cohort, metric=name, value=_finite(estimate.value),
-            ci_low=_finite(estimate.ci_low), ci_high=_finite(estimate.ci_high), ci_method=estimate.ci_method,
-            n=len(self.table), n_positive=int((self.table.labels > 0).sum()),
+            model=self.model, cohort=self.cohort, metric=name, value=finite_or_none(estimate.value),
+            ci_low=finite_or_none(estimate.ci_low), ci_high=finite_or_none(estimate.ci_high),
+            ci_method=estimate.ci_method, n=len(self.table), n_positive=int((self.table.labels > 0).sum()),
             threshold=self.cut if name in NEEDS_THRESHOLD else None, reason=estimate.reason, remark=self.remark,
         )  # fmt: skip
+
+
+def _recalibrations(tables: Tables, options: Options) -> dict[str, Recalibration]:
+    """Choose each two-class model's recalibration on its OOF predictions."""
+    return {
+        model: choose_recalibration(table.labels, table.probs[:, 1], np.array(table.patient_ids), seed=options.seed)
+        for (model, cohort), table in tables.items()
+        if cohort == "oof" and table.n_classes == 2
+    }
 
 
 def _figures(table: Predictions, cut: float | None, options: Options) -> dict[str, Estimate]:
@@ -121,59 +141,6 @@ def _remark(optimistic: Mapping[str, str], model: str, cohort: str) -> str:
     return remark if cohort.startswith(spoiled) else ""
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _comparisons(tables: Tables, thresholds: Mapping[str, Threshold]) -> list[dict[str, Any]]:
-    """Compare every pair of two-class models on the cases both predict, Holm-adjusted within a cohort and test."""
-    rows: list[dict[str, Any]] = []
-    for cohort in dict.fromkeys(cohort for _, cohort in tables):
-        models = [model for model, c in tables if c == cohort and tables[model, c].n_classes == 2]
-        found = [
-            row
-            for a, b in combinations(models, 2)
-            for row in _compare(a, b, cohort, tables[a, cohort], tables[b, cohort], thresholds)
-        ]
-        for metric in ("auc", "accuracy"):
-            family = [row for row in found if row["metric"] == metric]
-            adjusted = holm([np.nan if row["p_value"] is None else row["p_value"] for row in family])
-            for row, p in zip(family, adjusted, strict=True):
-                row["p_adjusted"] = _finite(p)
-        rows += found
-    return rows
-
-
-def _compare(
-    a: str, b: str, cohort: str, table_a: Predictions, table_b: Predictions, thresholds: Mapping[str, Threshold]
-) -> list[dict[str, Any]]:
-    shared = np.array(sorted(set(table_a.case_ids) & set(table_b.case_ids)))
-    if not len(shared):
-        return []
-    one, two = (t.take(np.isin(np.array(t.case_ids), shared)) for t in (table_a, table_b))
-    labels, owners = one.labels, np.array(one.patient_ids)
-    patients = owners if is_clustered(owners) else None
-    p_a, p_b = one.probs[:, 1], two.probs[:, 1]
-    name = {"model_a": a, "model_b": b, "cohort": cohort, "n": len(shared)}
-    rows = [
-        name
-        | {"metric": "auc", "detectable_difference": _finite(detectable_auc_difference(labels, p_a, p_b, patients))}
-        | _comparison_row(compare_aucs(labels, p_a, p_b, patients))
-    ]
-    if a in thresholds and b in thresholds:
-        right = [(p >= thresholds[m].value) == (labels == 1) for m, p in ((a, p_a), (b, p_b))]
-        rows.append(name | {"metric": "accuracy"} | _comparison_row(mcnemar_exact(*right)))
-    return rows
-
-
-def _comparison_row(found: Comparison) -> dict[str, Any]:
-    return {
-        "difference": _finite(found.difference), "ci_low": _finite(found.ci_low), "ci_high": _finite(found.ci_high),
-        "statistic": _finite(found.statistic), "p_value": _finite(found.p_value), "p_adjusted": None,
-        "test": found.test, "reason": found.reason,
-    }  # fmt: skip
-
-
 def _subgroups(tables: Tables, options: Options) -> list[SubgroupMetric]:
     rows = []
     for (model, cohort), table in tables.items():
@@ -186,9 +153,10 @@ def _subgroups(tables: Tables, options: Options) -> list[SubgroupMetric]:
             rows += [
                 SubgroupMetric(
                     model=model, cohort=cohort, covariate=covariate, level=group.level, metric="auc",
-                    value=_finite(group.auc.value), ci_low=_finite(group.auc.ci_low),
-                    ci_high=_finite(group.auc.ci_high), ci_method=group.auc.ci_method, n=group.n,
-                    n_positive=group.n_positive, interaction_p=_finite(found.interaction_p), reason=group.auc.reason,
+                    value=finite_or_none(group.auc.value), ci_low=finite_or_none(group.auc.ci_low),
+                    ci_high=finite_or_none(group.auc.ci_high), ci_method=group.auc.ci_method, n=group.n,
+                    n_positive=group.n_positive, interaction_p=finite_or_none(found.interaction_p),
+                    reason=group.auc.reason,
                 )
                 for group in found.groups
             ]  # fmt: skip
@@ -206,5 +174,5 @@ def _certainty(tables: Tables, metrics: Sequence[Metric], options: Options) -> l
         p = auc_permutation_p(table.labels, table.probs[:, 1], np.array(table.patient_ids), rng=rng)
         n_positive = int(table.labels.sum())
         advice = size_advice(value, n_positive, len(table) - n_positive)
-        rows.append(Certainty(model=model, cohort=cohort, permutation_p=_finite(p), advice=advice))
+        rows.append(Certainty(model=model, cohort=cohort, permutation_p=finite_or_none(p), advice=advice))
     return rows

@@ -40,7 +40,8 @@ def test_auc_and_delong_interval_equal_proc(aneurysm: tuple[np.ndarray, dict[str
     labels, scores = aneurysm
     for name, expected in load("proc_reference.json")["auc_delong"].items():
         found = auc_interval(labels, scores[name], method="delong")
-        assert [found.value, found.ci_low, found.ci_high] == pytest.approx([expected["auc"], *expected["ci95"]], abs=1e-9)
+        printed = [expected["auc"], *expected["ci95"]]
+        assert [found.value, found.ci_low, found.ci_high] == pytest.approx(printed, abs=1e-9)
 
 
 def test_paired_delong_equals_proc(aneurysm: tuple[np.ndarray, dict[str, np.ndarray]]) -> None:

@@ -1,0 +1,93 @@
+"""Commands: help without heavy imports, exit codes, one clear message for a bad call."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from her2net.paths import Roots
+from her2net.raw.synthetic import make_synthetic_dataset
+
+COMMANDS = ("verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "run", "demo", "status")
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "h5py", "SimpleITK", "matplotlib", "monai", "timm")
+
+
+def call(command: str, *arguments: str) -> int:
+    return importlib.import_module(f"her2net.cli.{command}").main(list(arguments))
+
+
+def test_no_help_imports_anything_heavy() -> None:
+    code = (
+        "import sys, importlib\n"
+        f"for c in {COMMANDS!r}:\n"
+        "    parser = importlib.import_module('her2net.cli.' + c).build_parser()\n"
+        "    assert parser.prog == 'her2net_' + c and parser.format_help()\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_dataset_is_named_with_those_there_are(roots: Roots, capsys: pytest.CaptureFixture[str]) -> None:
+    (roots.raw / "Dataset007_Here").mkdir(parents=True)
+    assert call("status", "-d", "9") == 2
+    assert "Dataset007_Here" in capsys.readouterr().err
+
+
+def test_a_missing_raw_root_says_what_to_do(roots: Roots, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("verify") == 2
+    assert "her2net_raw" in capsys.readouterr().err
+
+
+def test_training_before_planning_names_the_command(roots: Roots, capsys: pytest.CaptureFixture[str]) -> None:
+    make_synthetic_dataset(roots.raw / "Dataset001_S", n_train=8, n_test=0, us_size=(96, 112), mri_size=(8, 40, 40))
+    assert call("train", "US", "0") == 2
+    assert "her2net_plan" in capsys.readouterr().err
+
+
+def test_a_bad_label_stops_planning_and_writes_nothing(roots: Roots, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = roots.raw / "Dataset001_S"
+    make_synthetic_dataset(folder, n_train=8, n_test=0, us_size=(96, 112), mri_size=(8, 40, 40))
+    lines = (folder / "cases.csv").read_text().splitlines()
+    column = lines[0].split(",").index("label")
+    cells = lines[1].split(",")
+    cells[column] = "maybe"
+    (folder / "cases.csv").write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
+    assert call("plan", "--quiet") == 2
+    message = capsys.readouterr().err
+    assert "'maybe'" in message
+    assert "row 2" in message
+    assert not [p for p in roots.preprocessed.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("arguments", [("US", "x"), ("US",), ("US", "-1")])
+def test_a_bad_fold_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call("train", *arguments)
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(("text", "hours"), [("2h", 2.0), ("30m", 0.5), ("90s", 0.025), ("1.5", 1.5)])
+def test_durations(text: str, hours: float) -> None:
+    from her2net.cli.common import parse_hours
+
+    assert parse_hours(text) == pytest.approx(hours)
+
+
+def test_options_of_every_command_are_frozen(request: pytest.FixtureRequest) -> None:
+    """A new option is a decision: it shows up as a change of this file."""
+    golden = Path(__file__).parent / "golden" / "cli_options.txt"
+    lines = []
+    for command in COMMANDS:
+        parser = importlib.import_module(f"her2net.cli.{command}").build_parser()
+        options = sorted(o for action in parser._actions for o in (action.option_strings or [action.dest.upper()]))
+        lines.append(f"her2net_{command} {' '.join(options)}")
+    found = "\n".join(lines) + "\n"
+    if request.config.getoption("--update-golden"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(found)
+    assert golden.read_text() == found
