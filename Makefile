@@ -25,10 +25,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check her2net tests
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not gpu"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check her2net tests benchmarks

@@ -99,6 +99,8 @@ def _parse_json(path: Path, text: str) -> Any:
         return json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
     except json.JSONDecodeError as error:
         raise PlanError(f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise PlanError(f"{path}: not one of her2net's files ({error}).") from None
     except RecursionError:
         raise PlanError(f"{path}: nested too deeply to be one of her2net's files.") from None
 

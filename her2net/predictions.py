@@ -50,7 +50,7 @@ class Predictions:
     def take(self, rows: np.ndarray) -> Predictions:
         """Return the given rows (indices or a boolean mask), in that order."""
         index = np.flatnonzero(rows) if rows.dtype == bool else rows
-        pick = lambda values: tuple(values[i] for i in index)  # noqa: E731
+        pick = lambda values: tuple(values[i] for i in index)
         return Predictions(
             pick(self.case_ids), pick(self.patient_ids), pick(self.folds), self.labels[index], self.probs[index]
         )

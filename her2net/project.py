@@ -13,7 +13,6 @@ from her2net.preprocess.cache import CaseFiles, row_digest
 from her2net.raw.dataset import Case, RawDataset, read_dataset, seal_holdout
 from her2net.raw.scan import Scan, changed_files
 from her2net.splits import Splits, load_splits
-from her2net.artefact import digest_json
 
 
 @dataclass(frozen=True)

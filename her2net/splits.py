@@ -132,7 +132,7 @@ def _stratified_folds(
 
 
 def _site_folds(patients: list[str], sites: list[str], groups: list[int]) -> list[list[str]]:
-    first_site = {group: site for group, site in reversed(list(zip(groups, sites, strict=True)))}
+    first_site = dict(reversed(list(zip(groups, sites, strict=True))))
     names = sorted(set(first_site.values()))
     if len(names) < 2:
         raise PlanError('leave-one-site-out needs at least two sites; declare the column as "site" in dataset.json.')

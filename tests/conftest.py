@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes side by side would wait for each other
 
 import pytest
 
@@ -23,7 +26,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.fixture()
+@pytest.fixture
 def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
     """Empty roots, also set in the environment so that commands find them."""
     found = Roots(*(tmp_path / name for name in ("her2net_raw", "her2net_preprocessed", "her2net_results")))

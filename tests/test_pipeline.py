@@ -32,7 +32,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     return make_small_run(tmp_path_factory.mktemp("done"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def copied(done: DatasetPaths, tmp_path: Path) -> DatasetPaths:
     """A copy of the finished run, to be damaged."""
     root = tmp_path / "copy"

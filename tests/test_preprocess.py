@@ -133,7 +133,7 @@ def test_constant_image_stays_finite() -> None:
     assert not found.has_mask
 
 
-@pytest.fixture()
+@pytest.fixture
 def cases(tmp_path: Path) -> list[CaseFiles]:
     from PIL import Image
 

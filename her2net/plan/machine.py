@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from her2net.artefact import Artefact, load_json
 from her2net.errors import PlanError
 
@@ -38,7 +40,7 @@ class Machine(Artefact):
     n_threads: int
     memory_gb: int
     bf16: bool
-    samples_per_s: dict[str, float] = {}
+    samples_per_s: dict[str, float] = Field(default_factory=dict)
 
 
 def read_machine(path: Path) -> Machine:
