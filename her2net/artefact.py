@@ -100,7 +100,7 @@ def _parse_json(path: Path, text: str) -> Any:
     except json.JSONDecodeError as error:
         raise PlanError(f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise PlanError(f"{path}: not one of her2net's files ({error}).") from None
+        raise PlanError(f"{path}: cannot be read as JSON ({error}).") from None
     except RecursionError:
         raise PlanError(f"{path}: nested too deeply to be one of her2net's files.") from None
 

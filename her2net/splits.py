@@ -69,8 +69,13 @@ def cohort_digest(cases: Sequence[Case]) -> str:
     return digest_json([[c.case_id, c.patient_id, c.label, c.site] for c in cases])
 
 
-def draw_holdout(dataset: RawDataset, *, fraction: float, seed: int) -> Holdout:
+def draw_holdout(
+    dataset: RawDataset, *, fraction: float, seed: int, linked_patients: Sequence[Collection[str]] = ()
+) -> Holdout:
     """Draw patients for a sealed hold-out, stratified by label and site.
+
+    Args:
+        linked_patients: groups whose images resemble each other; a group is held out whole, so the share may be exceeded.
 
     Raises:
         PlanError: the dataset has imagesTs already, or the fraction leaves a class empty.
@@ -85,11 +90,11 @@ def draw_holdout(dataset: RawDataset, *, fraction: float, seed: int) -> Holdout:
         _, held = train_test_split(patients, test_size=fraction, random_state=seed, stratify=_merge_rare(strata, 2))
     except ValueError as error:
         raise PlanError(f"--holdout {fraction}: cannot be drawn from {len(patients)} patients ({error}).") from None
-    held_set = set(held)
+    held_set = set(held).union(*(set(group) & set(patients) for group in linked_patients if set(group) & set(held)))
     kept = Counter(label for patient, label in zip(patients, labels, strict=True) if patient not in held_set)
     if len(kept) < len(set(labels)):
         raise PlanError(f"--holdout {fraction}: leaves a class without training patients. Take a smaller fraction.")
-    return Holdout(fraction=fraction, seed=seed, patients=sorted(held))
+    return Holdout(fraction=fraction, seed=seed, patients=sorted(held_set))
 
 
 def make_partition(cases: Sequence[Case], plan: SplitsPlan, linked_patients: Sequence[Collection[str]]) -> Partition:

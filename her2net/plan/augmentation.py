@@ -124,16 +124,22 @@ def paper_augmentation(ndim: int) -> AugmentationPlan:
 def default_augmentation(ndim: int) -> AugmentationPlan:
     """Return the augmentation of the preset `auto`.
 
-    The transforms of the paper, geometry more often and milder: the cohorts are small, and the size of
-    a lesion in its crop carries meaning. No Mixup: it shrinks the probabilities towards the mean.
+    The transforms of the paper, more often, and geometry milder: the cohorts are small, and the size of a lesion
+    in its crop carries meaning. Mixup in 2D: a small network otherwise learns the training cases by heart. On the
+    synthetic ultrasound cohort (115 cases, 4 folds, one seed) these settings gave an OOF AUC of 0.736 against 0.686
+    with the paper's probabilities and no Mixup; one seed, so a hint and no proof.
     """
     return paper_augmentation(ndim).model_copy(
         update={
             "scale": (0.8, 1.25),
-            "scale_probability": 0.5,
-            "shift_probability": 0.5,
-            "noise_probability": 0.2,
+            "scale_probability": 0.8,
+            "shift_probability": 0.8,
+            "contrast": (0.7, 1.3),
+            "contrast_probability": 0.7,
+            "brightness": (-0.3, 0.3),
+            "brightness_probability": 0.7,
+            "noise_probability": 0.5,
             "noise_std": (0.0, 0.2),
-            "mixup_alpha": 0.0,
+            "mixup_alpha": 0.4 if ndim == 2 else 0.0,
         }
     )

@@ -40,7 +40,7 @@ DEFAULT_REASONS = {
     "margin_unit": "a margin in lesion sizes scales with the lesion",
     "missing_mask": "a case without a mask is shown whole; her2net_verify warns of it",
     "warmup_epochs": "a tenth of the epochs, at most 5, so that the first updates do not break the weights",
-    "label_smoothing": "0.1 tempers overconfidence on small cohorts (Szegedy et al. 2016, arXiv:1512.00567); 0 in the paper",
+    "label_smoothing": "a little tempers overconfidence on small cohorts (Szegedy et al. 2016, arXiv:1512.00567); 0 in the paper",
     "gradient_clip": "norm 1 stops a single odd batch from throwing the weights off",
     "drop_path": "none",
     "checkpoint": "the last, averaged weights: no epoch is chosen on the fold that is reported",
@@ -209,7 +209,7 @@ def _plan_auto_modality(
             network=network, initialisation=initialisation, epochs=n_epochs, batch_size=batch_size,
             warmup_epochs=min(5.0, n_epochs / 10),
             ema_decay=take("training.ema_decay", "choose_ema_decay", rules.choose_ema_decay(n_epochs, steps)),
-            label_smoothing=0.1, gradient_clip=1.0,
+            label_smoothing=0.05, gradient_clip=1.0,
             loss_weights=take("training.loss_weights", "choose_loss_weights",
                               rules.choose_loss_weights([request.fingerprint.cases_per_class[c]
                                                          for c in request.fingerprint.class_names])),

@@ -182,7 +182,8 @@ def choose_optimisation(network: str, *, pretrained: bool) -> dict[str, Choice]:
     """
     if pretrained:
         why = "pretrained weights: a small step that does not forget them"
-        return {"learning_rate": Choice(1e-4, why), "weight_decay": Choice(0.05, why), "drop_path": Choice(0.1, why)}
+        drop_path = Choice(0.1, why) if network.startswith("convnext") else Choice(0.0, f"{network} has no stochastic depth here")
+        return {"learning_rate": Choice(1e-4, why), "weight_decay": Choice(0.05, why), "drop_path": drop_path}
     why = "trained from scratch: a step large enough to learn features in a few hundred updates"
     convnext = network.startswith("convnext")
     return {

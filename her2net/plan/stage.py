@@ -20,7 +20,16 @@ from her2net.project import count_present, list_files
 from her2net.raw.dataset import RawDataset, seal_holdout
 from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification, format_verification, verify_folder
-from her2net.splits import Holdout, Partition, Splits, cohort_digest, draw_holdout, make_partition, read_own_folds
+from her2net.splits import (
+    Holdout,
+    Partition,
+    Splits,
+    check_partition,
+    cohort_digest,
+    draw_holdout,
+    make_partition,
+    read_own_folds,
+)
 
 LEAVE_ONE_SITE_OUT = "leave-one-site-out"
 SEED = 0
@@ -57,7 +66,7 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
     n_workers = options.n_workers or available_cores()
     dataset, scan, verification = _verify(paths, n_workers, options.quiet)
     old_splits = _load_or_none(Splits, paths.splits)
-    holdout = _settle_holdout(dataset, options, old_splits)
+    holdout = _settle_holdout(dataset, options, old_splits, verification.linked_patients)
     if holdout is not None:
         dataset = seal_holdout(dataset, holdout.patients)
     fingerprint = extract_fingerprint(dataset, scan)
@@ -104,11 +113,15 @@ def _load_or_none(artefact: type, path: Path):  # type: ignore[no-untyped-def]
         return None
 
 
-def _settle_holdout(dataset: RawDataset, options: PlanOptions, old: Splits | None) -> Holdout | None:
+def _settle_holdout(
+    dataset: RawDataset, options: PlanOptions, old: Splits | None, linked: Sequence[Sequence[str]]
+) -> Holdout | None:
     """A sealed hold-out stays sealed; asking for another one is refused."""
     sealed = old.holdout if old is not None else None
     if sealed is None:
-        return None if options.holdout is None else draw_holdout(dataset, fraction=options.holdout, seed=SEED)
+        if options.holdout is None:
+            return None
+        return draw_holdout(dataset, fraction=options.holdout, seed=SEED, linked_patients=linked)
     if options.holdout not in (None, sealed.fraction):
         raise PlanError(
             f"--holdout {options.holdout}: a hold-out of {sealed.fraction} ({len(sealed.patients)} patients) is sealed "
@@ -130,7 +143,9 @@ def _settle_plan(
     asked = digest_json([preset, budget, scheme, n_own_folds, machine.device, recorded])
     made_from = {"fingerprint": fingerprint.dataset_digest, "request": asked}
     if old is not None:
-        if old.made_from == made_from:
+        asked_for_nothing = (options.preset, options.budget_h, options.splits, options.machine) == (None,) * 4
+        same_data = old.made_from.get("fingerprint") == fingerprint.dataset_digest
+        if old.made_from == made_from or (same_data and asked_for_nothing and options.device == "auto"):
             return old, True
         if old.edited:
             raise PlanError(
@@ -185,13 +200,13 @@ def _settle_splits(
     partitions = dict(old.partitions) if old is not None and old.cohort_digest == cohort else {}
     own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
     if own_file is not None:
-        folds = read_own_folds(own_file, dataset.train)
-        partitions[plan.splits.name] = Partition(scheme="custom", seed=plan.splits.seed, folds=folds)
-    elif plan.splits.name not in partitions:
+        own = Partition(scheme="custom", seed=plan.splits.seed, folds=read_own_folds(own_file, dataset.train))
+        check_partition(own, dataset.train, where=str(own_file))
+        partitions[plan.splits.name] = own
+    elif plan.splits.name not in partitions or partitions[plan.splits.name].seed != plan.splits.seed:
         partitions[plan.splits.name] = make_partition(dataset.train, plan.splits, verification.linked_patients)
-    own = {"folds": digest_file(own_file)} if own_file else {}
     return Splits(
-        made_from={"cohort": cohort} | own,
+        made_from={"cohort": cohort} | ({"folds": digest_file(own_file)} if own_file else {}),
         dataset=plan.dataset, cohort_digest=cohort, holdout=holdout, partitions=partitions,
         linked_patients=[list(group) for group in verification.linked_patients],
         resembling_test_cases=list(verification.resembling_test_cases),
