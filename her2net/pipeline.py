@@ -76,7 +76,7 @@ def evaluate(project: Project) -> Evaluation:
         remarks[FUSION] = next(iter(remarks.values()))
     if FUSION in names:
         fused = FusionRecord.load(project.paths.model(FUSION) / "fusion.json")
-        remarks |= {FUSION: fused.remark} if fused.remark else {}
+        remarks[FUSION] = "; ".join(part for part in (remarks.get(FUSION, ""), fused.remark) if part)
     return evaluate_dataset(
         project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,

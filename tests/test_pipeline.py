@@ -261,3 +261,55 @@ def test_a_sealed_holdout_is_a_test_set(tmp_path: Path) -> None:
     assert set(load_project(paths).splits.holdout.patients) == sealed
     with pytest.raises(PlanError, match="sealed"):
         plan_dataset(paths, plan_options(tmp_path, holdout=0.1))
+
+
+def test_own_folds_are_taken_and_a_patient_in_two_is_refused(tmp_path: Path) -> None:
+    from her2net.errors import LeakageError
+
+    paths = make_paths(tmp_path)
+    make_synthetic_dataset(paths.raw, n_train=20, n_test=0, us_size=(96, 112), mri_size=(8, 40, 40))
+    plan_dataset(paths, plan_options(tmp_path, preprocess=False))
+    folds = load_project(paths).splits.partitions["stratified-4"].folds
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps([folds[0] + folds[1], folds[2] + folds[3]]))
+    plan, _ = plan_dataset(paths, plan_options(tmp_path, preprocess=False, splits=str(own)))
+    assert (plan.splits.scheme, plan.splits.n_folds) == ("custom", 2)
+    assert load_project(paths).splits.folds(plan.splits)[0] == sorted(folds[0] + folds[1])
+    own.write_text(json.dumps([folds[0] + folds[1], folds[1] + folds[2] + folds[3]]))
+    with pytest.raises(LeakageError):
+        plan_dataset(paths, plan_options(tmp_path, preprocess=False, splits=str(own)))
+
+
+def test_the_paper_preset_is_planned_preprocessed_and_marked_optimistic(tmp_path: Path) -> None:
+    paths = replace(make_paths(tmp_path), plan_name="paper")
+    make_synthetic_dataset(paths.raw, n_train=20, n_test=0, us_size=(96, 112), mri_size=(8, 40, 40))
+    plan, _ = plan_dataset(paths, plan_options(tmp_path, preset="paper"))
+    us, mri = plan.modalities["US"], plan.modalities["MRI"]
+    assert (us.training.network, us.preprocessing.input_vox, us.training.learning_rate) == ("convnextv2_tiny", [256, 256], 2e-5)
+    assert (mri.training.network, mri.preprocessing.input_vox, mri.training.weight_decay) == ("resnet18_3d", [96] * 3, 1e-2)
+    assert {m.preprocessing.margin for m in (us, mri)} == {50.0}
+    assert {m.training.epochs for m in (us, mri)} == {300}
+    assert plan.splits.n_folds == 4
+    assert set(plan.optimistic) == {"US", "MRI"}
+    assert all(paths.cache(name, m.preprocessing_digest).exists() for name, m in plan.modalities.items())
+
+
+def test_a_third_modality_needs_no_code(tmp_path: Path) -> None:
+    paths = make_paths(tmp_path)
+    make_synthetic_dataset(paths.raw, n_train=20, n_test=4, us_size=(96, 112), mri_size=(8, 40, 40))
+    description = json.loads((paths.raw / "dataset.json").read_text())
+    description["modalities"]["MG"] = {"channels": {"0": "mammogram"}, "file_ending": ".png"}
+    (paths.raw / "dataset.json").write_text(json.dumps(description))
+    from PIL import Image
+
+    for part in ("Tr", "Ts"):
+        shutil.copytree(paths.raw / f"masks{part}" / "US", paths.raw / f"masks{part}" / "MG")
+        (paths.raw / f"images{part}" / "MG").mkdir()
+        for path in (paths.raw / f"images{part}" / "US").iterdir():  # mirrored, so that pixels and hashes differ
+            Image.fromarray(np.asarray(Image.open(path))[::-1]).save(paths.raw / f"images{part}" / "MG" / path.name)
+        for path in (paths.raw / f"masks{part}" / "MG").iterdir():
+            Image.fromarray(np.asarray(Image.open(path))[::-1]).save(path)
+    pipeline.run(paths, plan_options(tmp_path), replace(TRAIN, epochs=1), say=lambda text: None)
+    assert set(read_predictions(paths.model("MG") / "oof.csv").case_ids)
+    record = FusionRecord.load(paths.model("fusion") / "fusion.json")
+    assert ["US", "MRI", "MG"] in [model.modalities for model in record.models]

@@ -135,3 +135,22 @@ def test_own_folds_may_name_cases_or_patients(tmp_path: Path) -> None:
     path.write_text(json.dumps([{"train": ["p0"], "val": ["c000"]}, {"val": ["p1"]}]))
     with pytest.raises(LeakageError, match="p0"):
         read_own_folds(path, cases)
+
+
+def test_resembling_patients_are_sealed_together() -> None:
+    dataset = make_dataset(make_cohort(80))
+    plain = set(draw_holdout(dataset, fraction=0.25, seed=0).patients)
+    inside, outside = sorted(plain)[0], sorted({case.patient_id for case in dataset.train} - plain)[0]
+    linked = draw_holdout(dataset, fraction=0.25, seed=0, linked_patients=[[inside, outside]])
+    assert set(linked.patients) == plain | {outside}
+
+
+def test_own_folds_with_a_patient_in_two_are_refused(tmp_path: Path) -> None:
+    from her2net.splits import Partition, check_partition
+
+    cases = make_cohort(6)[:6]
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps([["p0", "p1", "p2"], ["p2", "p3", "p4", "p5"]]))
+    partition = Partition(scheme="custom", seed=0, folds=read_own_folds(path, cases))
+    with pytest.raises(LeakageError, match="p2"):
+        check_partition(partition, cases, where=str(path))

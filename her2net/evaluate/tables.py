@@ -136,9 +136,9 @@ def _others(rows: _Rows, options: Options) -> list[tuple[str, list[Estimate]]]:
 
 def _remark(optimistic: Mapping[str, str], model: str, cohort: str) -> str:
     """A best epoch spoils the OOF figures; a fusion fitted on the test cases spoils the test figures."""
-    remark = optimistic.get(model, "")
-    spoiled = "test" if remark.startswith(("apparent", "threshold")) else "oof"
-    return remark if cohort.startswith(spoiled) else ""
+    remarks = [part for part in optimistic.get(model, "").split("; ") if part]
+    spoils = {part: "test" if part.startswith(("apparent", "threshold")) else "oof" for part in remarks}
+    return "; ".join(part for part in remarks if cohort.startswith(spoils[part]))
 
 
 def _subgroups(tables: Tables, options: Options) -> list[SubgroupMetric]:
