@@ -16,7 +16,6 @@ setup(
     description="Self-configuring classification of medical images: ultrasound, MRI and their fusion",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["her2net", "her2net.*"]),
     install_requires=[
