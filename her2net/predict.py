@@ -7,7 +7,6 @@ A folder of new images looks like a dataset without its table: `US/<case>.png`,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from her2net.plan.schema import ModalityPlan, Plan
 from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.progress import available_cores
+from her2net.raw.layout import SUFFIX
 
-CHANNEL_SUFFIX = re.compile(r"^(.+)_(\d{4})$")
 MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
 DECISION_COLUMNS = ("case_id", "model", "probability", "threshold", "decision")
 
@@ -149,7 +148,7 @@ def _find_modality(folder: Path, name: str, section: ModalityPlan, problems: lis
     for path in sorted(images.iterdir()):
         if path.name.lower().endswith(section.file_ending.lower()) and path.is_file():
             stem = path.name[: -len(section.file_ending)]
-            match = CHANNEL_SUFFIX.match(stem)
+            match = SUFFIX.match(stem)
             case_id, channel = (match[1], int(match[2])) if match else (stem, 0)
             channels.setdefault(case_id, {})[channel] = path
     cases = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from her2net.artefact import digest_json
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
@@ -13,6 +12,7 @@ from her2net.preprocess.cache import CaseFiles, row_digest
 from her2net.raw.dataset import Case, RawDataset, read_dataset, seal_holdout
 from her2net.raw.scan import Scan, changed_files
 from her2net.splits import Splits, load_splits
+from her2net.train.data import part_digest
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class Project:
     def part_digest(self, modality: str, cases: tuple[Case, ...]) -> str:
         """Digest of the pixels and labels that the cases bring to training; equals `FoldData.digest`."""
         preprocessing = self.plan.modalities[modality].preprocessing
-        rows = [row_digest(files, preprocessing) for files in self.files(modality, cases)]
-        return digest_json([rows, [c.label for c in cases], [c.patient_id for c in cases]])
+        return part_digest([row_digest(files, preprocessing) for files in self.files(modality, cases)], cases)
 
 
 def list_files(scan: Scan, modality: str, cases: tuple[Case, ...]) -> list[CaseFiles]:

@@ -39,10 +39,6 @@ def undefined(reason: str, ci_method: str = "") -> Estimate:
     return Estimate(NAN, NAN, NAN, ci_method, reason)
 
 
-def without_interval(value: float, reason: str) -> Estimate:
-    """Return a value whose interval is not defined, and why."""
-    return Estimate(value, NAN, NAN, "", reason)
-
 
 def z_quantile(alpha: float = 0.05) -> float:
     """Return the two-sided normal quantile, 1.96 for alpha = 0.05."""

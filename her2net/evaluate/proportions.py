@@ -30,14 +30,6 @@ class Confusion:
         return self.tp + self.fn + self.tn + self.fp
 
 
-def count_confusion(labels: np.ndarray, scores: np.ndarray, threshold: float) -> Confusion:
-    """Count, calling a case positive when its score is at least the threshold."""
-    called, positive = np.asarray(scores) >= threshold, np.asarray(labels) == 1
-    return Confusion(
-        int((called & positive).sum()), int((~called & positive).sum()),
-        int((~called & ~positive).sum()), int((called & ~positive).sum()),
-    )  # fmt: skip
-
 
 def clopper_pearson(k: Any, n: Any, *, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
     """Return the exact limits of k successes in n, elementwise; k may be fractional; NaN for n = 0.

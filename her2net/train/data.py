@@ -37,7 +37,12 @@ class FoldData:
     @property
     def digest(self) -> str:
         """Digest of the pixels and labels the part consists of."""
-        return digest_json([self.cache.digests, self.labels.tolist(), [c.patient_id for c in self.cases]])
+        return part_digest(self.cache.digests, self.cases)
+
+
+def part_digest(row_digests: Sequence[str], cases: Sequence[Case]) -> str:
+    """Digest of the pixels, labels and patients of one part of a fold."""
+    return digest_json([list(row_digests), [c.label for c in cases], [c.patient_id for c in cases]])
 
 
 def select_fold(cases: Sequence[Case], modality: str, fold: int | str, plan: Plan, splits: Splits) -> FoldCases:
