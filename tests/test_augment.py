@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -259,7 +260,7 @@ def test_mixing_weights_follow_the_beta_distribution(alpha: float) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("preset", [paper_augmentation, default_augmentation])
+@pytest.mark.parametrize("preset", [paper_augmentation, partial(default_augmentation, mixup=True)])
 def test_presets_are_valid_and_survive_json(ndim: int, preset: Any) -> None:
     plan = preset(ndim)
     assert AugmentationPlan.model_validate_json(plan.model_dump_json()) == plan

@@ -1,7 +1,8 @@
 """The networks that a plan may name, in one explicit table, and how each is built.
 
-2D networks come from timm, 3D networks from MONAI. Both libraries take seconds to
-import, so they are imported only when a network is built; reading the table costs nothing.
+2D networks come from timm, 3D networks from MONAI, the scattering networks, which need few cases and no
+pretraining, from here. The libraries take seconds to import, so they are imported only when a network is
+built; reading the table costs nothing.
 
 The 3D ResNets follow the layout of MedicalNet (parameter-free shortcuts in ResNet-18
 and -34, projections without bias in ResNet-10 and -50), whose weights then fit each of them.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CONVNEXT_SOURCE = "Woo et al. 2023, ConvNeXt V2, arXiv:2301.00808; timm; ImageNet weights are CC-BY-NC-4.0"
 RESNET_2D_SOURCE = "He et al. 2016, arXiv:1512.03385; Wightman et al. 2021, arXiv:2110.00476; timm"
+SCATTERING_SOURCE = "Mallat 2012, arXiv:1101.2286; Bruna & Mallat 2013, arXiv:1203.1513"
 RESNET_3D_SOURCE = "Chen et al. 2019, Med3D, arXiv:1904.00625; MONAI ResNet; MedicalNet weights"
 
 
@@ -36,14 +38,14 @@ class NetworkSpec:
     Attributes:
         name: the name that a plan uses.
         ndim: 2 or 3 spatial axes.
-        library: "timm" or "monai".
+        library: "timm", "monai" or "her2net".
         library_name: the library's own name of the architecture.
         options: keyword arguments of the library's constructor.
         min_size: smallest input, voxels per axis; below it the network fails, or most of it sees a single voxel.
         stride: total downsampling per axis; an input of this size ends in one feature voxel.
         first_conv: name of the convolution that reads the image.
         classifier: name of the linear layer that gives the logits.
-        weights_repo: Hugging Face repository of pretrained weights.
+        weights_repo: Hugging Face repository of pretrained weights; empty if there are none.
         weights_file: file in that repository.
         source: paper, library and licence of the weights where it restricts their use.
     """
@@ -88,7 +90,15 @@ def _resnet_3d(depth: int, suffix: str, stem_stride: tuple[int, int, int]) -> Ne
     )  # fmt: skip
 
 
+def _scattering(ndim: int) -> NetworkSpec:
+    name = f"scattering_{ndim}d"
+    size = (8,) * ndim
+    return NetworkSpec(name, ndim, "her2net", name, size, size, "", "classifier", "", "", SCATTERING_SOURCE)
+
+
 _TABLE = (
+    _scattering(2),
+    _scattering(3),
     _convnext("atto", "fcmae_ft_in1k"),
     _convnext("femto", "fcmae_ft_in1k"),
     _convnext("pico", "fcmae_ft_in1k"),
@@ -139,7 +149,7 @@ def build_network(
     """
     spec = network_spec(name)
     _check_numbers(spec, n_channels, n_classes, drop_path, dropout)
-    build = _build_timm if spec.library == "timm" else _build_monai
+    build = {"timm": _build_timm, "monai": _build_monai, "her2net": _build_scattering}[spec.library]
     return build(spec, n_channels, n_classes, drop_path, dropout)
 
 
@@ -189,3 +199,9 @@ def _build_monai(spec: NetworkSpec, n_channels: int, n_classes: int, drop_path: 
     network.fc = DropoutLinear.from_linear(network.fc, dropout)
     make_safe(network)
     return network
+
+
+def _build_scattering(spec: NetworkSpec, n_channels: int, n_classes: int, drop_path: float, dropout: float) -> nn.Module:
+    from her2net.networks.scattering import ScatteringNetwork
+
+    return ScatteringNetwork(spec.ndim, n_channels, n_classes, **({"dropout": dropout} if dropout else {}))

@@ -92,6 +92,8 @@ def pretrained_at_hand(name: str) -> bool:
     Downloads nothing. Takes at most a few seconds without a connection, and those once per process.
     """
     spec = network_spec(name)
+    if not spec.weights_repo:
+        return False
     return _cached_file(spec) is not None or not _why_not_downloadable(spec.weights_repo, spec.weights_file)
 
 
@@ -102,6 +104,8 @@ def _load_from_hub(network: nn.Module, spec: NetworkSpec, n_channels: int) -> In
         message = f"{spec.name} starts from scratch: {reason}"
         return InitReport(source=source, status="scratch", message=message)
 
+    if not spec.weights_repo:
+        return InitReport(source="", status="scratch", message=f"{spec.name} needs no pretrained weights: its filters are fixed.")
     path = _cached_file(spec)
     if path is None:
         reason = _why_not_downloadable(spec.weights_repo, spec.weights_file)

@@ -167,10 +167,11 @@ def _plan_auto_modality(
 
     n_training = found.n_cases * (n_folds - 1) // n_folds
     batch_size = take("training.batch_size", "choose_batch_size", rules.choose_batch_size(n_training))
-    candidates, pretrained, why = _candidates(request, found)
+    candidates, pretrained, why = _candidates(request, found, n_training)
     initialisation = take("training.initialisation", "pretrained_at_hand",
                           Choice("pretrained" if pretrained else "scratch", why))
-    wanted = rules.choose_epochs(n_training, batch_size, pretrained=pretrained)
+    kind = "pretrained" if pretrained else rules.kind_from_scratch(candidates[0].network)
+    wanted = rules.choose_epochs(n_training, batch_size, kind=kind)
     share = None if request.budget_h is None else request.budget_h * _share(request.fingerprint, name)
     machine = request.machine
     if share is not None:
@@ -191,10 +192,10 @@ def _plan_auto_modality(
     stored = take("preprocessing.stored_vox", "store_jitter_room", Choice(
         [n + 2 * (n // JITTER) for n in size], "room of an eighth on each side, so that training can shift and scale"))
     optimisation = {key: take(f"training.{key}", "choose_optimisation", choice)
-                    for key, choice in rules.choose_optimisation(network, pretrained=pretrained).items()}
+                    for key, choice in rules.choose_optimisation(network, kind=kind).items()}
     n_epochs = take("training.epochs", "choose_epochs", Choice(epochs.value, f"{wanted.reason}; {epochs.reason}"))
     steps = -(-n_training // batch_size)
-    augmentation = default_augmentation(found.ndim)
+    augmentation = default_augmentation(found.ndim, mixup=kind != "scattering")
     return ModalityPlan(
         ndim=found.ndim, channels=list(found.channel_names), file_ending=request.file_endings[name],
         preprocessing=PreprocessingPlan(
@@ -220,16 +221,16 @@ def _plan_auto_modality(
     )  # fmt: skip
 
 
-def _candidates(request: PlanRequest, found: ModalityFingerprint) -> tuple[list[Candidate], bool, str]:
+def _candidates(request: PlanRequest, found: ModalityFingerprint, n_training: int) -> tuple[list[Candidate], bool, str]:
     """Prefer networks whose pretrained weights can be had; else those that train well from scratch."""
     device = request.machine.device
-    wanted = rules.list_candidates(found, device=device, pretrained=True)
+    wanted = rules.list_candidates(found, device=device, pretrained=True, n_training_cases=n_training)
     at_hand = [c for c in wanted if request.pretrained_at_hand(c.network)]
     if at_hand:
         return at_hand, True, f"weights at hand for {', '.join(sorted({c.network for c in at_hand}))}"
     why = (f"no pretrained weights at hand for {', '.join(sorted({c.network for c in wanted}))}: "
            "learning rate, length and regularisation are those for training from scratch")  # fmt: skip
-    return rules.list_candidates(found, device=device, pretrained=False), False, why
+    return rules.list_candidates(found, device=device, pretrained=False, n_training_cases=n_training), False, why
 
 
 def _share(fingerprint: Fingerprint, name: str) -> float:

@@ -14,8 +14,11 @@ from typing import Any
 from her2net.fingerprint import ModalityFingerprint
 from her2net.plan.machine import Machine, speed_key
 
-TARGET_STEPS = 800
-MIN_EPOCHS, MAX_EPOCHS = 20, 120
+PASSES = {"scattering": 20, "scratch": 40, "pretrained": 40}
+MIN_STEPS, MAX_STEPS = 100, 4000
+SCATTERING_UP_TO = 1000
+"""Training cases a fold up to which images are described by wavelets instead of learned filters; see `list_candidates`."""
+
 VALIDATION_SHARE = 0.35  # cost of a forward pass without gradients against a training step on the same case
 OVERHEAD = 1.25  # loading, checkpoints, final predictions
 
@@ -107,16 +110,22 @@ def choose_depth_vox(modality: ModalityFingerprint, in_plane_vox: int) -> Choice
     return Choice(depth, f"the crops hold about {slices:.0f} slices; rounded up to a multiple of 8")
 
 
-def list_candidates(modality: ModalityFingerprint, *, device: str, pretrained: bool) -> list[Candidate]:
+def list_candidates(
+    modality: ModalityFingerprint, *, device: str, pretrained: bool, n_training_cases: int
+) -> list[Candidate]:
     """Networks to consider, the most capable first; the first that fits the time is taken.
 
-    From scratch on some hundred images a small residual network beats a large one and trains in minutes;
-    with pretrained weights ConvNeXt V2 is worth its price. Volumes of few slices keep their depth in the stem.
+    With pretrained weights ConvNeXt V2 is worth its price. From scratch, on some hundred images, fixed wavelets with
+    a small trained head beat learned filters and take a fraction of the time (docs/explanation/planning-rules.md has
+    the figures); where that ends was not measured, `SCATTERING_UP_TO` is a guess. Above it, a small residual network.
+    Volumes of few slices keep their depth in the stem.
     """
     if modality.ndim == 2:
         if pretrained:
             names = ["convnextv2_tiny", "convnextv2_nano"] if device != "cpu" else ["convnextv2_femto", "convnextv2_atto"]
             return [Candidate(name, (224, 224)) for name in names] + [Candidate(names[-1], (128, 128))]
+        if n_training_cases <= SCATTERING_UP_TO:
+            return [Candidate("scattering_2d", (64, 64))]
         return [Candidate("resnet10t", (n, n)) for n in (128, 96, 64)]
     sizes = (96, 64) if device != "cpu" else (64, 48, 32)
     depths = [choose_depth_vox(modality, n).value for n in sizes]
@@ -125,12 +134,15 @@ def list_candidates(modality: ModalityFingerprint, *, device: str, pretrained: b
     return [Candidate(network + stem, (d, n, n)) for n, d, stem in zip(sizes, depths, stems, strict=True)]
 
 
-def choose_epochs(n_training_cases: int, batch_size: int, *, pretrained: bool) -> Choice:
-    """Enough updates to converge, whatever the number of cases: about 800 from scratch, half of it with pretrained weights."""
-    steps_per_epoch = math.ceil(n_training_cases / batch_size)
-    target = TARGET_STEPS // 2 if pretrained else TARGET_STEPS
-    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, round(target / steps_per_epoch)))
-    return Choice(epochs, f"{steps_per_epoch} updates an epoch, about {target} wanted, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs")
+def choose_epochs(n_training_cases: int, batch_size: int, *, kind: str) -> Choice:
+    """A number of passes over the cases, whatever their number: on small cohorts more passes learn the cases by heart.
+
+    Args:
+        kind: `scattering`, `scratch` or `pretrained`.
+    """
+    steps = math.ceil(n_training_cases / batch_size)
+    epochs = max(math.ceil(MIN_STEPS / steps), min(PASSES[kind], MAX_STEPS // steps))
+    return Choice(epochs, f"{PASSES[kind]} passes for {kind}, within {MIN_STEPS} to {MAX_STEPS} updates, {steps} an epoch")
 
 
 def training_hours(epochs: int, n_cases: int, n_folds: int, samples_per_s: float) -> float:
@@ -174,20 +186,30 @@ def choose_batch_size(n_training_cases: int) -> Choice:
     return Choice(8, f"{n_training_cases} training cases a fold: 8, so that an epoch has enough updates")
 
 
-def choose_optimisation(network: str, *, pretrained: bool) -> dict[str, Choice]:
+def kind_from_scratch(network: str) -> str:
+    """Return `scattering` for fixed wavelets with a trained head, else `scratch`."""
+    return "scattering" if network.startswith("scattering") else "scratch"
+
+
+def choose_optimisation(network: str, *, kind: str) -> dict[str, Choice]:
     """Learning rate, weight decay, stochastic depth: gentle with pretrained weights, strong from scratch.
+
+    Args:
+        kind: `scattering`, `scratch` or `pretrained`.
 
     Source:
         Fine-tuning: Woo et al. 2023 (ConvNeXt V2), appendix. From scratch: Wightman et al. 2021 (arXiv:2110.00476), scaled to batch 16.
     """
-    if pretrained:
+    convnext = network.startswith("convnext")
+    if kind == "pretrained":
         why = "pretrained weights: a small step that does not forget them"
-        drop_path = Choice(0.1, why) if network.startswith("convnext") else Choice(0.0, f"{network} has no stochastic depth here")
+        drop_path = Choice(0.1, why) if convnext else Choice(0.0, f"{network} has no stochastic depth here")
         return {"learning_rate": Choice(1e-4, why), "weight_decay": Choice(0.05, why), "drop_path": drop_path}
     why = "trained from scratch: a step large enough to learn features in a few hundred updates"
-    convnext = network.startswith("convnext")
+    if kind == "scattering":
+        why = "only a small head is trained: 1e-3 and 3e-3 gave the same AUC (docs/explanation/planning-rules.md)"
     return {
-        "learning_rate": Choice(1e-3 if not convnext else 5e-4, why),
+        "learning_rate": Choice({"scattering": 1e-3, "scratch": 5e-4 if convnext else 2e-3}[kind], why),
         "weight_decay": Choice(0.05, why),
         "drop_path": Choice(0.0, "few updates and a small network: no stochastic depth"),
     }

@@ -1,0 +1,161 @@
+"""A network whose first layers are fixed wavelets: the wavelet scattering transform, and a small trained head.
+
+A convolutional network has to learn edges, spots and textures from the cohort before it can use them. Wavelets have
+them from the start, and a cascade "wavelet, modulus, wavelet, modulus, average" describes texture stably under small
+deformations. What is left to learn is one small head, which takes few cases and seconds. No weights are downloaded.
+
+Source:
+    Mallat 2012, Group invariant scattering, arXiv:1101.2286; Bruna & Mallat 2013, arXiv:1203.1513 (normalisation by
+    the logarithm); Oyallon et al. 2018, arXiv:1809.06367 (few labelled images).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+N_SCALES = 4
+N_DIRECTIONS = 6
+POOLED_VOX = {2: (4, 4), 3: (2, 4, 4)}
+"""Grid on which the coefficients are averaged: what is where in the crop, coarsely."""
+
+LOG_OFFSET = 0.05
+"""Added before the logarithm, in z-scores: coefficients below it are noise."""
+
+CENTRE_FREQUENCY = 3 * math.pi / 4
+WIDTH_VOX = 0.8
+SLANT = 0.5
+"""The finest Morlet wavelet: frequency in radians per voxel, width, and ratio of its bandwidths (Bruna & Mallat 2013)."""
+
+
+class ScatteringNetwork(nn.Module):
+    """Scattering coefficients of orders 0 to 2, their logarithm standardised, and a head with one hidden layer.
+
+    Args:
+        ndim: 2 or 3 spatial axes.
+        dropout: probability of zeroing a standardised coefficient or a hidden feature.
+    """
+
+    def __init__(self, ndim: int, n_channels: int, n_classes: int, *, hidden: int = 64, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.scattering = Scattering(ndim)
+        n_features = n_channels * self.scattering.n_coefficients * math.prod(POOLED_VOX[ndim])
+        # what it standardises does not change while the head learns: the mean over all batches is the right estimate
+        self.standardise = nn.BatchNorm1d(n_features, affine=False, momentum=None)
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = nn.Linear(n_features, hidden)
+        self.classifier = nn.Linear(hidden, n_classes)
+        self.gain = 8 / math.sqrt(n_features)  # keeps the first outputs near 1 whatever the number of coefficients
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, [D,] H, W) to logits (N, n_classes)."""
+        with torch.autocast(x.device.type, enabled=False):  # Fourier transforms need float32
+            maps = self.scattering(x.float())
+            average, moduli = maps[:, :, :1], maps[:, :, 1:]
+            features = torch.cat([average, torch.log(moduli + LOG_OFFSET)], dim=2).flatten(1)
+            hidden = self.hidden(self.dropout(self.standardise(features) * self.gain))
+            return self.classifier(self.dropout(F.gelu(hidden)))
+
+
+class Scattering(nn.Module):
+    """The scattering transform of any number of channels, each for itself; it has no weights.
+
+    Filters are made for the size of the first image and kept; products are taken in the Fourier domain, and each
+    scale is computed on the coarsest grid that holds it.
+    """
+
+    def __init__(self, ndim: int) -> None:
+        super().__init__()
+        self.ndim = ndim
+        self._filters: dict[tuple[object, ...], Tensor] = {}
+
+    @property
+    def n_coefficients(self) -> int:
+        """Number of maps per channel: 1 + n + n^2 (pairs of a finer and a coarser scale)."""
+        return 1 + N_SCALES * N_DIRECTIONS + N_SCALES * (N_SCALES - 1) // 2 * N_DIRECTIONS**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, [D,] H, W) float32 to (N, C, n_coefficients, *POOLED_VOX), order 0 first; orders 1 and 2 are >= 0."""
+        axes = tuple(range(-self.ndim, 0))
+        shape = tuple(x.shape[-self.ndim :])
+        steps = [self._step(shape, scale) for scale in range(N_SCALES)]
+        maps = [self._average(x)[:, :, None]]
+        spectrum = torch.fft.fftn(x, dim=axes)[:, :, None]
+        for fine in range(N_SCALES):
+            filtered = spectrum * self._wavelets(shape, (1,) * self.ndim, fine, x.device)
+            first = torch.fft.ifftn(_subsample(filtered, steps[fine]), dim=axes).abs()
+            maps.append(self._average(first))
+            first_spectrum = torch.fft.fftn(first, dim=axes)[:, :, :, None]
+            for coarse in range(fine + 1, N_SCALES):
+                filtered = first_spectrum * self._wavelets(shape, steps[fine], coarse, x.device)
+                relative = tuple(b // a for a, b in zip(steps[fine], steps[coarse], strict=True))
+                second = torch.fft.ifftn(_subsample(filtered, relative), dim=axes).abs()
+                maps.append(self._average(second).flatten(2, 3))
+        return torch.cat(maps, dim=2)
+
+    def _average(self, maps: Tensor) -> Tensor:
+        pool = F.adaptive_avg_pool2d if self.ndim == 2 else F.adaptive_avg_pool3d
+        leading, shape = maps.shape[: -self.ndim], maps.shape[-self.ndim :]
+        return pool(maps.reshape(-1, 1, *shape), POOLED_VOX[self.ndim]).reshape(*leading, *POOLED_VOX[self.ndim])
+
+    def _step(self, shape: Sequence[int], scale: int) -> tuple[int, ...]:
+        """Return by how much each axis may be subsampled at a scale: half the wavelet's period, never below the grid."""
+        steps = []
+        for size, pooled in zip(shape, POOLED_VOX[self.ndim], strict=True):
+            step = 1
+            while step * 2 <= 2 ** max(scale - 1, 0) and size % (step * 2) == 0 and size // (step * 2) >= 2 * pooled:
+                step *= 2
+            steps.append(step)
+        return tuple(steps)
+
+    def _wavelets(self, shape: tuple[int, ...], step: tuple[int, ...], scale: int, device: torch.device) -> Tensor:
+        """Return the filters (n_directions, *shape / step) of one scale on a grid subsampled by `step`."""
+        key = (shape, step, scale, device)
+        if key not in self._filters:
+            filters = torch.stack([_morlet(shape, scale, direction) for direction in _directions(self.ndim)])
+            for axis, by in enumerate(step, start=1):
+                filters = _low_frequencies(filters, axis, filters.shape[axis] // by)
+            self._filters[key] = filters.to(device)
+        return self._filters[key]
+
+
+def _directions(ndim: int) -> Tensor:
+    """Return (6, ndim) unit vectors spread over half the circle, or the six axes of an icosahedron."""
+    if ndim == 2:
+        angle = torch.arange(N_DIRECTIONS, dtype=torch.float64) * math.pi / N_DIRECTIONS
+        return torch.stack([torch.sin(angle), torch.cos(angle)], dim=1)
+    golden = (1 + math.sqrt(5)) / 2
+    axes = [(0, 1, golden), (0, 1, -golden), (1, golden, 0), (1, -golden, 0), (golden, 0, 1), (-golden, 0, 1)]
+    return F.normalize(torch.tensor(axes, dtype=torch.float64), dim=1)
+
+
+def _morlet(shape: Sequence[int], scale: int, direction: Tensor) -> Tensor:
+    """Return the Fourier transform, real, of a Morlet wavelet without mean; float32 of `shape`."""
+    frequencies = [2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in shape]
+    omega = torch.stack(torch.meshgrid(*frequencies, indexing="ij"), dim=-1)
+    centre, width = CENTRE_FREQUENCY / 2**scale, WIDTH_VOX * 2**scale
+    along = omega @ direction
+    across = ((omega**2).sum(-1) - along**2) / SLANT**2
+    wave = torch.exp(-0.5 * width**2 * ((along - centre) ** 2 + across))
+    envelope = torch.exp(-0.5 * width**2 * (along**2 + across))
+    return (wave - math.exp(-0.5 * width**2 * centre**2) * envelope).float()
+
+
+def _low_frequencies(filters: Tensor, axis: int, size: int) -> Tensor:
+    """Keep the `size` lowest frequencies of one axis."""
+    n, above = filters.shape[axis], size // 2
+    if n == size:
+        return filters
+    return torch.cat([filters.narrow(axis, 0, size - above), filters.narrow(axis, n - above, above)], dim=axis)
+
+
+def _subsample(spectrum: Tensor, step: Sequence[int]) -> Tensor:
+    """Return the spectrum of every `step`-th sample: the mean of its aliases."""
+    for axis, by in enumerate(step, start=spectrum.ndim - len(step)):
+        if by > 1:
+            spectrum = spectrum.unflatten(axis, (by, spectrum.shape[axis] // by)).mean(axis)
+    return spectrum
