@@ -12,7 +12,10 @@ from her2net.networks import pretrained
 from her2net.networks.build import NETWORKS, build_network
 from her2net.networks.pretrained import InitReport, adapt_channels, load_pretrained, pretrained_at_hand
 
-QUICK = {"scattering_2d", "scattering_3d", "convnextv2_atto", "resnet10t", "resnet10_3d", "resnet10_3d_s2", "resnet10_3d_s122", "resnet18_3d_s122"}
+QUICK = {
+    "scattering_2d", "scattering_3d", "convnextv2_atto", "resnet10t",
+    "resnet10_3d", "resnet10_3d_s2", "resnet10_3d_s122", "resnet18_3d_s122",
+}  # fmt: skip
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NETWORKS]
 
 
