@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from her2net.evaluate.bootstrap import N_RESAMPLES, bootstrap_values, interval_from_values
-from her2net.evaluate.discrimination import auc_covariance
-from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered, two_sided_p, z_quantile
+from her2net.evaluate.discrimination import auc_contrast
+from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered, t_quantile, two_sided_p, z_quantile
 from her2net.evaluate.weighted import Statistic
+
+FEW_DF = 30
+"""Below that many degrees of freedom DeLong's difference is referred to t: the normal then rejects up to 10 % at 0.05."""
+DIFFERENCE = np.array([1.0, -1.0])
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ def compare_aucs(
 ) -> Comparison:  # fmt: skip
     """Compare two AUCs on the same cases with DeLong's paired test.
 
+    Where a class has few cases (less than 30 degrees of freedom) Student's t takes the place of the normal.
+
     Args:
         labels: (n,) 0 or 1.
         scores_a: (n,).
@@ -40,25 +46,33 @@ def compare_aucs(
         patients: (n,) owner of each case; where one owns several, Obuchowski's covariance is used.
 
     Source:
-        DeLong et al. 1988, doi:10.2307/2531595; Obuchowski 1997, doi:10.2307/2533958.
+        DeLong et al. 1988, doi:10.2307/2531595; Obuchowski 1997, doi:10.2307/2533958; t: as in `auc_contrast`.
     """
+    from scipy.special import stdtr
+
     test = "DeLong paired, clustered by patient" if is_clustered(patients) else "DeLong paired"
     if not has_both_classes(labels):
         return Comparison(NAN, NAN, NAN, NAN, NAN, test, "one class only")
-    aucs, cov = auc_covariance(labels, np.stack([scores_a, scores_b]).astype(np.float64), patients)
-    difference, error = float(aucs[0] - aucs[1]), _difference_error(cov)
+    difference, error, df = _difference(labels, scores_a, scores_b, patients)
     if math.isnan(error):
         return Comparison(difference, NAN, NAN, NAN, NAN, test, "fewer than two cases of a class")
     if not error > 1e-12:
         p = 1.0 if abs(difference) < 1e-12 else NAN
         return Comparison(difference, NAN, NAN, NAN, p, test, "the two rank the cases alike: no variance")
-    z, half = difference / error, z_quantile(alpha) * error
-    return Comparison(difference, max(-1.0, difference - half), min(1.0, difference + half), z, two_sided_p(z), test)
+    few = df < FEW_DF
+    z, half = difference / error, (t_quantile(df, alpha) if few else z_quantile(alpha)) * error
+    p = float(2 * stdtr(df, -abs(z))) if few else two_sided_p(z)
+    test += f", t with {df:.1f} df" if few else ""
+    return Comparison(difference, max(-1.0, difference - half), min(1.0, difference + half), z, p, test)
 
 
-def _difference_error(cov: np.ndarray) -> float:
-    variance = float(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1])
-    return math.nan if math.isnan(variance) else math.sqrt(max(variance, 0.0))
+def _difference(
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: np.ndarray | None
+) -> tuple[float, float, float]:
+    """Return the difference of two AUCs, its standard error and the degrees of freedom of that."""
+    scores = np.stack([scores_a, scores_b]).astype(np.float64)
+    value, variance, df = auc_contrast(labels, scores, DIFFERENCE, patients)
+    return value, math.nan if math.isnan(variance) else math.sqrt(max(variance, 0.0)), df
 
 
 def detectable_auc_difference(
@@ -72,8 +86,7 @@ def detectable_auc_difference(
     """
     if not has_both_classes(labels):
         return NAN
-    _, cov = auc_covariance(labels, np.stack([scores_a, scores_b]).astype(np.float64), patients)
-    return (z_quantile(alpha) + z_quantile(2 * (1 - power))) * _difference_error(cov)
+    return (z_quantile(alpha) + z_quantile(2 * (1 - power))) * _difference(labels, scores_a, scores_b, patients)[1]
 
 
 def mcnemar_exact(right_a: np.ndarray, right_b: np.ndarray) -> Comparison:
