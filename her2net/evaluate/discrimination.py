@@ -156,8 +156,9 @@ def auc_interval(
         labels: (n,) 0 or 1.
         scores: (n,), higher means class 1.
         method: `delong` (symmetric, as R's pROC prints, cut at 0 and 1), `delong-logit` (the same on the logit
-            scale), `delong-logit-t` (that with Student's t for the normal), `newcombe` (score interval), `bootstrap` (BCa over patients), `bootstrap-percentile`, or
-            `binomial-exact` (Clopper-Pearson of AUC × n in all n cases; no theory behind it, but some papers print it).
+            scale), `delong-logit-t` (that with Student's t for the normal), `newcombe` (score interval), `bootstrap`
+            (BCa over patients), `bootstrap-percentile`, or `binomial-exact` (Clopper-Pearson of AUC × n in all n cases;
+            no theory behind it, but some papers print it).
         patients: (n,) owner of each case; where one owns several, the DeLong intervals use Obuchowski's variance.
         alpha: 1 - confidence.
         rng: needed by the bootstrap; seeded with 0 by default.
