@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import bootstrap_values, interval_from_values
+from her2net.evaluate.bootstrap import bootstrap_values, group_cases, interval_from_values
 from her2net.evaluate.estimate import Estimate, has_both_classes, is_clustered, undefined, wald, z_quantile
 from her2net.evaluate.weighted import Statistic, mean_statistic
 
@@ -121,7 +121,7 @@ def brier(
     if n == 0:
         return undefined("no case")
     value, method = float(squares.mean()), "normal, log scale"
-    _, owner = np.unique(np.arange(n) if patients is None else np.asarray(patients), return_inverse=True)
+    owner = np.arange(n) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
     owners = int(owner.max()) + 1
     if owners < 2 or value == 0:
         return Estimate(value, float("nan"), float("nan"), method, "no variance: one patient, or a perfect score")
@@ -301,16 +301,23 @@ def calibration_errors(
     """
     if not has_both_classes(labels):
         return dict.fromkeys(("ece", "ici", "brier_reliability", "brier_resolution"), undefined("one class only"))
+    whole = error_statistics(labels, probs)
+    groups, means, counts = group_cases(np.asarray(labels), np.asarray(probs, dtype=np.float64), patients)
+    statistics = whole if counts is None else error_statistics(groups, means)
+    draws = bootstrap_values(statistics, groups, patients, n_resamples=n_resamples, rng=rng, counts=counts)
+    return {
+        name: reflected_interval(statistic, draws[name], labels, patients, alpha=alpha)
+        for name, statistic in whole.items()
+    }
+
+
+def error_statistics(labels: np.ndarray, probs: np.ndarray) -> dict[str, Statistic]:
+    """Return ECE, ICI, and reliability and resolution of the Brier score as functions of weights."""
     parts = brier_part_statistics(labels, probs)
-    statistics = {
+    return {
         "ece": ece_statistic(labels, probs), "ici": ici_statistic(labels, probs),
         "brier_reliability": parts["reliability"], "brier_resolution": parts["resolution"],
     }  # fmt: skip
-    draws = bootstrap_values(statistics, labels, patients, n_resamples=n_resamples, rng=rng)
-    return {
-        name: reflected_interval(statistic, draws[name], labels, patients, alpha=alpha)
-        for name, statistic in statistics.items()
-    }
 
 
 def reflected_interval(

@@ -10,7 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import N_RESAMPLES, BootstrapMethod, bootstrap_interval, interval_from_values
+from her2net.evaluate.bootstrap import (
+    N_RESAMPLES,
+    BootstrapMethod,
+    bootstrap_interval,
+    group_cases,
+    interval_from_values,
+)
 from her2net.evaluate.estimate import (
     Estimate,
     has_both_classes,
@@ -193,9 +199,11 @@ def _bootstrapped(
     labels: np.ndarray, scores: np.ndarray, patients: np.ndarray | None, kind: BootstrapMethod, alpha: float,
     rng: np.random.Generator | None,
 ) -> Estimate:  # fmt: skip
-    statistic = auc_statistic(labels, scores)
-    if is_clustered(patients):
-        return bootstrap_interval(statistic, labels, patients, method=kind, alpha=alpha, rng=rng)
+    groups, means, counts = group_cases(labels, scores, patients)
+    statistic = auc_statistic(groups, means)
+    if counts is not None or is_clustered(patients):
+        return bootstrap_interval(statistic, groups, patients, method=kind, alpha=alpha, rng=rng, counts=counts,
+                                  value=auc(labels, scores))
     draws, value = bootstrap_aucs(labels, scores, rng=rng), auc(labels, scores)
     v10, v01 = (part[0] for part in placements(labels, scores[None]))
     n_pos, n_neg = len(v10), len(v01)
@@ -284,13 +292,14 @@ def pr_auc_interval(
     labels = np.asarray(labels)
     if not (labels == 1).any():
         return undefined("no positive case")
-    statistic = pr_auc_statistic(labels, np.asarray(scores))
+    value = float(pr_auc_statistic(labels, np.asarray(scores))(np.ones((1, len(labels))))[0])
     if method != "logit":
-        kind: BootstrapMethod = "bca" if method == "bootstrap" else "percentile"
-        return bootstrap_interval(statistic, labels, patients, method=kind, n_resamples=n_resamples, alpha=alpha,
-                                  rng=rng)
+        groups, means, counts = group_cases(labels, np.asarray(scores), patients)
+        return bootstrap_interval(
+            pr_auc_statistic(groups, means), groups, patients, method="bca" if method == "bootstrap" else "percentile",
+            n_resamples=n_resamples, alpha=alpha, rng=rng, counts=counts, value=value,
+        )  # fmt: skip
     n_pos, _ = _effective_counts(labels, patients)
-    value = float(statistic(np.ones((1, len(labels))))[0])
     inside = min(max(value, 0.25 / n_pos), 1 - 0.25 / n_pos)
     limits = _logit_interval(inside, inside * (1 - inside) / n_pos, "", z_quantile(alpha))
     return Estimate(value, min(limits.ci_low, value), max(limits.ci_high, value), "logit")
@@ -313,10 +322,13 @@ def partial_auc_interval(
     """
     if not has_both_classes(labels):
         return undefined(ONE_CLASS)
-    statistic = partial_auc_statistic(labels, scores, focus=focus, at_least=at_least)
-    method = method or ("logit" if focus == "sensitivity" else "bca")
-    return bootstrap_interval(statistic, labels, patients, method=method, n_resamples=n_resamples, alpha=alpha, rng=rng,
-                              bounds=partial_auc_bounds(at_least))
+    value = float(partial_auc_statistic(labels, scores, focus=focus, at_least=at_least)(np.ones((1, len(labels))))[0])
+    groups, means, counts = group_cases(labels, scores, patients)
+    return bootstrap_interval(
+        partial_auc_statistic(groups, means, focus=focus, at_least=at_least), groups, patients, counts=counts,
+        method=method or ("logit" if focus == "sensitivity" else "bca"), n_resamples=n_resamples, alpha=alpha, rng=rng,
+        bounds=partial_auc_bounds(at_least), value=value,
+    )  # fmt: skip
 
 
 def partial_auc_bounds(at_least: float) -> tuple[float, float]:
