@@ -230,7 +230,8 @@ def corrected_resampled_t(differences: np.ndarray, n_train: float, n_test: float
     from scipy.special import stdtr, stdtrit
 
     values = np.asarray(differences, dtype=np.float64)
-    test, k = "corrected resampled t", len(values)
+    k = len(values)
+    test = f"corrected resampled t, {k} folds"
     if k < 2 or not np.isfinite(values).all():
         return Comparison(NAN, NAN, NAN, NAN, NAN, test, "fewer than two folds with a value")
     mean, error = float(values.mean()), math.sqrt((1 / k + n_test / n_train) * float(values.var(ddof=1)))
