@@ -15,7 +15,8 @@ from typing import Literal
 
 from her2net import status
 from her2net.ensemble import EnsembleRecord, ensemble_modality
-from her2net.evaluate.evaluation import Evaluation, evaluate_dataset
+from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, recorded_options
+from her2net.evaluate.facts import facts_of_dataset
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
 from her2net.paths import DatasetPaths
 from her2net.plan.machine import choose_device
@@ -67,7 +68,7 @@ def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bo
     return predictor.predict_cases(files, patients=patients, tta=tta, quiet=quiet)
 
 
-def evaluate(project: Project) -> Evaluation:
+def evaluate(project: Project, options: Options | None = None) -> Evaluation:
     """Evaluate every model on OOF and test predictions; the one stage that opens the test labels."""
     labels = partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings)
     names = status.model_names(project)
@@ -80,6 +81,7 @@ def evaluate(project: Project) -> Evaluation:
     return evaluate_dataset(
         project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
+        options=options, facts=facts_of_dataset(project.dataset),
     )  # fmt: skip
 
 
@@ -98,7 +100,7 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
             ensemble(project, name, tta=False, device=train_options.device, quiet=train_options.quiet)
     if len(project.plan.modalities) > 1 and _needed(status.fusion_state(project), say):
         fuse(project)
-    return evaluate(project) if _needed(status.evaluation_state(project), say) else None
+    return evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
 
 
 def _needed(found: status.StageState, say: Say) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from her2net.errors import PredictionTableError, describe, join_problems
 
 FIXED_COLUMNS = ("case_id", "patient_id", "fold", "label")
 SUM_TOLERANCE = 1e-4
+SEPARATORS = (",", ";", "\t")
+DECIMAL_COMMA = re.compile(r"(?<![^;\t\n])(\d+),(\d+)(?![^;\t\r\n])")
+"""A cell that is a number with a decimal comma."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Predictions:
     def with_labels(self, labels: dict[str, int]) -> Predictions:
         """Return the same predictions with the labels of `case_id -> label`; a case not named gets -1."""
         return replace(self, labels=np.array([labels.get(c, -1) for c in self.case_ids], dtype=np.int64))
+
+    def with_patients(self, patients: dict[str, str]) -> Predictions:
+        """Return the same predictions with the patients of `case_id -> patient`; a case not named is its own."""
+        return replace(self, patient_ids=tuple(patients.get(c) or c for c in self.case_ids))
 
 
 def make_predictions(
@@ -100,7 +108,11 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
         MissingArtefactError: no such file.
         PredictionTableError: every problem of the table, with its row.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path, made_by=made_by)), strict=True)
+    text = read_text(path, made_by=made_by)
+    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
+    if separator != ",":  # a spreadsheet that separates cells otherwise may use the comma as decimal point
+        text = DECIMAL_COMMA.sub(r"\1.\2", text)
+    reader = csv.DictReader(io.StringIO(text), strict=True, delimiter=separator)
     try:
         header, rows = list(reader.fieldnames or []), list(reader)
     except csv.Error as error:

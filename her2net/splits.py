@@ -137,6 +137,10 @@ def _stratified_folds(
 
 
 def _site_folds(patients: list[str], sites: list[str], groups: list[int]) -> list[list[str]]:
+    lacking = [patient for patient, site in zip(patients, sites, strict=True) if not site]
+    if lacking and len(lacking) < len(patients):
+        shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+        raise PlanError(f"leave-one-site-out: {len(lacking)} of {len(patients)} patients have no site ({shown}). Fill it in.")
     first_site = dict(reversed(list(zip(groups, sites, strict=True))))
     names = sorted(set(first_site.values()))
     if len(names) < 2:

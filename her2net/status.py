@@ -13,6 +13,7 @@ from typing import Literal
 from her2net.ensemble import EnsembleRecord, ensemble_inputs
 from her2net.errors import Her2netError, MissingArtefactError
 from her2net.evaluate.evaluation import evaluation_inputs, recorded_inputs
+from her2net.evaluate.facts import facts_of_dataset
 from her2net.fuse.stage import FUSION, FusionRecord, fusion_inputs
 from her2net.paths import DatasetPaths
 from her2net.preprocess.cache import cache_is_fresh
@@ -126,7 +127,7 @@ def evaluation_state(project: Project) -> StageState:
     command = f"her2net_evaluate -d {project.paths.folder}"
     try:
         recorded = recorded_inputs(project.paths)
-        expected = evaluation_inputs(project.paths, model_names(project))
+        expected = evaluation_inputs(project.paths, model_names(project), facts_of_dataset(project.dataset))
     except MissingArtefactError:
         return StageState("evaluate", "missing", "", command)
     return _judge("evaluate", recorded, expected, command)

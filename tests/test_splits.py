@@ -78,6 +78,13 @@ def test_every_site_is_held_out_once() -> None:
     assert sorted(map(tuple, sites)) == [("a",), ("b",)]
 
 
+def test_a_patient_without_a_site_cannot_be_left_out_with_it() -> None:
+    cases = make_cohort()
+    cases = [make_case(i, c.patient_id, c.label, c.site if c.patient_id != "p3" else "") for i, c in enumerate(cases)]
+    with pytest.raises(PlanError, match=r"1 of 40 patients have no site \(p3\)"):
+        make_partition(cases, SplitsPlan(scheme="leave-one-site-out", n_folds=2, seed=0), [])
+
+
 def test_too_few_patients_are_refused() -> None:
     with pytest.raises(PlanError, match="smallest class has 3"):
         make_partition(make_cohort(6), SplitsPlan(scheme="stratified", n_folds=4, seed=0), [])

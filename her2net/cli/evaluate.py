@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from her2net.cli.common import add_dataset_options, execute, make_parser, resolve_paths
+from her2net.cli.common import add_dataset_options, execute, make_parser, parse_fraction, resolve_paths
+
+FITTED_RULES = ("sensitivity", "specificity", "cost")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,52 +18,57 @@ def build_parser() -> argparse.ArgumentParser:
                         help="evaluate these prediction tables instead of a dataset; needs -o")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="cases.csv with the labels, for tables without")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="with --predictions: where to write")
+    parser.add_argument("--threshold", type=parse_rule, default=("youden", None), metavar="RULE",
+                        help="youden, sensitivity=0.95, specificity=0.95, cost=5 (a missed positive costs 5 false "
+                             "alarms), chosen on out-of-fold predictions; or a number (default: youden)")
+    parser.add_argument("--prevalence", type=parse_fraction, metavar="SHARE",
+                        help="give PPV and NPV at this share of positives too")
+    parser.add_argument("--ordinal", action="store_true", help="three or more classes have an order: weighted kappa")
     return parser
+
+
+def parse_rule(text: str) -> tuple[str, float | None]:
+    """Parse `youden`, `sensitivity=0.95`, `specificity=0.95`, `cost=5` or a threshold into rule and parameter."""
+    name, _, number = text.partition("=")
+    if text == "youden":
+        return "youden", None
+    rule = name if name in FITTED_RULES else "given"
+    try:
+        value = float(number if rule != "given" else text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not youden, sensitivity=X, specificity=X, cost=X or a number"
+        ) from None
+    if not (0 < value < float("inf") if rule == "cost" else 0 <= value <= 1):
+        raise argparse.ArgumentTypeError(f"{text}: out of range; cost is positive, all others are between 0 and 1")
+    return rule, value
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print a summary."""
     from her2net.errors import PredictionTableError
-    from her2net.evaluate.evaluation import evaluate_files, format_summary
+    from her2net.evaluate.evaluation import Options, evaluate_files, format_summary
+    from her2net.evaluate.labels import read_labels
 
+    rule, parameter = args.threshold
+    options = Options(rule=rule, parameter=parameter, prevalence=args.prevalence, ordinal=args.ordinal)
     if args.predictions is None:
         from her2net import pipeline
         from her2net.project import load_project
 
+        if args.labels or args.output:
+            raise PredictionTableError("--labels and -o go with --predictions; a dataset has its own labels and folder.")
         paths = resolve_paths(args)
-        pipeline.evaluate(load_project(paths))
+        pipeline.evaluate(load_project(paths), options)
         folder = paths.evaluation
     elif args.output is None:
         raise PredictionTableError("--predictions needs -o FOLDER, where metrics.csv is to be written.")
     else:
         folder = args.output
-        evaluate_files(args.predictions, _read_labels(args.labels) if args.labels else None, folder)
+        evaluate_files(args.predictions, read_labels(args.labels) if args.labels else None, folder, options=options)
     print(format_summary(folder))
     print(f"tables: {folder}")
     return 0
-
-
-def _read_labels(path: Path) -> dict[str, int]:
-    """Read case_id and a numeric label from a table."""
-    from her2net.errors import PredictionTableError, join_problems
-    from her2net.raw.problems import errors_of
-    from her2net.raw.table import read_table
-
-    table, problems = read_table(path, where=path.name, required=("case_id", "label"))
-    wrong = [f"{problem.where}: {problem.message}" for problem in errors_of(problems)]
-    if table is None or wrong:
-        raise PredictionTableError(join_problems(f"{path}: not a table of labels.", wrong))
-    labels = {}
-    for row in table.rows:
-        text = row.cells["label"]
-        if text:
-            try:
-                labels[row.cells["case_id"]] = int(float(text))
-            except ValueError:
-                wrong.append(f"row {row.number}: label {text!r} is not a number")
-    if wrong:
-        raise PredictionTableError(join_problems(f"{path}: labels must be class numbers here.", wrong))
-    return labels
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """The stratified patient bootstrap: whole patients are drawn again, within their class.
 
-Resamples are matrices of weights, worked through in blocks of bounded memory.
+Resamples are matrices of weights, worked through in blocks of bounded memory. In large cohorts cases of neighbouring
+scores are one group, whose count is drawn: the cost no longer grows with the number of cases.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from her2net.evaluate.estimate import NAN, Estimate, z_quantile
+from her2net.evaluate.estimate import NAN, Estimate, is_clustered, z_quantile
 from her2net.evaluate.weighted import Statistic
 
 BootstrapMethod = Literal["bca", "percentile", "logit"]
@@ -23,10 +24,13 @@ MAX_JACKKNIFE = 500
 """Beyond that many patients, they leave the jackknife in groups: the acceleration is of the same order."""
 MIN_DEFINED = 0.9
 """Share of resamples in which a metric has to be defined."""
+GROUPED_FROM = 100_000
+N_GROUPS = 2_000
+"""Cases beyond `GROUPED_FROM`, each its own patient, are resampled in that many groups of neighbouring scores."""
 
 
 def n_resamples_for(n: int, wanted: int = 2000) -> int:
-    """Return how many resamples n cases get: 2,000 up to 100,000 cases, then fewer, at least 200."""
+    """Return how many resamples n cases get that are not in groups: 2,000 up to 100,000, then fewer, at least 200."""
     return int(np.clip(MAX_BOOTSTRAP_CELLS // max(n, 1), 200, wanted))
 
 
@@ -44,9 +48,31 @@ def _owners(labels: np.ndarray, patients: np.ndarray | None) -> tuple[np.ndarray
     return owner, [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
 
 
+def group_cases(
+    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the cases as they are; or, of many cases that are each their own patient, groups and their counts.
+
+    Groups part the scores at 2,000 quantiles and at 0.1, 0.2, ..., so that bins of probabilities stay what they are.
+
+    Returns:
+        labels (m,), mean scores (m,) and counts (m,) of the groups; `None` for the counts of cases as they are.
+    """
+    if len(labels) <= GROUPED_FROM or is_clustered(patients):
+        return labels, scores, None
+    edges = np.unique([*np.quantile(scores, np.linspace(0, 1, N_GROUPS + 1)), *np.linspace(0, 1, 11)])
+    group, n_groups = np.searchsorted(edges, scores, side="right"), len(edges) + 1
+    mean = np.bincount(group, scores, n_groups) / np.maximum(np.bincount(group, minlength=n_groups), 1)
+    classes = np.unique(labels)
+    counts = np.stack([np.bincount(group[labels == c], minlength=n_groups) for c in classes])
+    row, column = np.nonzero(counts)
+    return classes[row], mean[column], counts[row, column]
+
+
 def resample_weights(
-    labels: np.ndarray, patients: np.ndarray | None, n_resamples: int, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+    labels: np.ndarray, patients: np.ndarray | None, n_resamples: int, rng: np.random.Generator,
+    counts: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:  # fmt: skip
     """Yield blocks of weights (block, n): how often each case is drawn.
 
     Args:
@@ -54,7 +80,11 @@ def resample_weights(
         patients: (n,) owner of each case; `None` if each case is its own patient.
         n_resamples: rows of all blocks together.
         rng: source of randomness.
+        counts: (n,) if the rows are groups of cases, how many; the owners do not matter then.
     """
+    if counts is not None:
+        yield from _group_weights(labels, counts, n_resamples, rng)
+        return
     owner, strata = _owners(labels, patients)
     n_owners = sum(len(stratum) for stratum in strata)
     block = max(1, min(n_resamples, BLOCK_BYTES // (8 * max(len(labels), 1))))
@@ -69,18 +99,33 @@ def resample_weights(
         yield weights if owner is None else weights[:, owner]
 
 
+def _group_weights(
+    labels: np.ndarray, counts: np.ndarray, n_resamples: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    block = max(1, min(n_resamples, BLOCK_BYTES // (8 * len(labels))))
+    for start in range(0, n_resamples, block):
+        weights = np.empty((min(block, n_resamples - start), len(labels)))
+        for c in np.unique(labels):
+            own, total = labels == c, int(counts[labels == c].sum())
+            weights[:, own] = rng.multinomial(total, counts[own] / total, len(weights))
+        yield weights
+
+
 def bootstrap_values(
     statistics: Mapping[str, Statistic], labels: np.ndarray, patients: np.ndarray | None = None, *,
-    n_resamples: int = N_RESAMPLES, rng: np.random.Generator | None = None,
+    n_resamples: int = N_RESAMPLES, rng: np.random.Generator | None = None, counts: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Evaluate several statistics on the same resamples.
+
+    Args:
+        counts: as `group_cases` returns them, if the statistics are of groups.
 
     Returns:
         name -> (n_resamples,) values.
     """
     rng = np.random.default_rng(0) if rng is None else rng
     found: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
-    for weights in resample_weights(labels, patients, n_resamples, rng):
+    for weights in resample_weights(labels, patients, n_resamples, rng, counts):
         for name, statistic in statistics.items():
             found[name].append(statistic(weights))
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -89,7 +134,7 @@ def bootstrap_values(
 def bootstrap_interval(
     statistic: Statistic, labels: np.ndarray, patients: np.ndarray | None = None, *, method: BootstrapMethod = "bca",
     n_resamples: int = N_RESAMPLES, alpha: float = 0.05, rng: np.random.Generator | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: tuple[float, float] = (0.0, 1.0), counts: np.ndarray | None = None, value: float | None = None,
 ) -> Estimate:  # fmt: skip
     """Return a statistic with its bootstrap interval.
 
@@ -100,13 +145,17 @@ def bootstrap_interval(
         method: `bca` (bias-corrected and accelerated), `percentile`, or `logit` (normal on the logit scale, with the
             standard error of the resamples).
         bounds: least and largest possible value, for `logit`.
+        counts: as `group_cases` returns them, if the statistic is of groups.
+        value: of the statistic in all cases, where it is known more exactly than from groups.
 
     Source:
         Efron 1987, doi:10.1080/01621459.1987.10478410; stratified: Davison & Hinkley 1997, ISBN 9780521574716, 3.2.
     """
-    value = float(statistic(np.ones((1, len(labels))))[0])
-    values = bootstrap_values({"": statistic}, labels, patients, n_resamples=n_resamples, rng=rng)[""]
-    return interval_from_values(value, values, statistic, labels, patients, method=method, alpha=alpha, bounds=bounds)
+    value = float(statistic(np.ones((1, len(labels))))[0]) if value is None else value
+    values = bootstrap_values({"": statistic}, labels, patients, n_resamples=n_resamples, rng=rng, counts=counts)[""]
+    left_out = None if counts is None else np.zeros(1)  # the acceleration of so many cases is nil
+    return interval_from_values(value, values, statistic, labels, patients, method=method, alpha=alpha, bounds=bounds,
+                                left_out=left_out)
 
 
 def interval_from_values(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import bootstrap_values, interval_from_values
+from her2net.evaluate.bootstrap import bootstrap_values, group_cases, interval_from_values
 from her2net.evaluate.estimate import Estimate, has_both_classes, is_clustered, undefined, wald, z_quantile
 from her2net.evaluate.weighted import Statistic, mean_statistic
 
@@ -121,7 +121,7 @@ def brier(
     if n == 0:
         return undefined("no case")
     value, method = float(squares.mean()), "normal, log scale"
-    _, owner = np.unique(np.arange(n) if patients is None else np.asarray(patients), return_inverse=True)
+    owner = np.arange(n) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
     owners = int(owner.max()) + 1
     if owners < 2 or value == 0:
         return Estimate(value, float("nan"), float("nan"), method, "no variance: one patient, or a perfect score")
@@ -156,15 +156,32 @@ def decompose_brier(labels: np.ndarray, probs: np.ndarray, *, n_bins: int = N_BI
         Murphy 1973, doi:10.1175/1520-0450(1973)012<0595:ANVPOT>2.0.CO;2; within bins: Stephenson et al. 2008,
         doi:10.1175/2007WAF2006116.1.
     """
+    once = np.ones((1, len(labels)))
+    parts = {name: float(part(once)[0]) for name, part in brier_part_statistics(labels, probs, n_bins=n_bins).items()}
+    whole = float(squared_errors(labels, probs).mean())
+    return BrierParts(**parts, within_bins=whole - parts["reliability"] + parts["resolution"] - parts["uncertainty"])
+
+
+def brier_part_statistics(labels: np.ndarray, probs: np.ndarray, *, n_bins: int = N_BINS) -> dict[str, Statistic]:
+    """Return reliability, resolution and uncertainty of the Brier score as functions of weights."""
     labels, probs = np.asarray(labels, dtype=np.float64), np.asarray(probs, dtype=np.float64)
-    bins, n = assign_bins(probs, n_bins), len(labels)
-    count = np.maximum(np.bincount(bins, minlength=n_bins), 1)
-    mean_p, mean_y = (np.bincount(bins, part, n_bins) / count for part in (probs, labels))
-    share, base = np.bincount(bins, minlength=n_bins) / n, labels.mean()
-    reliability = float(share @ (mean_p - mean_y) ** 2)
-    resolution, uncertainty = float(share @ (mean_y - base) ** 2), float(base * (1 - base))
-    whole = float(((probs - labels) ** 2).mean())
-    return BrierParts(reliability, resolution, uncertainty, whole - reliability + resolution - uncertainty)
+    member = np.eye(n_bins)[assign_bins(probs, n_bins)]
+    gap, events = member * (probs - labels)[:, None], member * labels[:, None]
+
+    def of_bins(weights: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        """Return the sum over bins of n_bin x (mean in the bin)^2, over n."""
+        count, total = weights @ member, weights @ sums
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(count > 0, total**2 / count, 0.0).sum(axis=1) / weights.sum(axis=1)
+
+    def base(weights: np.ndarray) -> np.ndarray:
+        return weights @ labels / weights.sum(axis=1)
+
+    return {
+        "reliability": lambda weights: of_bins(weights, gap),
+        "resolution": lambda weights: of_bins(weights, events) - base(weights) ** 2,
+        "uncertainty": lambda weights: base(weights) * (1 - base(weights)),
+    }
 
 
 def assign_bins(probs: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
@@ -277,22 +294,44 @@ def calibration_errors(
     labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None = None, *, n_resamples: int = 1000,
     alpha: float = 0.05, rng: np.random.Generator | None = None,
 ) -> dict[str, Estimate]:  # fmt: skip
-    """Return ECE and ICI with bootstrap intervals.
+    """Return ECE, ICI, and reliability and resolution of the Brier score, with bootstrap intervals.
 
-    Both are means of absolute errors, hence biased upwards in few cases, in each resample once more: the percentile
-    limits are therefore reflected at the estimate ("basic" bootstrap) and cut at 0.
+    All are biased upwards in few cases, in each resample once more: the percentile limits are therefore reflected at
+    the estimate ("basic" bootstrap) and cut at 0.
     """
     if not has_both_classes(labels):
-        return {"ece": undefined("one class only"), "ici": undefined("one class only")}
-    statistics = {"ece": ece_statistic(labels, probs), "ici": ici_statistic(labels, probs)}
-    draws = bootstrap_values(statistics, labels, patients, n_resamples=n_resamples, rng=rng)
-    found = {}
-    for name, statistic in statistics.items():
-        value = float(statistic(np.ones((1, len(labels))))[0])
-        made = interval_from_values(value, draws[name], statistic, labels, patients, method="percentile", alpha=alpha)
-        low, high = max(0.0, 2 * value - made.ci_high), min(1.0, 2 * value - made.ci_low)
-        found[name] = Estimate(value, low, high, made.ci_method.replace("percentile", "basic"), made.reason)
-    return found
+        return dict.fromkeys(("ece", "ici", "brier_reliability", "brier_resolution"), undefined("one class only"))
+    whole = error_statistics(labels, probs)
+    groups, means, counts = group_cases(np.asarray(labels), np.asarray(probs, dtype=np.float64), patients)
+    statistics = whole if counts is None else error_statistics(groups, means)
+    draws = bootstrap_values(statistics, groups, patients, n_resamples=n_resamples, rng=rng, counts=counts)
+    return {
+        name: reflected_interval(statistic, draws[name], labels, patients, alpha=alpha)
+        for name, statistic in whole.items()
+    }
+
+
+def error_statistics(labels: np.ndarray, probs: np.ndarray) -> dict[str, Statistic]:
+    """Return ECE, ICI, and reliability and resolution of the Brier score as functions of weights."""
+    parts = brier_part_statistics(labels, probs)
+    return {
+        "ece": ece_statistic(labels, probs), "ici": ici_statistic(labels, probs),
+        "brier_reliability": parts["reliability"], "brier_resolution": parts["resolution"],
+    }  # fmt: skip
+
+
+def reflected_interval(
+    statistic: Statistic, draws: np.ndarray, labels: np.ndarray, patients: np.ndarray | None, *, alpha: float = 0.05
+) -> Estimate:
+    """Return a statistic in [0, 1] with the basic bootstrap interval of its draws (n_resamples,).
+
+    Source:
+        Davison & Hinkley 1997, ISBN 9780521574716, section 5.2.1.
+    """
+    value = float(statistic(np.ones((1, len(labels))))[0])
+    made = interval_from_values(value, draws, statistic, labels, patients, method="percentile", alpha=alpha)
+    low, high = max(0.0, 2 * value - made.ci_high), min(1.0, 2 * value - made.ci_low)
+    return Estimate(value, low, high, made.ci_method.replace("percentile", "basic"), made.reason)
 
 
 def mean_brier_statistic(labels: np.ndarray, probs: np.ndarray) -> Statistic:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 
-from her2net.evaluate.bootstrap import bootstrap_interval, n_resamples_for
+from her2net.evaluate.bootstrap import N_RESAMPLES, bootstrap_interval, n_resamples_for
 from her2net.evaluate.calibration import brier, calibration_errors, calibration_slope_intercept
-from her2net.evaluate.discrimination import AucMethod, auc_interval, partial_auc_interval, pr_auc_interval
-from her2net.evaluate.estimate import Estimate, is_clustered, undefined
-from her2net.evaluate.multiclass import hand_till, macro_auc, one_vs_rest, weighted_kappa
+from her2net.evaluate.discrimination import (
+    DEFAULT_AUC_METHOD,
+    AucMethod,
+    auc_interval,
+    partial_auc_interval,
+    pr_auc_interval,
+)
+from her2net.evaluate.estimate import NAN, Estimate, is_clustered, undefined
+from her2net.evaluate.multiclass import absent_classes, hand_till, macro_auc, one_vs_rest, weighted_kappa
 from her2net.evaluate.proportions import clustered_proportion, predictive_values_at, threshold_metrics
 from her2net.predictions import Predictions
 
@@ -17,7 +26,7 @@ PARTIAL_AT_LEAST = 0.9
 
 def binary_metrics(
     labels: np.ndarray, probs: np.ndarray, patients: np.ndarray, *, threshold: float | None, seed: int = 0,
-    prevalence: float | None = None,
+    prevalence: float | None = None, pair: tuple[float, float] | None = None,
 ) -> dict[str, Estimate]:  # fmt: skip
     """Return every metric of a two-class model.
 
@@ -28,9 +37,10 @@ def binary_metrics(
         threshold: operating point; `None` leaves out what needs one.
         seed: of the bootstraps.
         prevalence: of the population meant; adds PPV and NPV re-expressed at it.
+        pair: thresholds that rule out and rule in; adds what becomes of the cases.
     """
-    n_resamples = n_resamples_for(len(labels))
     owners = patients if is_clustered(patients) else None
+    n_resamples = N_RESAMPLES if owners is None else n_resamples_for(len(labels))
     rng = lambda part: np.random.default_rng([seed, part])
     found = {
         "auc": auc_interval(labels, probs, patients=owners, rng=rng(0)),
@@ -45,10 +55,42 @@ def binary_metrics(
         found |= threshold_metrics(labels, probs >= threshold, owners)
         if prevalence is not None:
             moved = predictive_values_at(prevalence, found["lr_positive"], found["lr_negative"])
-            found |= {f"{name}_at_prevalence": estimate for name, estimate in moved.items()}
+            found |= {
+                f"{name}_at_prevalence": replace(estimate, ci_method=f"{estimate.ci_method}, prevalence {prevalence:g}")
+                for name, estimate in moved.items()
+            }
+    if pair is not None:
+        found |= rule_out_and_in(labels, probs, owners, pair)
     found["brier"] = brier(labels, probs, owners)
+    share = float(np.mean(labels)) if len(labels) else NAN
+    found["brier_uncertainty"] = Estimate(share * (1 - share), NAN, NAN, "", "follows from the share of positives")
     found["calibration_slope"], found["calibration_intercept"] = calibration_slope_intercept(labels, probs, owners)
     return found | calibration_errors(labels, probs, owners, n_resamples=min(n_resamples, 1000), rng=rng(4))
+
+
+def rule_out_and_in(
+    labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None, pair: tuple[float, float]
+) -> dict[str, Estimate]:
+    """Return how well two thresholds rule out and rule in, and how many cases stay between them.
+
+    Args:
+        pair: below the first a case is ruled out, from the second on it is ruled in.
+
+    Source:
+        Coste & Pouchot 2003, doi:10.1093/ije/dyg054.
+    """
+    positive, out, into = np.asarray(labels) == 1, probs < pair[0], probs >= pair[1]
+
+    def rate(success: np.ndarray, among: np.ndarray) -> Estimate:
+        return clustered_proportion(success[among], None if patients is None else patients[among])
+
+    everyone = np.ones(len(positive), dtype=bool)
+    return {
+        "rule_out_sensitivity": rate(~out, positive), "rule_out_npv": rate(~positive, out),
+        "rule_in_specificity": rate(~into, ~positive), "rule_in_ppv": rate(positive, into),
+        "ruled_out_share": rate(out, everyone), "ruled_in_share": rate(into, everyone),
+        "grey_zone_share": rate(~out & ~into, everyone),
+    }  # fmt: skip
 
 
 def recalibrated_metrics(labels: np.ndarray, probs: np.ndarray, patients: np.ndarray) -> dict[str, Estimate]:
@@ -64,12 +106,13 @@ def alternative_intervals(
 ) -> dict[str, list[Estimate]]:
     """Return the same figures with the interval methods that are not the default."""
     owners = patients if is_clustered(patients) else None
-    methods: tuple[AucMethod, ...] = ("delong", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact")
+    methods = [method for method in get_args(AucMethod) if method != DEFAULT_AUC_METHOD]
+    affordable = owners is None or n_resamples_for(len(labels)) == N_RESAMPLES
     found = {
         "auc": [
             auc_interval(labels, probs, method=method, patients=owners, rng=np.random.default_rng([seed, 0]))
             for method in methods
-            if "bootstrap" not in method or n_resamples_for(len(labels)) == 2000
+            if affordable or "bootstrap" not in method
         ]
     }
     if threshold is not None:
@@ -102,7 +145,7 @@ def multiclass_metrics(table: Predictions, *, seed: int = 0, ordinal: bool = Fal
         found[f"sensitivity_class_{c}"] = recall
         found[f"ppv_class_{c}"] = clustered_proportion(labels[decided == c] == c, patients[decided == c])
     if ordinal:
-        found["weighted_kappa"] = weighted_kappa(labels, decided, table.n_classes)
+        found["weighted_kappa"] = weighted_kappa(labels, decided, table.n_classes, patients=owners, rng=rng(3))
     return found | {"brier": brier(labels, probs, owners)}
 
 
@@ -111,8 +154,9 @@ def _balanced_accuracy(
     n_resamples: int,
 ) -> Estimate:  # fmt: skip
     """Return the mean recall over the classes."""
-    if any(not (labels == c).any() for c in range(n_classes)):
-        return undefined("a class is absent")
+    reason = absent_classes(labels, n_classes)
+    if reason:
+        return undefined(reason)
     member = np.eye(n_classes)[labels]
     right = member * (decided == labels)[:, None]
     statistic = lambda weights: ((weights @ right) / (weights @ member)).mean(axis=1)

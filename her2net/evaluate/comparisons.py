@@ -9,9 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from her2net.evaluate.bootstrap import N_RESAMPLES, bootstrap_values, interval_from_values
-from her2net.evaluate.discrimination import auc_covariance
-from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered, two_sided_p, z_quantile
+from her2net.evaluate.discrimination import auc_contrast
+from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered, t_quantile, two_sided_p, z_quantile
 from her2net.evaluate.weighted import Statistic
+
+FEW_DF = 30
+"""Below that many degrees of freedom DeLong's difference is referred to t: the normal then rejects up to 10 % at 0.05."""
+DIFFERENCE = np.array([1.0, -1.0])
+CONVOLUTION_ERROR = 1e-14
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ def compare_aucs(
 ) -> Comparison:  # fmt: skip
     """Compare two AUCs on the same cases with DeLong's paired test.
 
+    Where a class has few cases (less than 30 degrees of freedom) Student's t takes the place of the normal.
+
     Args:
         labels: (n,) 0 or 1.
         scores_a: (n,).
@@ -40,25 +47,33 @@ def compare_aucs(
         patients: (n,) owner of each case; where one owns several, Obuchowski's covariance is used.
 
     Source:
-        DeLong et al. 1988, doi:10.2307/2531595; Obuchowski 1997, doi:10.2307/2533958.
+        DeLong et al. 1988, doi:10.2307/2531595; Obuchowski 1997, doi:10.2307/2533958; t: as in `auc_contrast`.
     """
+    from scipy.special import stdtr
+
     test = "DeLong paired, clustered by patient" if is_clustered(patients) else "DeLong paired"
     if not has_both_classes(labels):
         return Comparison(NAN, NAN, NAN, NAN, NAN, test, "one class only")
-    aucs, cov = auc_covariance(labels, np.stack([scores_a, scores_b]).astype(np.float64), patients)
-    difference, error = float(aucs[0] - aucs[1]), _difference_error(cov)
+    difference, error, df = _difference(labels, scores_a, scores_b, patients)
     if math.isnan(error):
         return Comparison(difference, NAN, NAN, NAN, NAN, test, "fewer than two cases of a class")
     if not error > 1e-12:
         p = 1.0 if abs(difference) < 1e-12 else NAN
         return Comparison(difference, NAN, NAN, NAN, p, test, "the two rank the cases alike: no variance")
-    z, half = difference / error, z_quantile(alpha) * error
-    return Comparison(difference, max(-1.0, difference - half), min(1.0, difference + half), z, two_sided_p(z), test)
+    few = df < FEW_DF
+    z, half = difference / error, (t_quantile(df, alpha) if few else z_quantile(alpha)) * error
+    p = float(2 * stdtr(df, -abs(z))) if few else two_sided_p(z)
+    test += f", t with {df:.1f} df" if few else ""
+    return Comparison(difference, max(-1.0, difference - half), min(1.0, difference + half), z, p, test)
 
 
-def _difference_error(cov: np.ndarray) -> float:
-    variance = float(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1])
-    return math.nan if math.isnan(variance) else math.sqrt(max(variance, 0.0))
+def _difference(
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: np.ndarray | None
+) -> tuple[float, float, float]:
+    """Return the difference of two AUCs, its standard error and the degrees of freedom of that."""
+    scores = np.stack([scores_a, scores_b]).astype(np.float64)
+    value, variance, df = auc_contrast(labels, scores, DIFFERENCE, patients)
+    return value, math.nan if math.isnan(variance) else math.sqrt(max(variance, 0.0)), df
 
 
 def detectable_auc_difference(
@@ -72,34 +87,69 @@ def detectable_auc_difference(
     """
     if not has_both_classes(labels):
         return NAN
-    _, cov = auc_covariance(labels, np.stack([scores_a, scores_b]).astype(np.float64), patients)
-    return (z_quantile(alpha) + z_quantile(2 * (1 - power))) * _difference_error(cov)
+    return (z_quantile(alpha) + z_quantile(2 * (1 - power))) * _difference(labels, scores_a, scores_b, patients)[1]
 
 
-def mcnemar_exact(right_a: np.ndarray, right_b: np.ndarray) -> Comparison:
-    """Compare two accuracies on the same cases with McNemar's exact test; the interval is Newcombe's.
+def mcnemar_exact(right_a: np.ndarray, right_b: np.ndarray, patients: np.ndarray | None = None) -> Comparison:
+    """Compare two accuracies on the same cases with McNemar's exact test; the interval is Tango's.
+
+    The test asks how often a balance of right decisions as uneven as the one seen would come about if, for each
+    patient, a coin decided which model is which. With one case per patient that is McNemar's; where a patient owns
+    several, their decisions change sides together, and the interval is for as many cases as they are worth.
 
     Args:
         right_a: (n,) bool, whether model a decides the case rightly.
         right_b: (n,) bool.
+        patients: (n,) owner of each case.
 
     Source:
         McNemar 1947, doi:10.1007/BF02295996; interval: Tango 1998,
-        doi:10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B.
+        doi:10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B; clustered: Obuchowski 1998,
+        doi:10.1002/(SICI)1097-0258(19980715)17:13<1495::AID-SIM863>3.0.CO;2-I (variance), Rao & Scott 1992,
+        doi:10.2307/2532311 (what the cases are worth).
     """
-    from scipy.stats import binomtest
-
     right_a, right_b = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
     n, only_a, only_b = len(right_a), int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
     if n == 0:
         return Comparison(NAN, NAN, NAN, NAN, NAN, "McNemar exact", "no case")
-    p = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
-    low, high = tango_limits(only_a, only_b, n)
-    return Comparison((only_a - only_b) / n, low, high, float(min(only_a, only_b)), p, "McNemar exact")
+    if not is_clustered(patients):
+        p = sign_flip_p(np.array([1] * only_a + [-1] * only_b))
+        low, high = tango_limits(only_a, only_b, n)
+        return Comparison((only_a - only_b) / n, low, high, float(min(only_a, only_b)), p, "McNemar exact")
+    _, owner = np.unique(np.asarray(patients), return_inverse=True)
+    gain, n_owners = right_a.astype(float) - right_b, int(owner.max()) + 1
+    balance, difference = np.bincount(owner, gain, n_owners), (only_a - only_b) / n
+    residual = np.bincount(owner, gain - difference, n_owners)
+    simple = float(((gain - difference) ** 2).sum())
+    variance = float((residual**2).sum()) * n_owners / max(n_owners - 1, 1)
+    effect = max(1.0, variance / simple) if simple > 0 else n / n_owners
+    low, high = tango_limits(only_a / effect, only_b / effect, n / effect)
+    test = "McNemar exact, clustered by patient"
+    return Comparison(difference, low, high, float(balance.sum()), sign_flip_p(balance), test)
 
 
-def tango_limits(only_a: int, only_b: int, n: int, *, alpha: float = 0.05) -> tuple[float, float]:
-    """Return the score limits of a difference of paired proportions (only_a - only_b) / n.
+def sign_flip_p(balance: np.ndarray) -> float:
+    """Return P(|sum| >= the one seen) if each of the whole numbers (k,) had its sign drawn by a coin, exactly.
+
+    Source:
+        Fisher 1935, The Design of Experiments, section 21.
+    """
+    from scipy.signal import convolve
+    from scipy.stats import binom
+
+    sizes, counts = np.unique(np.abs(np.asarray(balance)).astype(np.int64), return_counts=True)
+    chances, total = np.ones(1), 0
+    for size, count in zip(sizes[sizes > 0], counts[sizes > 0], strict=True):
+        spread = np.zeros(2 * int(size) * int(count) + 1)
+        spread[:: 2 * int(size)] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances, total = convolve(chances, spread), total + int(size) * int(count)
+    sums = np.abs(np.arange(-total, total + 1))
+    p = float(chances[sums >= abs(round(float(np.sum(balance))))].sum())
+    return min(1.0, max(p, CONVOLUTION_ERROR if len(sizes) > 1 else 0.0))
+
+
+def tango_limits(only_a: float, only_b: float, n: float, *, alpha: float = 0.05) -> tuple[float, float]:
+    """Return the score limits of a difference of paired proportions (only_a - only_b) / n; counts may be fractional.
 
     Source:
         Tango 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B.
@@ -180,7 +230,8 @@ def corrected_resampled_t(differences: np.ndarray, n_train: float, n_test: float
     from scipy.special import stdtr, stdtrit
 
     values = np.asarray(differences, dtype=np.float64)
-    test, k = "corrected resampled t", len(values)
+    k = len(values)
+    test = f"corrected resampled t, {k} folds"
     if k < 2 or not np.isfinite(values).all():
         return Comparison(NAN, NAN, NAN, NAN, NAN, test, "fewer than two folds with a value")
     mean, error = float(values.mean()), math.sqrt((1 / k + n_test / n_train) * float(values.var(ddof=1)))

@@ -10,11 +10,18 @@ from typing import Literal
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import N_RESAMPLES, BootstrapMethod, bootstrap_interval, interval_from_values
+from her2net.evaluate.bootstrap import (
+    N_RESAMPLES,
+    BootstrapMethod,
+    bootstrap_interval,
+    group_cases,
+    interval_from_values,
+)
 from her2net.evaluate.estimate import (
     Estimate,
     has_both_classes,
     is_clustered,
+    t_quantile,
     undefined,
     wald,
     z_quantile,
@@ -22,8 +29,10 @@ from her2net.evaluate.estimate import (
 from her2net.evaluate.proportions import clopper_pearson
 from her2net.evaluate.weighted import auc_statistic, partial_auc_statistic, pr_auc_statistic
 
-AucMethod = Literal["delong", "delong-logit", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact"]
-DEFAULT_AUC_METHOD: AucMethod = "delong-logit"
+AucMethod = Literal[
+    "delong", "delong-logit", "delong-logit-t", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact"
+]  # fmt: skip
+DEFAULT_AUC_METHOD: AucMethod = "delong-logit-t"
 """Chosen by the coverage simulation of benchmarks/coverage.py; see docs/explanation/intervals.md."""
 ONE_CLASS = "one class only"
 
@@ -89,6 +98,38 @@ def auc_covariance(
     Source:
         DeLong et al. 1988, doi:10.2307/2531595; clustered: Obuchowski 1997, doi:10.2307/2533958.
     """
+    aucs, positives, negatives, cross, _ = _variance_parts(labels, scores, patients)
+    return aucs, positives + negatives + cross
+
+
+def auc_contrast(
+    labels: np.ndarray, scores: np.ndarray, contrast: np.ndarray, patients: np.ndarray | None = None
+) -> tuple[float, float, float]:
+    """Return a weighted sum of AUCs, its variance and the degrees of freedom of that variance.
+
+    The variance is a sum of one part from the positives and one from the negatives, like that of Welch's t: with few
+    cases of a class it is known poorly, and the degrees of freedom are few.
+
+    Args:
+        labels: (n,) 0 or 1, both present.
+        scores: (n_models, n), higher means class 1.
+        contrast: (n_models,) weights, such as (1, -1) for a difference.
+        patients: (n,) owner of each case.
+
+    Source:
+        Satterthwaite 1946, doi:10.2307/3002019; for areas under the curve: Brunner et al. 2002,
+        doi:10.1016/S0167-9473(01)00060-0 and Konietschke & Brunner 2009, doi:10.1016/j.csda.2008.08.002.
+    """
+    aucs, positives, negatives, cross, (n_pos, n_neg) = _variance_parts(labels, scores, patients)
+    one, two, both = (float(contrast @ part @ contrast) for part in (positives, negatives, positives + negatives + cross))
+    spread = one**2 / max(n_pos - 1, 1) + two**2 / max(n_neg - 1, 1)
+    return float(contrast @ aucs), both, (one + two) ** 2 / spread if spread > 0 else float("nan")
+
+
+def _variance_parts(
+    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | float, tuple[int, int]]:
+    """Return the AUCs, the parts of their covariance (positives, negatives, between), and the owners of each class."""
     v10, v01 = placements(labels, scores)
     aucs = v10.mean(axis=1)
     d10, d01 = v10 - aucs[:, None], v01 - aucs[:, None]
@@ -103,10 +144,8 @@ def auc_covariance(
         cross = (d10 @ d01.T + d01 @ d10.T) * _unbiased(n_owners) / (n_pos * n_neg)
     else:
         with_pos, with_neg = n_pos, n_neg
-    covariance = (
-        d10 @ d10.T * _unbiased(with_pos) / n_pos**2 + d01 @ d01.T * _unbiased(with_neg) / n_neg**2 + cross
-    )
-    return aucs, covariance
+    positives, negatives = d10 @ d10.T * _unbiased(with_pos) / n_pos**2, d01 @ d01.T * _unbiased(with_neg) / n_neg**2
+    return aucs, positives, negatives, cross, (with_pos, with_neg)
 
 
 def _unbiased(n: int) -> float:
@@ -123,15 +162,16 @@ def auc_interval(
         labels: (n,) 0 or 1.
         scores: (n,), higher means class 1.
         method: `delong` (symmetric, as R's pROC prints, cut at 0 and 1), `delong-logit` (the same on the logit
-            scale), `newcombe` (score interval), `bootstrap` (BCa over patients), `bootstrap-percentile`, or
-            `binomial-exact` (Clopper-Pearson of AUC × n in all n cases; no theory behind it, but some papers print it).
+            scale), `delong-logit-t` (that with Student's t for the normal), `newcombe` (score interval), `bootstrap`
+            (BCa over patients), `bootstrap-percentile`, or `binomial-exact` (Clopper-Pearson of AUC × n in all n cases;
+            no theory behind it, but some papers print it).
         patients: (n,) owner of each case; where one owns several, the DeLong intervals use Obuchowski's variance.
         alpha: 1 - confidence.
         rng: needed by the bootstrap; seeded with 0 by default.
 
     Source:
         DeLong et al. 1988, doi:10.2307/2531595; logit: Pepe 2003, ISBN 9780198565826, section 5.2.4;
-        Newcombe 2006, doi:10.1002/sim.2324; Obuchowski 1997, doi:10.2307/2533958.
+        t: as in `auc_contrast`; Newcombe 2006, doi:10.1002/sim.2324; Obuchowski 1997, doi:10.2307/2533958.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if not has_both_classes(labels):
@@ -144,23 +184,26 @@ def auc_interval(
             return newcombe_interval(value, *_effective_counts(labels, patients), alpha=alpha)
         low, high = clopper_pearson(value * len(labels), len(labels), alpha=alpha)
         return Estimate(value, float(low), float(high), "binomial exact")
-    aucs, covariance = auc_covariance(labels, scores[None], patients)
-    value, variance = float(aucs[0]), float(covariance[0, 0])
+    value, variance, df = auc_contrast(labels, scores[None], np.ones(1), patients)
     clustered = ", clustered by patient" if is_clustered(patients) else ""
     if method == "delong":
         return wald(value, float(np.sqrt(max(variance, 0.0))), "DeLong" + clustered, alpha=alpha, low=0.0, high=1.0)
     if not variance > 0 or value in (0.0, 1.0):
         return newcombe_interval(value, *_effective_counts(labels, patients), alpha=alpha)
-    return _logit_interval(value, variance, "DeLong, logit" + clustered, alpha)
+    if method == "delong-logit":
+        return _logit_interval(value, variance, "DeLong, logit" + clustered, z_quantile(alpha))
+    return _logit_interval(value, variance, "DeLong, logit, t" + clustered, t_quantile(df, alpha))
 
 
 def _bootstrapped(
     labels: np.ndarray, scores: np.ndarray, patients: np.ndarray | None, kind: BootstrapMethod, alpha: float,
     rng: np.random.Generator | None,
 ) -> Estimate:  # fmt: skip
-    statistic = auc_statistic(labels, scores)
-    if is_clustered(patients):
-        return bootstrap_interval(statistic, labels, patients, method=kind, alpha=alpha, rng=rng)
+    groups, means, counts = group_cases(labels, scores, patients)
+    statistic = auc_statistic(groups, means)
+    if counts is not None or is_clustered(patients):
+        return bootstrap_interval(statistic, groups, patients, method=kind, alpha=alpha, rng=rng, counts=counts,
+                                  value=auc(labels, scores))
     draws, value = bootstrap_aucs(labels, scores, rng=rng), auc(labels, scores)
     v10, v01 = (part[0] for part in placements(labels, scores[None]))
     n_pos, n_neg = len(v10), len(v01)
@@ -195,8 +238,8 @@ def bootstrap_aucs(
     return values
 
 
-def _logit_interval(value: float, variance: float, method: str, alpha: float) -> Estimate:
-    centre, half = np.log(value / (1 - value)), z_quantile(alpha) * np.sqrt(variance) / (value * (1 - value))
+def _logit_interval(value: float, variance: float, method: str, quantile: float) -> Estimate:
+    centre, half = np.log(value / (1 - value)), quantile * np.sqrt(variance) / (value * (1 - value))
     with np.errstate(over="ignore"):
         low, high = 1 / (1 + np.exp(half - centre)), 1 / (1 + np.exp(-half - centre))
     return Estimate(value, float(low), float(high), method)
@@ -249,15 +292,16 @@ def pr_auc_interval(
     labels = np.asarray(labels)
     if not (labels == 1).any():
         return undefined("no positive case")
-    statistic = pr_auc_statistic(labels, np.asarray(scores))
+    value = float(pr_auc_statistic(labels, np.asarray(scores))(np.ones((1, len(labels))))[0])
     if method != "logit":
-        kind: BootstrapMethod = "bca" if method == "bootstrap" else "percentile"
-        return bootstrap_interval(statistic, labels, patients, method=kind, n_resamples=n_resamples, alpha=alpha,
-                                  rng=rng)
+        groups, means, counts = group_cases(labels, np.asarray(scores), patients)
+        return bootstrap_interval(
+            pr_auc_statistic(groups, means), groups, patients, method="bca" if method == "bootstrap" else "percentile",
+            n_resamples=n_resamples, alpha=alpha, rng=rng, counts=counts, value=value,
+        )  # fmt: skip
     n_pos, _ = _effective_counts(labels, patients)
-    value = float(statistic(np.ones((1, len(labels))))[0])
     inside = min(max(value, 0.25 / n_pos), 1 - 0.25 / n_pos)
-    limits = _logit_interval(inside, inside * (1 - inside) / n_pos, "", alpha)
+    limits = _logit_interval(inside, inside * (1 - inside) / n_pos, "", z_quantile(alpha))
     return Estimate(value, min(limits.ci_low, value), max(limits.ci_high, value), "logit")
 
 
@@ -278,10 +322,13 @@ def partial_auc_interval(
     """
     if not has_both_classes(labels):
         return undefined(ONE_CLASS)
-    statistic = partial_auc_statistic(labels, scores, focus=focus, at_least=at_least)
-    method = method or ("logit" if focus == "sensitivity" else "bca")
-    return bootstrap_interval(statistic, labels, patients, method=method, n_resamples=n_resamples, alpha=alpha, rng=rng,
-                              bounds=partial_auc_bounds(at_least))
+    value = float(partial_auc_statistic(labels, scores, focus=focus, at_least=at_least)(np.ones((1, len(labels))))[0])
+    groups, means, counts = group_cases(labels, scores, patients)
+    return bootstrap_interval(
+        partial_auc_statistic(groups, means, focus=focus, at_least=at_least), groups, patients, counts=counts,
+        method=method or ("logit" if focus == "sensitivity" else "bca"), n_resamples=n_resamples, alpha=alpha, rng=rng,
+        bounds=partial_auc_bounds(at_least), value=value,
+    )  # fmt: skip
 
 
 def partial_auc_bounds(at_least: float) -> tuple[float, float]:

@@ -39,12 +39,18 @@ def undefined(reason: str, ci_method: str = "") -> Estimate:
     return Estimate(NAN, NAN, NAN, ci_method, reason)
 
 
-
 def z_quantile(alpha: float = 0.05) -> float:
     """Return the two-sided normal quantile, 1.96 for alpha = 0.05."""
     from scipy.special import ndtri
 
     return float(ndtri(1 - alpha / 2))
+
+
+def t_quantile(df: float, alpha: float = 0.05) -> float:
+    """Return the two-sided quantile of Student's t, that of the normal for NaN degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, 1 - alpha / 2)) if math.isfinite(df) else z_quantile(alpha)
 
 
 def two_sided_p(z: float) -> float:

@@ -7,33 +7,45 @@ the two stages that may open the test labels, and each opening is recorded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from her2net.artefact import digest_file, digest_json, write_csv
+from her2net.artefact import digest_file, digest_json
 from her2net.errors import MissingArtefactError, PredictionTableError, join_problems
-from her2net.evaluate.record import COMPARISON_COLUMNS, METRIC_COLUMNS, RESEMBLING, Evaluation, format_summary
-from her2net.evaluate.tables import Options, evaluate_tables
-from her2net.evaluate.thresholds import Rule, Threshold, Thresholds, choose_threshold
+from her2net.evaluate.facts import Facts, facts_digest, subgroup_levels
+from her2net.evaluate.files import write_evaluation
+from her2net.evaluate.labels import GivenLabels, put_in_labels, refuse_contradictions
+from her2net.evaluate.record import (
+    COMPARISON_COLUMNS,
+    METRIC_COLUMNS,
+    RESEMBLING,
+    Evaluation,
+    Settings,
+    format_summary,
+)
+from her2net.evaluate.tables import Options, evaluate_tables, options_of
+from her2net.evaluate.thresholds import Rule, Threshold, Thresholds, choose_rule_in_out, choose_threshold
 from her2net.paths import DatasetPaths
 from her2net.predictions import Predictions, read_predictions
 
 __all__ = [
-    "COMPARISON_COLUMNS", "EVALUATION_VERSION", "METRIC_COLUMNS", "RESEMBLING", "Evaluation", "Options",
+    "COMPARISON_COLUMNS", "EVALUATION_VERSION", "METRIC_COLUMNS", "RESEMBLING", "Evaluation", "GivenLabels", "Options",
     "evaluate_dataset", "evaluate_files", "evaluate_tables", "evaluation_inputs", "fit_thresholds", "format_summary",
-    "recorded_inputs", "write_evaluation",
+    "recorded_inputs", "recorded_options", "write_evaluation",
 ]  # fmt: skip
-EVALUATION_VERSION = 2  # raise when the same tables give other figures
+EVALUATION_VERSION = 3  # raise when the same tables give other figures
+HALF = "threshold 0.5: no out-of-fold predictions to choose one on"
 
 
-def evaluation_inputs(paths: DatasetPaths, models: Sequence[str]) -> dict[str, str]:
-    """Digests of the tables that are evaluated.
+def evaluation_inputs(paths: DatasetPaths, models: Sequence[str], facts: Facts | None = None) -> dict[str, str]:
+    """Digests of the tables that are evaluated, and of the covariates by which that is done.
 
     Raises:
         MissingArtefactError: a model has no OOF table; names the command that makes it.
     """
-    made_from = {"version": str(EVALUATION_VERSION)}
+    made_from = {"version": str(EVALUATION_VERSION)} | ({} if facts is None else {"covariates": facts_digest(facts)})
     for model in models:
         for part in ("oof", "test"):
             path = paths.model(model) / f"{part}.csv"
@@ -51,10 +63,18 @@ def recorded_inputs(paths: DatasetPaths) -> dict[str, str]:
     return {name: digest for name, digest in made_from.items() if name != "test_labels"}
 
 
+def recorded_options(paths: DatasetPaths) -> Options:
+    """Return the options that the evaluation on disk was made with; the defaults where there is none."""
+    try:
+        return options_of(Evaluation.load(paths.evaluation / "metrics.json").settings)
+    except MissingArtefactError:
+        return options_of(Settings())
+
+
 def evaluate_dataset(
     paths: DatasetPaths, models: Sequence[str], *, test_labels: Callable[[], Mapping[str, int]] | None,
     optimistic: Mapping[str, str], resembling_test_cases: Collection[str], class_names: Sequence[str],
-    options: Options | None = None,
+    options: Options | None = None, facts: Facts | None = None,
 ) -> Evaluation:  # fmt: skip
     """Evaluate the OOF and test tables of the models and write `evaluation/`.
 
@@ -62,9 +82,11 @@ def evaluate_dataset(
         test_labels: opens the sealed labels; called once, and only if there is a test table.
         optimistic: model -> remark that its figures carry.
         resembling_test_cases: test cases that look like a training case; figures without them are added.
-        options: seed, prevalence, subgroups and the like.
+        options: seed, prevalence, threshold rule and the like.
+        facts: covariates and site of each case, for subgroups and Table 1.
     """
-    made_from = evaluation_inputs(paths, models)
+    options = _with_subgroups(options or Options(), facts)
+    made_from = evaluation_inputs(paths, models, facts)
     tables: dict[tuple[str, str], Predictions] = {}
     for model in models:
         tables[model, "oof"] = read_predictions(paths.model(model) / "oof.csv")
@@ -75,13 +97,19 @@ def evaluate_dataset(
         made_from["test_labels"] = digest_json(labels)
         for model, cohort in [key for key in tables if key[1] == "test"]:
             tables[model, cohort] = tables[model, cohort].with_labels(labels)
-    thresholds = fit_thresholds(tables)
+        facts = facts.with_labels(labels) if facts is not None else None
+    thresholds = _choose_thresholds(tables, options)
     tables |= _without(tables, set(resembling_test_cases))
     evaluation = evaluate_tables(tables, thresholds, optimistic, class_names, options)
     evaluation = evaluation.model_copy(update={"made_from": made_from})
-    fitted = Thresholds(made_from=made_from, models=thresholds)
-    write_evaluation(paths.evaluation, evaluation, fitted, tables)
+    write_evaluation(paths.evaluation, evaluation, Thresholds(made_from=made_from, models=thresholds), tables, facts)
     return evaluation
+
+
+def _with_subgroups(options: Options, facts: Facts | None) -> Options:
+    if facts is None:
+        return options
+    return replace(options, subgroups={**subgroup_levels(facts), **options.subgroups})
 
 
 def _without(tables: Mapping[tuple[str, str], Predictions], left_out: set[str]) -> dict[tuple[str, str], Predictions]:
@@ -103,58 +131,95 @@ def fit_thresholds(
     for (model, cohort), table in tables.items():
         known = table.take(table.labels >= 0)
         if cohort == "oof" and table.n_classes == 2:
-            value = choose_threshold(known.labels, known.probs[:, 1], rule, at_least=at_least, cost_ratio=cost_ratio)
-            chosen[model] = Threshold(value=value, rule=rule, chosen_on="oof", n=len(known))
+            labels, probs = known.labels, known.probs[:, 1]
+            value = choose_threshold(labels, probs, rule, at_least=at_least, cost_ratio=cost_ratio)
+            parameter = {"youden": None, "cost": cost_ratio}.get(rule, at_least)
+            low, high = choose_rule_in_out(labels, probs)
+            chosen[model] = Threshold(value=value, rule=rule, chosen_on="oof", n=len(known), parameter=parameter,
+                                      rule_out=low, rule_in=high)  # fmt: skip
     return chosen
 
 
-def write_evaluation(
-    folder: Path, evaluation: Evaluation, thresholds: Thresholds, tables: Mapping[tuple[str, str], Predictions]
-) -> None:
-    """Write tables and figures; `metrics.json` last, because its presence says that the others are whole."""
-    from her2net.evaluate.figures import write_figures
-
-    write_csv(folder / "metrics.csv", METRIC_COLUMNS, (metric.model_dump() for metric in evaluation.metrics))
-    write_csv(folder / "comparisons.csv", COMPARISON_COLUMNS, evaluation.comparisons)
-    thresholds.save(folder / "thresholds.json")
-    write_figures(folder / "figures", tables, {name: t.value for name, t in thresholds.models.items()})
-    evaluation.save(folder / "metrics.json")
+def _choose_thresholds(tables: Mapping[tuple[str, str], Predictions], options: Options) -> dict[str, Threshold]:
+    """Fit the rule, or take the threshold given; the pair for ruling out and in is fitted either way."""
+    if options.rule != "given":
+        bound = {} if options.parameter is None else {"at_least": options.parameter, "cost_ratio": options.parameter}
+        return fit_thresholds(tables, rule=options.rule, **bound)
+    fitted, value = fit_thresholds(tables), 0.5 if options.parameter is None else options.parameter
+    given = {"value": value, "rule": "given", "chosen_on": "nothing", "parameter": None, "n": 0}
+    models = {model for (model, _), table in tables.items() if table.n_classes == 2}
+    bare = Threshold(value=value, rule="given", chosen_on="nothing", n=0)
+    return {model: fitted.get(model, bare).model_copy(update=given) for model in sorted(models)}
 
 
 def evaluate_files(
-    files: Sequence[Path], labels: Mapping[str, int] | None, folder: Path, *, options: Options | None = None
-) -> Evaluation:
+    files: Sequence[Path], labels: Mapping[str, int] | GivenLabels | None, folder: Path, *,
+    options: Options | None = None,
+) -> Evaluation:  # fmt: skip
     """Evaluate prediction tables from anywhere; a model is named after its file.
 
     A table whose `fold` column is filled is out-of-fold and fits its own threshold; another is a test table and is
-    read at 0.5.
+    read at 0.5, or at the threshold given.
+
+    Args:
+        labels: case id -> class number, -1 where it is not known, for tables without labels; with names of the
+            classes, patients and covariates where `read_labels` found them.
 
     Raises:
-        PredictionTableError: a table is not one, two have the same name, or no case has a label.
+        PredictionTableError: a table is not one, two have the same name or contradict each other, a case is unknown to
+            the labels, no case has a label, or a threshold rule has no out-of-fold predictions to be fitted on.
     """
     _refuse_same_names(files)
+    given = labels if isinstance(labels, GivenLabels) else GivenLabels(dict(labels or {}))
     tables: dict[tuple[str, str], Predictions] = {}
     for file in files:
         table = read_predictions(file, made_by="")
-        table = table if labels is None else _labelled(file, table, labels)
+        table = table if labels is None else put_in_labels(file, table, given)
         if not (table.labels >= 0).any():
             raise PredictionTableError(
                 f"{file}: no case has a label. Fill the label column, or give --labels cases.csv."
             )
         tables[file.stem, "oof" if any(table.folds) else "test"] = table
-    thresholds = fit_thresholds(tables)
-    half = {
-        model: Threshold(value=0.5, rule="given", chosen_on="nothing", n=0)
-        for (model, cohort), table in tables.items()
-        if cohort == "test" and table.n_classes == 2
-    }
-    names = [str(c) for c in range(max((table.n_classes for table in tables.values()), default=2))]
-    remarks = dict.fromkeys(half, "threshold 0.5: no out-of-fold predictions to choose one on")
-    evaluation = evaluate_tables(tables, half | thresholds, remarks, names, options)
+    refuse_contradictions(tables)
+    facts = _facts_of(tables, given)
+    options = _with_subgroups(options or Options(), facts)
+    remarks = _refuse_unfitted_rule(tables, options)
+    thresholds = _choose_thresholds(tables, options)
+    half = Threshold(value=0.5, rule="given", chosen_on="nothing", n=0)
+    thresholds = dict.fromkeys(remarks, half) | thresholds
+    names = given.class_names or [str(c) for c in range(max(table.n_classes for table in tables.values()))]
+    evaluation = evaluate_tables(tables, thresholds, remarks, names, options)
     made_from = {file.name: digest_file(file) for file in files}
+    made_from |= {} if labels is None else {"labels": digest_json(given.labels)}
     evaluation = evaluation.model_copy(update={"made_from": made_from})
-    write_evaluation(folder, evaluation, Thresholds(made_from=made_from, models=half | thresholds), tables)
+    write_evaluation(folder, evaluation, Thresholds(made_from=made_from, models=thresholds), tables, facts)
     return evaluation
+
+
+def _facts_of(tables: Mapping[tuple[str, str], Predictions], given: GivenLabels) -> Facts | None:
+    """Return the facts of the cases that any table predicts."""
+    if given.facts is None:
+        return None
+    predicted = {case_id for table in tables.values() for case_id in table.case_ids}
+    facts = replace(given.facts, cases=tuple(c for c in given.facts.cases if c.case_id in predicted))
+    return facts.with_labels(given.labels)
+
+
+def _refuse_unfitted_rule(tables: Mapping[tuple[str, str], Predictions], options: Options) -> dict[str, str]:
+    """Return a remark for each model that is read at 0.5 for want of out-of-fold predictions.
+
+    Raises:
+        PredictionTableError: the user asked for a rule that needs some.
+    """
+    lacking = [model for (model, cohort), table in tables.items() if cohort == "test" and table.n_classes == 2]
+    if options.rule == "given":
+        return {}
+    if lacking and (options.rule, options.parameter) != ("youden", None):
+        raise PredictionTableError(
+            f"{', '.join(lacking)}: no fold is given, so there are no out-of-fold predictions to fit the threshold rule "
+            f"{options.rule!r} on. Give a threshold as a number instead, or leave --threshold out (0.5 is taken then)."
+        )
+    return dict.fromkeys(lacking, HALF)
 
 
 def _refuse_same_names(files: Sequence[Path]) -> None:
@@ -162,26 +227,3 @@ def _refuse_same_names(files: Sequence[Path]) -> None:
     if repeated:
         headline = f"A model is named after its file, and {', '.join(repeated)} occurs twice. Rename one."
         raise PredictionTableError(join_problems(headline, [str(file) for file in files if file.stem in repeated]))
-
-
-def _labelled(file: Path, table: Predictions, labels: Mapping[str, int]) -> Predictions:
-    """Put in the labels of another file; labels of the table stay where that file has none.
-
-    Raises:
-        PredictionTableError: the two disagree, or a label is not a class of the table.
-    """
-    given = table.with_labels(dict(labels)).labels
-    problems = [
-        f"{case_id}: label {new} is not a class of this table (0..{table.n_classes - 1})"
-        for case_id, new in zip(table.case_ids, given, strict=True)
-        if new >= table.n_classes
-    ]
-    problems += [
-        f"{case_id}: label {old} in the table, {new} in the labels"
-        for case_id, old, new in zip(table.case_ids, table.labels, given, strict=True)
-        if old >= 0 <= new and old != new
-    ]
-    if problems:
-        raise PredictionTableError(join_problems(f"{file}: its labels and those of --labels do not fit.", problems))
-    merged = np.where(given >= 0, given, table.labels)
-    return table.with_labels({c: int(v) for c, v in zip(table.case_ids, merged, strict=True) if v >= 0})

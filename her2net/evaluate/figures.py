@@ -7,7 +7,8 @@ apart; models differ by line style as well.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +41,16 @@ Drawer = Callable[..., None]
 
 
 def write_figures(
-    folder: Path, tables: Mapping[tuple[str, str], Predictions], thresholds: Mapping[str, float]
-) -> list[Path]:
-    """Draw the four figures of each cohort that has both classes.
+    folder: Path, tables: Mapping[tuple[str, str], Predictions], thresholds: Mapping[str, float],
+    class_names: Sequence[str] = (),
+) -> list[Path]:  # fmt: skip
+    """Draw the four figures of each cohort that has both classes; of more classes, each against the rest.
 
     Args:
         folder: where they go, as `<kind>_<cohort>.<format>`.
         tables: (model, cohort) -> predictions.
         thresholds: model -> operating point.
+        class_names: name of each class, for the legend of more than two.
 
     Returns:
         The files written.
@@ -55,12 +58,13 @@ def write_figures(
     written = []
     for cohort in dict.fromkeys(cohort for _, cohort in tables):
         models = {model: _drawable(table) for (model, c), table in tables.items() if c == cohort}
-        models = {model: t for model, t in models.items() if t.n_classes == 2 and has_both_classes(t.labels)}
+        models = {name: t for model, table in models.items() for name, t in _two_classes(model, table, class_names)
+                  if has_both_classes(t.labels)}  # fmt: skip
         if not models:
             continue
         for kind, draw in DRAWERS.items():
             figure = draw_figure(partial(draw, models=models, thresholds=thresholds), cohort)
-            written += _save(figure, folder / f"{kind}_{cohort}")
+            written += save_figure(figure, folder / f"{kind}_{cohort}")
     return written
 
 
@@ -69,6 +73,18 @@ def _drawable(table: Predictions) -> Predictions:
     if len(known) > MAX_DRAWN:
         known = np.sort(np.random.default_rng(0).choice(known, MAX_DRAWN, replace=False))
     return table.take(known)
+
+
+def _two_classes(model: str, table: Predictions, class_names: Sequence[str]) -> Iterator[tuple[str, Predictions]]:
+    """Yield the model as it is, or each of its several classes against the rest."""
+    if table.n_classes == 2:
+        yield model, table
+        return
+    for c in range(table.n_classes):
+        own = table.probs[:, c]
+        name = class_names[c] if c < len(class_names) else str(c)
+        two = replace(table, labels=(table.labels == c).astype(np.int64), probs=np.column_stack([1 - own, own]))
+        yield f"{model}: {name}", two
 
 
 def draw_figure(draw: Callable[[Axes], None], title: str) -> Figure:
@@ -93,7 +109,8 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write the figure as `<stem>.svg`, `.pdf` and `.png`, the same bytes for the same figure."""
     from matplotlib import rc_context
 
     files = []

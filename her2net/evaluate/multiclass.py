@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from her2net.evaluate.bootstrap import bootstrap_interval
 from her2net.evaluate.discrimination import DEFAULT_AUC_METHOD, AucMethod, auc_interval
-from her2net.evaluate.estimate import Estimate, undefined, wald
+from her2net.evaluate.estimate import Estimate, is_clustered, undefined, wald
 from her2net.evaluate.weighted import Statistic, auc_statistic
 
 
@@ -54,17 +55,31 @@ def hand_till(
     return _mean_area(labels, probs, patients, _pairwise_statistics, rng, n_resamples)
 
 
+def macro_auc_statistic(labels: np.ndarray, probs: np.ndarray) -> Statistic:
+    """Return the mean one-vs-rest AUC as a function of weights."""
+    return _mean_of(_one_vs_rest_statistics(np.asarray(labels), probs))
+
+
+def absent_classes(labels: np.ndarray, n_classes: int) -> str:
+    """Say which classes no case has; "" if none."""
+    absent = [str(c) for c in range(n_classes) if not (np.asarray(labels) == c).any()]
+    return f"class {', '.join(absent)} is absent" if absent else ""
+
+
 def _mean_area(
     labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None,
     make: Callable[[np.ndarray, np.ndarray], list[Statistic]], rng: np.random.Generator | None, n_resamples: int,
 ) -> Estimate:  # fmt: skip
     labels = np.asarray(labels)
-    absent = [str(c) for c in range(probs.shape[1]) if not (labels == c).any()]
-    if absent:
-        return undefined(f"class {', '.join(absent)} is absent")
-    statistics = make(labels, probs)
-    mean: Statistic = lambda weights: np.mean([statistic(weights) for statistic in statistics], axis=0)
+    reason = absent_classes(labels, probs.shape[1])
+    if reason:
+        return undefined(reason)
+    mean = _mean_of(make(labels, probs))
     return bootstrap_interval(mean, labels, patients, method="percentile", rng=rng, n_resamples=n_resamples)
+
+
+def _mean_of(statistics: list[Statistic]) -> Statistic:
+    return lambda weights: np.mean([statistic(weights) for statistic in statistics], axis=0)
 
 
 def _one_vs_rest_statistics(labels: np.ndarray, probs: np.ndarray) -> list[Statistic]:
@@ -86,13 +101,14 @@ def _among(rows: np.ndarray, labels: np.ndarray, scores: np.ndarray, positive: i
 
 def weighted_kappa(
     labels: np.ndarray, decided: np.ndarray, n_classes: int, *, weights: Literal["linear", "quadratic"] = "quadratic",
-    alpha: float = 0.05,
+    alpha: float = 0.05, patients: np.ndarray | None = None, rng: np.random.Generator | None = None,
 ) -> Estimate:  # fmt: skip
     """Return Cohen's weighted kappa of ordered classes, with its large-sample interval.
 
     Args:
         labels: (n,) class.
         decided: (n,) class decided for.
+        patients: (n,) owner of each case; where one owns several, the interval is that of the patient bootstrap.
 
     Source:
         Cohen 1968, doi:10.1037/h0026256; Fleiss et al. 1969, doi:10.1037/h0028106.
@@ -100,9 +116,26 @@ def weighted_kappa(
     from statsmodels.stats.inter_rater import cohens_kappa
 
     method = f"Fleiss-Cohen-Everitt, {weights} weights"
-    table = np.bincount(np.asarray(labels) * n_classes + np.asarray(decided), minlength=n_classes**2)
-    table = table.reshape(n_classes, n_classes)
+    labels, decided = np.asarray(labels), np.asarray(decided)
+    table = np.bincount(labels * n_classes + decided, minlength=n_classes**2).reshape(n_classes, n_classes)
     if np.count_nonzero(table.sum(axis=0) + table.sum(axis=1)) < 2:
         return undefined("one class only", method)
-    found = cohens_kappa(table, wt=weights)
-    return wald(float(found.kappa), float(found.std_kappa), method, alpha=alpha, low=-1.0, high=1.0)
+    if is_clustered(patients):
+        statistic = _kappa_statistic(labels, decided, n_classes, weights)
+        found = bootstrap_interval(statistic, labels, patients, method="percentile", alpha=alpha, rng=rng)
+        return replace(found, ci_method=f"{found.ci_method}, {weights} weights")
+    kappa = cohens_kappa(table, wt=weights)
+    return wald(float(kappa.kappa), float(kappa.std_kappa), method, alpha=alpha, low=-1.0, high=1.0)
+
+
+def _kappa_statistic(labels: np.ndarray, decided: np.ndarray, n_classes: int, kind: str) -> Statistic:
+    power = 2 if kind == "quadratic" else 1
+    disagreement = np.abs(np.subtract.outer(np.arange(n_classes), np.arange(n_classes))) ** float(power)
+    of_label, of_decision, seen = np.eye(n_classes)[labels], np.eye(n_classes)[decided], disagreement[labels, decided]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        expected = np.einsum("bi,ij,bj->b", weights @ of_label, disagreement, weights @ of_decision)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 1 - (weights @ seen) * weights.sum(axis=1) / expected
+
+    return statistic

@@ -12,16 +12,20 @@ from her2net.evaluate.bootstrap import n_resamples_for
 from her2net.evaluate.calibration import mean_brier_statistic
 from her2net.evaluate.comparisons import (
     Comparison,
+    bonferroni,
     compare_aucs,
+    corrected_resampled_t,
     detectable_auc_difference,
     holm,
     mcnemar_exact,
     paired_bootstrap,
 )
+from her2net.evaluate.discrimination import auc
 from her2net.evaluate.estimate import NAN, Estimate, has_both_classes, is_clustered, two_sided_p, z_quantile
+from her2net.evaluate.multiclass import absent_classes, macro_auc_statistic
 from her2net.evaluate.reclassification import integrated_discrimination, net_reclassification
 from her2net.evaluate.thresholds import Threshold
-from her2net.evaluate.weighted import pr_auc_statistic
+from her2net.evaluate.weighted import Statistic, pr_auc_statistic
 from her2net.predictions import Predictions
 
 Tables = Mapping[tuple[str, str], Predictions]
@@ -33,15 +37,15 @@ def finite_or_none(value: float) -> float | None:
 
 
 def compare_models(tables: Tables, thresholds: Mapping[str, Threshold], *, seed: int = 0) -> list[dict[str, Any]]:
-    """Compare every pair of two-class models, Holm-adjusted over the pairs of a cohort for each metric.
+    """Compare every pair of models, adjusted over the pairs of a cohort for each metric (Holm, and Bonferroni).
 
     Args:
         tables: (model, cohort) -> labelled predictions.
-        thresholds: model -> operating point; accuracies are compared where both have one.
+        thresholds: model -> operating point; two-class accuracies are compared where both have one.
     """
     rows: list[dict[str, Any]] = []
     for cohort in dict.fromkeys(cohort for _, cohort in tables):
-        models = [model for model, c in tables if c == cohort and tables[model, c].n_classes == 2]
+        models = [model for model, c in tables if c == cohort]
         found = [
             {"model_a": a, "model_b": b, "cohort": cohort, **row}
             for a, b in combinations(models, 2)
@@ -49,9 +53,9 @@ def compare_models(tables: Tables, thresholds: Mapping[str, Threshold], *, seed:
         ]
         for metric in dict.fromkeys(row["metric"] for row in found):
             family = [row for row in found if row["metric"] == metric]
-            adjusted = holm([NAN if row["p_value"] is None else row["p_value"] for row in family])
-            for row, p in zip(family, adjusted, strict=True):
-                row["p_adjusted"] = finite_or_none(p)
+            p_values = [NAN if row["p_value"] is None else row["p_value"] for row in family]
+            for row, one, other in zip(family, holm(p_values), bonferroni(p_values), strict=True):
+                row["p_adjusted"], row["p_bonferroni"] = finite_or_none(one), finite_or_none(other)
         rows += found
     return rows
 
@@ -60,35 +64,69 @@ def _pair(
     table_a: Predictions, table_b: Predictions, cut_a: Threshold | None, cut_b: Threshold | None, seed: int
 ) -> list[dict[str, Any]]:
     shared = np.array(sorted(set(table_a.case_ids) & set(table_b.case_ids)))
-    if not len(shared):
+    if not len(shared) or table_a.n_classes != table_b.n_classes:
         return []
     one, two = (table.take(np.isin(np.array(table.case_ids), shared)) for table in (table_a, table_b))
-    labels, owners = one.labels, np.array(one.patient_ids)
-    patients = owners if is_clustered(owners) else None
-    a, b = one.probs[:, 1], two.probs[:, 1]
+    owners = np.array(one.patient_ids)
+    patients = np.unique(owners, return_inverse=True)[1] if is_clustered(owners) else None
+    if one.n_classes > 2:
+        found = _several_classes(one, two, patients, seed)
+        return [{"metric": metric, "n": len(shared), **_row(comparison)} for metric, comparison in found.items()]
+    labels, a, b = one.labels, one.probs[:, 1], two.probs[:, 1]
     found = {"auc": compare_aucs(labels, a, b, patients)}
     if cut_a is not None and cut_b is not None:
         right = [(p >= cut.value) == (labels == 1) for p, cut in ((a, cut_a), (b, cut_b))]
-        found["accuracy"] = mcnemar_exact(*right)
-    found |= _resampled(labels, a, b, patients, seed) | _reclassified(labels, a, b, patients)
+        found["accuracy"] = mcnemar_exact(*right, patients)
+    makers = {"pr_auc": pr_auc_statistic, "brier": mean_brier_statistic}
+    found |= _resampled({name: (make(labels, a), make(labels, b)) for name, make in makers.items()}, labels, patients,
+                        seed, "" if has_both_classes(labels) else "one class only")  # fmt: skip
+    found |= _reclassified(labels, a, b, patients)
+    if any(one.folds) and any(two.folds):
+        found["auc_across_folds"] = _across_folds(one, two)
     rows = [{"metric": metric, "n": len(shared), **_row(comparison)} for metric, comparison in found.items()]
     rows[0]["detectable_difference"] = finite_or_none(detectable_auc_difference(labels, a, b, patients))
     return rows
 
 
-def _resampled(
-    labels: np.ndarray, a: np.ndarray, b: np.ndarray, patients: np.ndarray | None, seed: int
+def _several_classes(
+    one: Predictions, two: Predictions, patients: np.ndarray | None, seed: int
 ) -> dict[str, Comparison]:
-    """Compare precision-recall areas and Brier scores, which have no closed test, by the paired bootstrap."""
+    labels, probs = one.labels, (one.probs, two.probs)
+    right = [p.argmax(axis=1) == labels for p in probs]
+    areas = [macro_auc_statistic(labels, p) for p in probs]
+    found = _resampled({"auc": (areas[0], areas[1])}, labels, patients, seed, absent_classes(labels, one.n_classes))
+    found["accuracy"] = mcnemar_exact(*right, patients)
+    brier = [mean_brier_statistic(labels, p) for p in probs]
+    return found | _resampled({"brier": (brier[0], brier[1])}, labels, patients, seed, "")
+
+
+def _resampled(
+    statistics: Mapping[str, tuple[Statistic, Statistic]], labels: np.ndarray, patients: np.ndarray | None, seed: int,
+    reason: str,
+) -> dict[str, Comparison]:  # fmt: skip
+    """Compare what has no closed test by the paired bootstrap, unless there is a reason why not."""
+    if reason:
+        return {name: Comparison(NAN, NAN, NAN, NAN, NAN, "paired bootstrap", reason) for name in statistics}
     n = n_resamples_for(len(labels))
-    makers = {"pr_auc": pr_auc_statistic, "brier": mean_brier_statistic}
-    if not has_both_classes(labels):
-        return {name: Comparison(NAN, NAN, NAN, NAN, NAN, "paired bootstrap", "one class only") for name in makers}
     return {
-        name: paired_bootstrap(make(labels, a), make(labels, b), labels, patients, n_resamples=n,
-                               rng=np.random.default_rng([seed, 6]))
-        for name, make in makers.items()
-    }  # fmt: skip
+        name: paired_bootstrap(a, b, labels, patients, n_resamples=n, rng=np.random.default_rng([seed, 6]))
+        for name, (a, b) in statistics.items()
+    }
+
+
+def _across_folds(one: Predictions, two: Predictions) -> Comparison:
+    """Compare AUCs fold by fold; folds share training patients, so they are not taken for independent."""
+    test = "corrected resampled t"
+    if one.folds != two.folds:
+        return Comparison(NAN, NAN, NAN, NAN, NAN, test, "the models were trained on other folds")
+    folds, owners = np.array(one.folds), np.array(one.patient_ids)
+    names = sorted(set(one.folds))
+    differences = np.array([auc(one.labels[folds == k], one.probs[folds == k, 1])
+                            - auc(two.labels[folds == k], two.probs[folds == k, 1]) for k in names])  # fmt: skip
+    if not np.isfinite(differences).all():
+        return Comparison(NAN, NAN, NAN, NAN, NAN, test, "a fold holds one class only")
+    n_test = len(np.unique(owners)) / len(names)
+    return corrected_resampled_t(differences, (len(names) - 1) * n_test, n_test)
 
 
 def _reclassified(

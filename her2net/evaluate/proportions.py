@@ -30,7 +30,6 @@ class Confusion:
         return self.tp + self.fn + self.tn + self.fp
 
 
-
 def clopper_pearson(k: Any, n: Any, *, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
     """Return the exact limits of k successes in n, elementwise; k may be fractional; NaN for n = 0.
 
@@ -71,7 +70,7 @@ def proportion(
 
 
 def clustered_proportion(
-    success: np.ndarray, patients: np.ndarray, *, method: ProportionMethod = DEFAULT_PROPORTION_METHOD,
+    success: np.ndarray, patients: np.ndarray | None, *, method: ProportionMethod = DEFAULT_PROPORTION_METHOD,
     alpha: float = 0.05,
 ) -> Estimate:  # fmt: skip
     """Return the share of successes among cases that patients own, for the number of cases that they are worth.
@@ -80,7 +79,7 @@ def clustered_proportion(
 
     Args:
         success: (n,) bool.
-        patients: (n,) owner of each case.
+        patients: (n,) owner of each case; `None` if each case is its own patient.
 
     Source:
         Rao & Scott 1992, doi:10.2307/2532311.
@@ -210,16 +209,17 @@ def threshold_metrics(
         patients: (n,) owner of each case; where one owns several, the intervals allow for it.
     """
     positive, called = np.asarray(labels) == 1, np.asarray(called, dtype=bool)
-    owners = np.arange(len(positive)) if patients is None else np.asarray(patients)
+    owners = np.asarray(patients) if is_clustered(patients) else None
     c = Confusion(int((positive & called).sum()), int((positive & ~called).sum()),
                   int((~positive & ~called).sum()), int((~positive & called).sum()))  # fmt: skip
 
     def rate(success: np.ndarray, among: np.ndarray) -> Estimate:
-        return clustered_proportion(success[among], owners[among], method=method, alpha=alpha)
+        own = None if owners is None else owners[among]
+        return clustered_proportion(success[among], own, method=method, alpha=alpha)
 
     right, everyone = positive == called, np.ones(len(positive), dtype=bool)
     sensitivity, specificity = rate(called, positive), rate(~called, ~positive)
-    worth = len(np.unique(owners)) / max(c.n, 1)
+    worth = 1.0 if owners is None else len(np.unique(owners)) / c.n
     plus, minus = likelihood_ratios(c, alpha=alpha, worth=worth)
     return {
         "accuracy": rate(right, everyone),

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,28 @@ COMPARISON_COLUMNS = (
     "model_a", "model_b", "cohort", "metric", "difference", "ci_low", "ci_high", "statistic", "p_value", "p_adjusted",
     "test",
 )  # fmt: skip
+METRIC_DETAIL_COLUMNS = (*METRIC_COLUMNS, "default", "reason", "remark")
+COMPARISON_DETAIL_COLUMNS = (
+    "model_a", "model_b", "cohort", "metric", "test", "n", "p_value", "p_holm", "p_bonferroni", "detectable_difference",
+    "reason",
+)  # fmt: skip
+SUBGROUP_COLUMNS = (
+    "model", "cohort", "covariate", "level", "metric", "value", "ci_low", "ci_high", "ci_method", "n", "n_positive",
+    "interaction_p", "reason",
+)  # fmt: skip
+CERTAINTY_COLUMNS = (
+    "model", "cohort", "n", "n_positive", "permutation_p", "permutation", "half_width", "cases_for_005", "advice",
+)  # fmt: skip
 RESEMBLING = "test-without-resembling"
+
+
+class Settings(Strict):
+    """What the user asked of an evaluation; see `her2net.evaluate.tables.Options`."""
+
+    rule: Literal["youden", "sensitivity", "specificity", "cost", "given"] = "youden"
+    parameter: float | None = None
+    prevalence: float | None = None
+    ordinal: bool = False
 
 
 class Metric(Strict):
@@ -68,13 +89,21 @@ class Certainty(Strict):
 
     Attributes:
         permutation_p: one-sided, of an AUC above 0.5.
-        advice: how wide the interval is by design and what a narrower one needs.
+        permutation: how that was found.
+        half_width: half the width of the interval that this many cases are expected to give.
+        cases_for_005: cases for an interval of ± 0.05, at this AUC and prevalence.
+        advice: the same in words.
     """
 
     model: str
     cohort: str
     permutation_p: float | None
     advice: str
+    n: int = 0
+    n_positive: int = 0
+    permutation: str = ""
+    half_width: float | None = None
+    cases_for_005: int | None = None
 
 
 class Evaluation(Artefact):
@@ -91,6 +120,7 @@ class Evaluation(Artefact):
         recalibration: model -> map of its probabilities, chosen on OOF; the `_recalibrated` figures of other cohorts
             are made with it.
         seed: of the bootstraps and permutations.
+        settings: what the user asked for; `her2net_run` asks for the same again.
     """
 
     MADE_BY: ClassVar[str] = "her2net_evaluate"
@@ -104,14 +134,15 @@ class Evaluation(Artefact):
     certainty: list[Certainty] = Field(default_factory=list)
     recalibration: dict[str, Recalibration] = Field(default_factory=dict)
     seed: int = 0
+    settings: Settings = Settings()
 
 
 def format_summary(folder: Path) -> str:
-    """Return `metrics.csv` as a short table: AUC, sensitivity and specificity per model and cohort."""
+    """Return AUC, sensitivity and specificity per model and cohort, the comparisons of AUCs, and how sure they are."""
     rows = list(csv.DictReader(io.StringIO(read_text(folder / "metrics.csv", made_by="her2net_evaluate"))))
     cells = {(row["model"], row["cohort"], row["metric"]): row for row in rows}
-    remarks = Evaluation.load(folder / "metrics.json").metrics
-    flagged = {(metric.model, metric.cohort): metric.remark for metric in remarks if metric.remark}
+    evaluation = Evaluation.load(folder / "metrics.json")
+    flagged = {(metric.model, metric.cohort): metric.remark for metric in evaluation.metrics if metric.remark}
     width = max([12, *(len(row["model"]) + 2 for row in rows)])
     header = f"{'model':<{width}}{'cohort':<25}{'n':>5}{'pos':>5}  "
     lines = [header + "".join(f"{text:<24}" for text in ("AUC [95 % CI]", "sensitivity", "specificity")).rstrip()]
@@ -121,7 +152,29 @@ def format_summary(folder: Path) -> str:
         line = f"{model:<{width}}{cohort:<25}{first['n']:>5}{first['n_positive']:>5}  "
         line += "".join(f"{text:<24}" for text in shown) + flagged.get((model, cohort), "")
         lines.append(line.rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, *_compared(evaluation), *_advised(evaluation)])
+
+
+def _compared(evaluation: Evaluation) -> list[str]:
+    lines = []
+    for row in evaluation.comparisons:
+        if row["metric"] != "auc" or row["difference"] is None:
+            continue
+        text = f"{row['model_a']} - {row['model_b']} ({row['cohort']}, n = {row['n']}): AUC difference {row['difference']:.3f}"
+        if row["ci_low"] is not None and row["p_value"] is not None:
+            text += f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}], p = {row['p_value']:.3g}, Holm {row['p_adjusted']:.3g}"
+        if row.get("detectable_difference") is not None:
+            text += f"; 80 % power for {row['detectable_difference']:.3f}"
+        lines.append(text)
+    return lines
+
+
+def _advised(evaluation: Evaluation) -> list[str]:
+    return [
+        f"{row.model} ({row.cohort}): permutation p = {row.permutation_p:.2g}. {row.advice}"
+        for row in evaluation.certainty
+        if row.permutation_p is not None and row.cohort != RESEMBLING
+    ]
 
 
 def _shown(row: Mapping[str, str] | None) -> str:

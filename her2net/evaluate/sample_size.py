@@ -84,6 +84,28 @@ def auc_permutation_p(
     return (beaten + 1) / (n_permutations + 1)
 
 
+def auc_permutation_p_of_many(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray | None = None) -> float:
+    """Return the same p-value in many cases, from the normal distribution that the rank sum then has.
+
+    Source:
+        Pitman 1937, doi:10.2307/2984124 (moments of a permuted sum of products).
+    """
+    from scipy.special import ndtr
+    from scipy.stats import rankdata
+
+    labels = np.asarray(labels)
+    if not has_both_classes(labels):
+        return NAN
+    ranks, excess, variance = rankdata(scores), 0.0, 0.0
+    for rows in _exchangeable(labels, patients):
+        moved, fixed = labels[rows].astype(np.float64), ranks[rows]  # (patients, cases per patient)
+        moved, fixed = moved - moved.mean(axis=0), fixed - fixed.mean(axis=0)
+        excess += float((moved * fixed).sum())
+        products = (moved.T @ moved) * (fixed.T @ fixed)
+        variance += float(products.sum()) / max(len(rows) - 1, 1)
+    return float(ndtr(-excess / math.sqrt(variance))) if variance > 0 else 1.0
+
+
 def _exchangeable(labels: np.ndarray, patients: np.ndarray | None) -> list[np.ndarray]:
     """Return row indices (n_patients, cases per patient) for each number of cases per patient."""
     if not is_clustered(patients):

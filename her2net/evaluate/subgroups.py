@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from her2net.evaluate.discrimination import auc_covariance, auc_interval
-from her2net.evaluate.estimate import NAN, Estimate, has_both_classes, undefined
+from her2net.evaluate.discrimination import auc_contrast, auc_interval
+from her2net.evaluate.estimate import NAN, Estimate, is_clustered, z_quantile
+from her2net.evaluate.multiclass import macro_auc
 
 MISSING = "(missing)"
 
@@ -34,51 +36,87 @@ def subgroup_aucs(labels: np.ndarray, scores: np.ndarray, levels: np.ndarray, pa
     """Return the AUC of each level with its interval, and a test of their equality.
 
     Args:
-        labels: (n,) 0 or 1.
-        scores: (n,).
+        labels: (n,) class.
+        scores: (n,) for two classes, (n, n_classes) for more (their macro AUC is given).
         levels: (n,) level of each case, "" where unknown (shown, not tested).
         patients: (n,) owner of each case; one whose cases are in several levels makes the test a little careful.
 
     Source:
-        Cochran's Q of independent AUCs: DeLong et al. 1988, doi:10.2307/2531595 (L = contrasts between groups).
+        Welch 1951, doi:10.1093/biomet/38.3-4.330; degrees of freedom as in `auc_contrast`.
     """
-    groups, aucs, variances = [], [], []
-    for level in sorted(set(levels.tolist()), key=lambda text: (text == "", text)):
+    groups, tested = [], []
+    for level in sorted(set(levels.tolist()), key=level_order):
         rows = levels == level
         own, owners = labels[rows], patients[rows]
-        if not has_both_classes(own):
-            estimate = undefined("one class only")
-        else:
-            estimate = auc_interval(own, scores[rows], patients=owners)
-            value, covariance = auc_covariance(own, scores[rows][None], owners)
-            if level and covariance[0, 0] > 0:
-                aucs.append(float(value[0]))
-                variances.append(float(covariance[0, 0]))
-        groups.append(Subgroup(level or MISSING, int(rows.sum()), int((own == 1).sum()), estimate))
-    return Subgroups(tuple(groups), equality_p(np.array(aucs), np.array(variances)))
+        estimate, variance, df = _auc_and_variance(own, scores[rows], owners)
+        if level and variance > 0:
+            tested.append((estimate.value, variance, df))
+        groups.append(Subgroup(level or MISSING, int(rows.sum()), int((own > 0).sum()), estimate))
+    values, variances, dfs = np.array(tested).reshape(-1, 3).T
+    return Subgroups(tuple(groups), equality_p(values, variances, dfs))
 
 
-def equality_p(values: np.ndarray, variances: np.ndarray) -> float:
-    """Return the p-value of Cochran's Q of independent estimates (k,) with variances (k,).
+def _auc_and_variance(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> tuple[Estimate, float, float]:
+    """Return the AUC, its variance and the degrees of freedom of that.
+
+    Where DeLong's variance is 0 (all or none in order) or does not exist (one case of a class), and for several classes,
+    the variance is read off the interval.
+    """
+    if scores.ndim == 2:
+        estimate = macro_auc(labels, scores, patients if is_clustered(patients) else None)
+    else:
+        estimate = auc_interval(labels, scores, patients=patients)
+        if not estimate.defined:
+            return estimate, NAN, NAN
+        _, variance, df = auc_contrast(labels, scores[None], np.ones(1), patients)
+        if variance > 0 and math.isfinite(df):
+            return estimate, variance, df
+    width = (estimate.ci_high - estimate.ci_low) / (2 * z_quantile())
+    return estimate, width**2, max(len(np.unique(patients)) - 2, 1)
+
+
+def equality_p(values: np.ndarray, variances: np.ndarray, dfs: np.ndarray | None = None) -> float:
+    """Return the p-value of the hypothesis that independent estimates (k,) with variances (k,) are of one value.
+
+    Args:
+        dfs: (k,) degrees of freedom of the variances; without them, they are taken for known (Cochran's Q).
 
     Source:
-        Cochran 1954, doi:10.2307/3001666.
+        Welch 1951, doi:10.1093/biomet/38.3-4.330; Cochran 1954, doi:10.2307/3001666.
     """
-    from scipy.special import chdtrc
+    from scipy.special import chdtrc, fdtrc
 
-    if len(values) < 2:
+    k = len(values)
+    if k < 2:
         return NAN
     weights = 1 / variances
-    centre = (weights @ values) / weights.sum()
-    return float(chdtrc(len(values) - 1, weights @ (values - centre) ** 2))
+    share = weights / weights.sum()
+    q = float(weights @ (values - share @ values) ** 2)
+    if dfs is None:
+        return float(chdtrc(k - 1, q))
+    doubt = float(((1 - share) ** 2 / dfs).sum())
+    f = q / (k - 1) / (1 + 2 * (k - 2) / (k * k - 1) * doubt)
+    return float(fdtrc(k - 1, (k * k - 1) / (3 * doubt), f))
 
 
-def numeric_levels(values: np.ndarray) -> np.ndarray:
-    """Split a continuous covariate (n,) at its median: levels such as "< 4.5" and ">= 4.5", "" for NaN."""
+def numeric_levels(values: np.ndarray, cut: float | None = None) -> np.ndarray:
+    """Split a continuous covariate (n,): levels such as "< 4.5" and ">= 4.5", "" for NaN.
+
+    Args:
+        cut: where; the median by default.
+    """
     known = values[np.isfinite(values)]
     if not len(known):
         return np.full(len(values), "", dtype=object)
-    cut = float(np.median(known))
+    cut = float(np.median(known)) if cut is None else cut
     named = np.where(values < cut, f"< {cut:g}", f">= {cut:g}").astype(object)
     named[~np.isfinite(values)] = ""
     return named
+
+
+def level_order(level: str) -> tuple[bool, bool, float, str]:
+    """Key that sorts levels: numbers by size, then words, then the missing."""
+    try:
+        return level == "", False, float(level), level
+    except ValueError:
+        return level == "", True, 0.0, level

@@ -11,6 +11,7 @@ import numpy as np
 
 from her2net.evaluate.comparisons import bonferroni
 from her2net.evaluate.fisher import fisher_exact
+from her2net.evaluate.subgroups import level_order
 
 MIN_EXPECTED = 5.0
 NORMAL_P = 0.05
@@ -173,7 +174,7 @@ def _describe(values: np.ndarray, normal: bool) -> str:
 
 def _categorical_rows(name: str, first: Sequence[str], second: Sequence[str]) -> list[Row]:
     cells = [[cell.strip() for cell in cohort if cell.strip()] for cohort in (first, second)]
-    levels = sorted({*cells[0], *cells[1]}, key=_level_order) or [""]
+    levels = sorted({*cells[0], *cells[1]}, key=level_order) or [""]
     counts = np.array([[cohort.count(level) for level in levels] for cohort in cells])
     p, test = compare_counts(counts)
     smd, missing = smd_counts(counts), (len(first) - len(cells[0]), len(second) - len(cells[1]))
@@ -185,10 +186,3 @@ def _categorical_rows(name: str, first: Sequence[str], second: Sequence[str]) ->
         for i, level in enumerate(levels)
     ]  # fmt: skip
 
-
-def _level_order(level: str) -> tuple[bool, float, str]:
-    """Numbers before words, and by size."""
-    try:
-        return False, float(level), level
-    except ValueError:
-        return True, 0.0, level

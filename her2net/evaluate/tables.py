@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -16,10 +18,16 @@ from her2net.evaluate.cohort_metrics import (
 from her2net.evaluate.estimate import Estimate
 from her2net.evaluate.pairwise import Tables, compare_models, finite_or_none
 from her2net.evaluate.recalibration import Recalibration, choose_recalibration
-from her2net.evaluate.record import Certainty, Evaluation, Metric, SubgroupMetric
-from her2net.evaluate.sample_size import auc_permutation_p, size_advice
+from her2net.evaluate.record import Certainty, Evaluation, Metric, Settings, SubgroupMetric
+from her2net.evaluate.sample_size import (
+    auc_permutation_p,
+    auc_permutation_p_of_many,
+    cases_for_half_width,
+    half_width,
+    size_advice,
+)
 from her2net.evaluate.subgroups import subgroup_aucs
-from her2net.evaluate.thresholds import Threshold
+from her2net.evaluate.thresholds import Rule, Threshold
 from her2net.predictions import Predictions
 
 NEEDS_THRESHOLD = frozenset({
@@ -27,7 +35,8 @@ NEEDS_THRESHOLD = frozenset({
     "lr_negative", "ppv_at_prevalence", "npv_at_prevalence",
 })  # fmt: skip
 MAX_PERMUTED = 5_000
-"""Beyond that many cases the permutation p-value is of no use: any AUC worth a look has p < 0.0001."""
+"""Beyond that many cases the permutation distribution is taken for the normal one that it is by then."""
+WANTED_HALF_WIDTH = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,26 @@ class Options:
         prevalence: at which PPV and NPV are given too.
         ordinal: whether three or more classes have an order.
         subgroups: covariate -> case_id -> level.
+        rule: how the threshold is chosen on OOF predictions, or `given`.
+        parameter: bound of the rules `sensitivity` and `specificity`, ratio of `cost`, or the threshold given.
     """
 
     seed: int = 0
     prevalence: float | None = None
     ordinal: bool = False
     subgroups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    rule: Rule | Literal["given"] = "youden"
+    parameter: float | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """What is recorded of them."""
+        return Settings(rule=self.rule, parameter=self.parameter, prevalence=self.prevalence, ordinal=self.ordinal)
+
+
+def options_of(settings: Settings) -> Options:
+    """Return the options that were recorded."""
+    return Options(**settings.model_dump())
 
 
 def evaluate_tables(
@@ -66,8 +89,9 @@ def evaluate_tables(
     metrics: list[Metric] = []
     alternatives: list[Metric] = []
     for (model, cohort), table in known.items():
-        rows = _Rows(model, cohort, table, thresholds.get(model), _remark(optimistic, model, cohort))
-        figures = _figures(table, rows.cut, options)
+        remarks = [_remark(optimistic, model, cohort), _left_out(tables[model, cohort], table)]
+        rows = _Rows(model, cohort, table, thresholds.get(model), "; ".join(filter(None, remarks)))
+        figures = _figures(rows, options)
         if cohort != "oof" and table.n_classes == 2 and model in maps:  # OOF is what the map was fitted on
             figures |= recalibrated_metrics(table.labels, maps[model].apply(table.probs[:, 1]), rows.patients)
         metrics += [rows.metric(name, estimate) for name, estimate in figures.items()]
@@ -75,8 +99,13 @@ def evaluate_tables(
     return Evaluation(
         class_names=list(class_names), remarks=dict(optimistic), metrics=metrics, alternatives=alternatives,
         comparisons=compare_models(known, thresholds, seed=options.seed), subgroups=_subgroups(known, options),
-        certainty=_certainty(known, metrics, options), recalibration=maps, seed=options.seed,
+        certainty=_certainty(known, metrics, options), recalibration=maps, seed=options.seed, settings=options.settings,
     )  # fmt: skip
+
+
+def _left_out(whole: Predictions, known: Predictions) -> str:
+    n = len(whole) - len(known)
+    return f"{n} of {len(whole)} cases have no label and are left out" if n else ""
 
 
 @dataclass(frozen=True)
@@ -93,16 +122,25 @@ class _Rows:
     def cut(self) -> float | None:
         return self.threshold.value if self.threshold is not None and self.table.n_classes == 2 else None
 
-    @property
+    @cached_property
     def patients(self) -> np.ndarray:
-        return np.array(self.table.patient_ids)
+        """The owner (n,) of each case, as a number."""
+        return np.unique(np.array(self.table.patient_ids), return_inverse=True)[1]
+
+    def cut_of(self, name: str) -> float | None:
+        """Return the threshold that a metric depends on."""
+        if name.startswith(("rule_out", "ruled_out")):
+            return self.threshold.rule_out if self.threshold else None
+        if name.startswith(("rule_in", "ruled_in")):
+            return self.threshold.rule_in if self.threshold else None
+        return self.cut if name in NEEDS_THRESHOLD else None
 
     def metric(self, name: str, estimate: Estimate) -> Metric:
         return Metric(
             model=self.model, cohort=self.cohort, metric=name, value=finite_or_none(estimate.value),
             ci_low=finite_or_none(estimate.ci_low), ci_high=finite_or_none(estimate.ci_high),
             ci_method=estimate.ci_method, n=len(self.table), n_positive=int((self.table.labels > 0).sum()),
-            threshold=self.cut if name in NEEDS_THRESHOLD else None, reason=estimate.reason, remark=self.remark,
+            threshold=self.cut_of(name), reason=estimate.reason, remark=self.remark,
         )  # fmt: skip
 
 
@@ -115,12 +153,13 @@ def _recalibrations(tables: Tables, options: Options) -> dict[str, Recalibration
     }
 
 
-def _figures(table: Predictions, cut: float | None, options: Options) -> dict[str, Estimate]:
+def _figures(rows: _Rows, options: Options) -> dict[str, Estimate]:
+    table = rows.table
     if table.n_classes > 2:
         return multiclass_metrics(table, seed=options.seed, ordinal=options.ordinal)
     return binary_metrics(
-        table.labels, table.probs[:, 1], np.array(table.patient_ids), threshold=cut, seed=options.seed,
-        prevalence=options.prevalence,
+        table.labels, table.probs[:, 1], rows.patients, threshold=rows.cut, seed=options.seed,
+        prevalence=options.prevalence, pair=rows.threshold.pair if rows.threshold else None,
     )  # fmt: skip
 
 
@@ -129,7 +168,7 @@ def _others(rows: _Rows, options: Options) -> list[tuple[str, list[Estimate]]]:
     if table.n_classes > 2:
         return []
     found = alternative_intervals(
-        table.labels, table.probs[:, 1], np.array(table.patient_ids), threshold=rows.cut, seed=options.seed
+        table.labels, table.probs[:, 1], rows.patients, threshold=rows.cut, seed=options.seed
     )
     return list(found.items())
 
@@ -144,12 +183,10 @@ def _remark(optimistic: Mapping[str, str], model: str, cohort: str) -> str:
 def _subgroups(tables: Tables, options: Options) -> list[SubgroupMetric]:
     rows = []
     for (model, cohort), table in tables.items():
-        if table.n_classes > 2:
-            continue
-        patients = np.array(table.patient_ids)
+        patients, scores = np.array(table.patient_ids), table.probs if table.n_classes > 2 else table.probs[:, 1]
         for covariate, levels in options.subgroups.items():
             level = np.array([levels.get(case_id, "") for case_id in table.case_ids])
-            found = subgroup_aucs(table.labels, table.probs[:, 1], level, patients)
+            found = subgroup_aucs(table.labels, scores, level, patients)
             rows += [
                 SubgroupMetric(
                     model=model, cohort=cohort, covariate=covariate, level=group.level, metric="auc",
@@ -168,11 +205,20 @@ def _certainty(tables: Tables, metrics: Sequence[Metric], options: Options) -> l
     rows = []
     for (model, cohort), table in tables.items():
         value = aucs[model, cohort]
-        if table.n_classes > 2 or value is None or len(table) > MAX_PERMUTED:
+        if table.n_classes > 2 or value is None:
             continue
-        rng = np.random.default_rng([options.seed, 5])
-        p = auc_permutation_p(table.labels, table.probs[:, 1], np.array(table.patient_ids), rng=rng)
-        n_positive = int(table.labels.sum())
-        advice = size_advice(value, n_positive, len(table) - n_positive)
-        rows.append(Certainty(model=model, cohort=cohort, permutation_p=finite_or_none(p), advice=advice))
+        patients, scores, many = np.array(table.patient_ids), table.probs[:, 1], len(table) > MAX_PERMUTED
+        if many:
+            p = auc_permutation_p_of_many(table.labels, scores, patients)
+        else:
+            p = auc_permutation_p(table.labels, scores, patients, rng=np.random.default_rng([options.seed, 5]))
+        n, n_positive = len(table), int(table.labels.sum())
+        planned = min(max(value, 0.5), 0.99)
+        rows.append(Certainty(
+            model=model, cohort=cohort, permutation_p=finite_or_none(p), n=n, n_positive=n_positive,
+            permutation="normal" if many else "9999 permutations",
+            half_width=half_width(planned, n, n_positive / n),
+            cases_for_005=cases_for_half_width(planned, n_positive / n, WANTED_HALF_WIDTH),
+            advice=size_advice(value, n_positive, n - n_positive, target=WANTED_HALF_WIDTH),
+        ))  # fmt: skip
     return rows

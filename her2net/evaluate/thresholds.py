@@ -10,15 +10,34 @@ from her2net.artefact import Artefact, Strict
 
 Rule = Literal["youden", "sensitivity", "specificity", "cost"]
 NO_CHOICE = 0.5
+RULE_OUT_SENSITIVITY = RULE_IN_SPECIFICITY = 0.95
 
 
 class Threshold(Strict):
-    """One model's operating point; a case is positive when its probability is at least `value`."""
+    """One model's operating point; a case is positive when its probability is at least `value`.
+
+    Attributes:
+        value: the threshold.
+        rule: how it was chosen; `given` by the user, or 0.5 where there is nothing to choose on.
+        chosen_on: the predictions it was chosen on.
+        n: how many those were.
+        parameter: the bound of `sensitivity` and `specificity`, or the ratio of `cost`.
+        rule_out: below this a case is ruled out, at a sensitivity of at least 0.95 where it was chosen.
+        rule_in: from this on a case is ruled in, at a specificity of at least 0.95 where it was chosen.
+    """
 
     value: float
     rule: Literal["youden", "sensitivity", "specificity", "cost", "given"]
     chosen_on: Literal["oof", "nothing"]
     n: int
+    parameter: float | None = None
+    rule_out: float | None = None
+    rule_in: float | None = None
+
+    @property
+    def pair(self) -> tuple[float, float] | None:
+        """The rule-out and the rule-in threshold, if they were fitted."""
+        return None if self.rule_out is None or self.rule_in is None else (self.rule_out, self.rule_in)
 
 
 class Thresholds(Artefact):
@@ -81,8 +100,9 @@ def midpoints(values: np.ndarray) -> np.ndarray:
 
 
 def choose_rule_in_out(
-    labels: np.ndarray, scores: np.ndarray, *, sensitivity: float = 0.95, specificity: float = 0.95
-) -> tuple[float, float]:
+    labels: np.ndarray, scores: np.ndarray, *, sensitivity: float = RULE_OUT_SENSITIVITY,
+    specificity: float = RULE_IN_SPECIFICITY,
+) -> tuple[float, float]:  # fmt: skip
     """Return two thresholds: below the first a case is ruled out, from the second on it is ruled in.
 
     Where they cross (the model reaches both at once) both are the Youden threshold between them.

@@ -43,19 +43,21 @@ class _Columns:
     covariates: dict[str, str]
 
 
-def load_rows(folder: Path, spec: DatasetSpec) -> tuple[list[CaseRow] | None, list[Problem]]:
+def load_rows(folder: Path, spec: DatasetSpec, *, name: str = CASES) -> tuple[list[CaseRow] | None, list[Problem]]:
     """Read `cases.csv` and check every row; a row with an impossible or repeated id is left out."""
-    rows, problems = read_case_table(folder, spec)
+    rows, problems = read_case_table(folder, spec, name=name)
     if rows is None:
         return None, problems
     kept, found = _check_ids(rows)
     return kept, problems + found + _check_covariates(kept, spec)
 
 
-def read_case_table(folder: Path, spec: DatasetSpec) -> tuple[list[CaseRow] | None, list[Problem]]:
+def read_case_table(
+    folder: Path, spec: DatasetSpec, *, name: str = CASES
+) -> tuple[list[CaseRow] | None, list[Problem]]:
     """Read `cases.csv` without judging its rows; `None` where a required column is absent."""
     required = ("case_id", "label", spec.patient)
-    table, problems = read_table(folder / CASES, where=CASES, required=required)
+    table, problems = read_table(folder / name, where=name, required=required)
     if table is None:
         return None, problems
     columns, found = _find_columns(table, spec)

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from her2net.evaluate.calibration import (
     brier,
@@ -41,6 +43,28 @@ def test_slope_and_intercept_equal_statsmodels() -> None:
     offset = sm.GLM(labels, np.ones(300), family=sm.families.Binomial(), offset=logit(probs)).fit()
     assert intercept.value == pytest.approx(offset.params[0], abs=1e-8)
     assert [intercept.ci_low, intercept.ci_high] == pytest.approx(list(offset.conf_int()[0]), abs=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 300), st.sampled_from([2, 5, 1000]), st.sampled_from([0.05, 0.5]))
+@settings(max_examples=20, deadline=None)
+def test_calibration_figures_equal_statsmodels_or_say_why_not(seed: int, n: int, levels: int, share: float) -> None:
+    import statsmodels.api as sm
+    from sklearn.metrics import brier_score_loss
+
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.r_[0, 1, rng.random(n - 2) < share]).astype(int)
+    probs = (np.floor(levels * rng.random(n)) + 0.5) / levels
+    slope, intercept = calibration_slope_intercept(labels, probs)
+    assert brier(labels, probs).value == pytest.approx(brier_score_loss(labels, probs), abs=1e-12)
+    pos, neg = probs[labels == 1], probs[labels == 0]
+    if np.ptp(probs) == 0 or pos.min() >= neg.max() or neg.min() >= pos.max():
+        assert slope.reason
+    else:
+        fitted = sm.GLM(labels, sm.add_constant(logit(probs)), family=sm.families.Binomial()).fit(tol=1e-12)
+        assert slope.value == pytest.approx(fitted.params[1], rel=1e-5, abs=1e-6)
+        assert slope.ci_low == pytest.approx(fitted.conf_int()[1][0], rel=1e-4, abs=1e-4)
+    offset = sm.GLM(labels, np.ones(n), family=sm.families.Binomial(), offset=logit(probs)).fit(tol=1e-12)
+    assert intercept.value == pytest.approx(offset.params[0], rel=1e-5, abs=1e-6)
 
 
 def test_cluster_sandwich_equals_statsmodels() -> None:
@@ -133,5 +157,18 @@ def test_net_benefit_by_hand_and_its_defaults() -> None:
     assert curve.model[0] == pytest.approx(curve.treat_all[0])
     assert curve.model[1] == pytest.approx(1 / 5 - 1 / 5)
     assert (curve.model_low <= curve.model).all()
+    benefit = (probs >= 0.5) * np.where(labels == 1, 1.0, -1.0)
+    assert curve.model_high[1] - curve.model[1] == pytest.approx(1.959964 * benefit.std(ddof=1) / math.sqrt(5), rel=1e-6)
     impact = clinical_impact(labels, probs, thresholds=np.array([0.5]))
     assert [impact.called[0], impact.true_positive[0]] == [400, 200]
+
+
+def test_utility_of_duplicated_cases_is_that_of_the_patients() -> None:
+    labels, probs = cohort(80)
+    twice = np.repeat(np.arange(80), 2)
+    once, clustered = decision_curve(labels, probs), decision_curve(labels[twice], probs[twice], twice)
+    np.testing.assert_allclose(clustered.model, once.model, atol=1e-12)
+    np.testing.assert_allclose(clustered.model_low, once.model_low, atol=1e-12)
+    some = np.array([0.3, 0.6])
+    once, clustered = (clinical_impact(labels[rows], probs[rows], rows, thresholds=some) for rows in (np.arange(80), twice))
+    np.testing.assert_allclose(clustered.called_limits, once.called_limits, atol=15)

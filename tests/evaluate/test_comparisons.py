@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from her2net.evaluate.comparisons import (
     bonferroni,
@@ -17,16 +19,20 @@ from her2net.evaluate.comparisons import (
     paired_bootstrap,
     tango_limits,
 )
+from her2net.evaluate.estimate import two_sided_p
+from her2net.evaluate.pairwise import compare_models
 from her2net.evaluate.reclassification import integrated_discrimination, net_reclassification
 from her2net.evaluate.sample_size import (
     auc_permutation_p,
+    auc_permutation_p_of_many,
     cases_for_half_width,
     half_width,
     hanley_mcneil_error,
     size_advice,
 )
-from her2net.evaluate.subgroups import MISSING, equality_p, numeric_levels, subgroup_aucs
+from her2net.evaluate.subgroups import MISSING, equality_p, level_order, numeric_levels, subgroup_aucs
 from her2net.evaluate.weighted import auc_statistic
+from her2net.predictions import make_predictions
 
 
 def cohort(n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -57,6 +63,54 @@ def test_mcnemar_equals_statsmodels() -> None:
         found = mcnemar_exact(a, b)
         assert found.p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
         assert found.ci_low <= found.difference <= found.ci_high
+
+
+def test_mcnemar_keeps_the_cases_of_a_patient_together() -> None:
+    rng = np.random.default_rng(1)
+    patients = np.repeat(np.arange(9), [1, 2, 3, 1, 2, 3, 1, 2, 3])
+    a, b = rng.random((2, 18)) < 0.6
+    balance = np.bincount(patients, a.astype(float) - b)
+    sums = [abs(np.dot(signs, balance)) for signs in product((1, -1), repeat=9)]
+    found = mcnemar_exact(a, b, patients)
+    assert found.p_value == pytest.approx(np.mean(np.array(sums) >= abs(balance.sum())))
+    assert found.test == "McNemar exact, clustered by patient"
+    assert mcnemar_exact(a, b, np.arange(18)) == mcnemar_exact(a, b)
+
+
+def test_mcnemar_of_duplicated_cases_is_that_of_the_patients() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.random((2, 60)) < [[0.8], [0.6]]
+    once, twice = mcnemar_exact(a, b), np.repeat(np.arange(60), 2)
+    clustered = mcnemar_exact(a[twice], b[twice], twice)
+    assert clustered.p_value == pytest.approx(once.p_value)
+    assert [clustered.ci_low, clustered.ci_high] == pytest.approx([once.ci_low, once.ci_high], abs=0.005)
+    assert mcnemar_exact(a[twice], b[twice]).p_value < once.p_value / 2
+
+
+def test_few_cases_of_a_class_are_referred_to_t() -> None:
+    labels, a, b = cohort(60)
+    rare = np.flatnonzero(labels == 1)[5:]
+    labels, a, b = (np.delete(x, rare) for x in (labels, a, b))
+    found = compare_aucs(labels, a, b)
+    assert "t with" in found.test
+    assert found.p_value > two_sided_p(found.statistic)
+    assert "t with" not in compare_aucs(*cohort(200)).test
+
+
+def test_folds_are_compared_pairwise_and_not_taken_for_independent() -> None:
+    labels, a, b = cohort(80)
+    squash = lambda x: np.column_stack([1 - 1 / (1 + np.exp(-x)), 1 / (1 + np.exp(-x))])
+    names, folds = [f"c{i:02d}" for i in range(80)], [str(i % 4) for i in range(80)]
+    tables = {(m, "oof"): make_predictions(names, names, squash(x), labels=list(labels), folds=folds)
+              for m, x in (("A", a), ("B", b))}  # fmt: skip
+    row = next(row for row in compare_models(tables, {}) if row["metric"] == "auc_across_folds")
+    of_fold = lambda x, k: roc_auc_score(labels[k::4], x[k::4])
+    expected = corrected_resampled_t(np.array([of_fold(a, k) - of_fold(b, k) for k in range(4)]), 60, 20)
+    assert row["p_value"] == pytest.approx(expected.p_value)
+    assert row["test"] == "corrected resampled t, 4 folds"
+    other = make_predictions(names, names, squash(b), labels=list(labels), folds=folds[::-1])
+    rows = compare_models({("A", "oof"): tables["A", "oof"], ("B", "oof"): other}, {})
+    assert next(row for row in rows if row["metric"] == "auc_across_folds")["reason"] == "the models were trained on other folds"
 
 
 def test_tango_limits_equal_the_published_example() -> None:
@@ -131,6 +185,15 @@ def test_permutation_p_equals_mann_whitney_and_keeps_patients_whole() -> None:
     assert math.isnan(auc_permutation_p(np.ones(4, dtype=int), np.arange(4.0)))
 
 
+@pytest.mark.parametrize("owners", [np.arange(400), np.repeat(np.arange(200), 2), np.r_[np.repeat(np.arange(100), 2), 100:300]])
+def test_permutation_p_of_many_cases_is_the_normal_limit_of_that_of_few(owners: np.ndarray) -> None:
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 2, 400)[owners]
+    scores = rng.integers(0, 20, 400) + 3 * rng.normal(size=400)[owners] + 0.6 * labels
+    p = auc_permutation_p(labels, scores, owners)
+    assert auc_permutation_p_of_many(labels, scores, owners) == pytest.approx(p, abs=0.015)
+
+
 def test_size_advice_is_the_inverse_of_the_width() -> None:
     n = cases_for_half_width(0.85, 0.4, 0.05)
     assert half_width(0.85, n, 0.4) <= 0.05 < half_width(0.85, n - 1, 0.4)
@@ -150,4 +213,22 @@ def test_subgroups_say_their_size_and_whether_they_differ() -> None:
     assert found.groups[2].auc.reason == "one class only"
     assert found.interaction_p < 1e-6
     assert math.isnan(equality_p(np.array([0.7]), np.array([0.01])))
+    assert sorted(["10", "", "b", "2", "a"], key=level_order) == ["2", "10", "a", "b", ""]
     assert set(numeric_levels(np.array([1.0, 2.0, np.nan, 4.0]))) == {"< 2", ">= 2", ""}
+
+
+def test_equality_of_subgroups_equals_statsmodels() -> None:
+    from statsmodels.stats.oneway import anova_generic
+
+    means, variances, n = np.array([0.7, 0.8, 0.95]), np.array([0.5, 0.2, 0.1]), np.array([9, 14, 30])
+    expected = anova_generic(means, variances, n, use_var="unequal", welch_correction=True)
+    assert equality_p(means, variances / n, n - 1) == pytest.approx(expected.pvalue)
+    assert equality_p(means, variances / n, np.full(3, 1e9)) == pytest.approx(equality_p(means, variances / n))
+
+
+def test_a_subgroup_in_perfect_order_takes_part_in_the_test() -> None:
+    labels, levels = np.tile([0, 1], 40), np.repeat(["a", "b"], 40)
+    scores = np.where(levels == "a", labels, np.random.default_rng(0).random(80))
+    found = subgroup_aucs(labels, scores, levels, np.arange(80))
+    assert found.groups[0].auc.value == 1
+    assert found.interaction_p < 0.01

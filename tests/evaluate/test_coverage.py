@@ -11,9 +11,10 @@ import pytest
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "coverage.py"
 DEFAULTS = {
-    "auc": "delong-logit", "accuracy": "wilson", "balanced_accuracy": "wilson", "sensitivity": "wilson",
+    "auc": "delong-logit-t", "accuracy": "wilson", "balanced_accuracy": "wilson", "sensitivity": "wilson",
     "specificity": "wilson", "f1": "wilson", "mcc": "closed form", "brier": "normal, log scale", "pr_auc": "logit",
-    "calibration_slope": "Wald", "calibration_intercept": "Wald",
+    "calibration_slope": "Wald", "calibration_intercept": "Wald", "ppv_at_prevalence": "closed form",
+    "npv_at_prevalence": "closed form",
 }  # fmt: skip
 
 
@@ -36,9 +37,19 @@ def test_default_intervals_cover_and_tests_hold_their_size(coverage: ModuleType,
         n, held = counts[f"{metric}|{method}"]
         assert n >= 0.95 * n_cohorts
         assert 0.91 <= held / n <= 0.985, metric  # three standard errors of 300 cohorts around 93 to 97 %
-    for test in ("DeLong paired", "McNemar exact"):
+    for test in ("DeLong paired", "McNemar exact", "subgroups, Welch"):
         n, rejected = counts[f"size|{test}"]
         assert rejected / n <= 0.09, test
+
+
+def test_paired_tests_hold_their_size_with_five_positives(coverage: ModuleType) -> None:
+    """Where DeLong's test with the normal distribution rejects twice as often as it says."""
+    counts = coverage.simulate((coverage.Setting(48, 0.6, 0.1), 400, 0, True))
+    share = {name: counts[f"size|{name}"][1] / counts[f"size|{name}"][0]
+             for name in ("DeLong paired", "DeLong paired, normal always", "McNemar exact")}  # fmt: skip
+    assert share["DeLong paired"] <= 0.08
+    assert share["McNemar exact"] <= 0.08
+    assert share["DeLong paired, normal always"] > 0.08
 
 
 def test_binomial_exact_interval_of_an_auc_does_not_hold_its_promise(coverage: ModuleType) -> None:

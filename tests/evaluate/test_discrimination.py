@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from her2net.evaluate.bootstrap import bootstrap_values, resample_weights
+from her2net.evaluate import bootstrap
+from her2net.evaluate.bootstrap import bootstrap_values, group_cases, resample_weights
+from her2net.evaluate.calibration import calibration_errors
 from her2net.evaluate.discrimination import (
     auc,
+    auc_contrast,
     auc_covariance,
     auc_interval,
     bootstrap_aucs,
@@ -24,7 +27,7 @@ from her2net.evaluate.discrimination import (
 from her2net.evaluate.multiclass import hand_till, macro_auc, weighted_kappa
 from her2net.evaluate.weighted import auc_statistic, partial_auc_statistic, pr_auc_statistic
 
-METHODS = ("delong", "delong-logit", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact")
+METHODS = ("delong", "delong-logit", "delong-logit-t", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact")
 
 
 @st.composite
@@ -73,6 +76,58 @@ def test_areas_equal_scikit_learn(sample: tuple[np.ndarray, np.ndarray]) -> None
     assert mirrored == pytest.approx(roc_auc_score(1 - labels, -scores, max_fpr=0.2), abs=1e-12)
 
 
+@pytest.mark.parametrize(("n", "n_positive", "levels"), [(10_000, 3, 4), (300_000, 90_000, 10**6)])
+def test_areas_of_many_cases_equal_scikit_learn(n: int, n_positive: int, levels: int) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    rng = np.random.default_rng(n)
+    labels = rng.permutation((np.arange(n) < n_positive).astype(np.int64))
+    scores = np.floor(levels / (1 + np.exp(-rng.normal(size=n) - labels))) / levels
+    expected = {"specificity": roc_auc_score(labels, scores, max_fpr=0.1),
+                "sensitivity": roc_auc_score(1 - labels, -scores, max_fpr=0.1)}  # fmt: skip
+    assert auc_interval(labels, scores).value == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+    assert pr_auc_interval(labels, scores).value == pytest.approx(average_precision_score(labels, scores), abs=1e-9)
+    for focus, value in expected.items():
+        found = partial_auc_interval(labels, scores, focus=focus, n_resamples=50)  # type: ignore[arg-type]
+        assert found.value == pytest.approx(value, abs=1e-9)
+
+
+def test_groups_of_many_cases_are_resampled_like_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(5000) < 0.3).astype(np.int64)
+    scores = 1 / (1 + np.exp(-rng.normal(size=5000) - labels))
+    measure = lambda: [
+        auc_interval(labels, scores, method="bootstrap"), pr_auc_interval(labels, scores, method="bootstrap-percentile"),
+        partial_auc_interval(labels, scores, focus="sensitivity"), *calibration_errors(labels, scores).values(),
+    ]  # fmt: skip
+    whole = measure()
+    monkeypatch.setattr(bootstrap, "GROUPED_FROM", 1000)
+    groups, means, counts = group_cases(labels, scores)
+    assert counts.sum() == 5000
+    assert counts @ means == pytest.approx(scores.sum())
+    assert [counts[groups == c].sum() for c in (0, 1)] == [(labels == c).sum() for c in (0, 1)]
+    assert group_cases(labels, scores, np.arange(5000) // 2)[2] is None
+    for one, other in zip(whole, measure(), strict=True):
+        assert one.value == pytest.approx(other.value, abs=1e-12)
+        width = one.ci_high - one.ci_low
+        assert [other.ci_low, other.ci_high] == pytest.approx([one.ci_low, one.ci_high], abs=0.12 * width)
+
+
+def test_degrees_of_freedom_are_those_of_welch() -> None:
+    from scipy.stats import ttest_ind
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [40, 9])
+    scores = rng.normal(size=49) + labels
+    v10, v01 = (part[0] for part in placements(labels, scores[None]))
+    value, variance, df = auc_contrast(labels, scores[None], np.ones(1))
+    assert df == pytest.approx(ttest_ind(v10, v01, equal_var=False).df)
+    assert variance == pytest.approx(auc_covariance(labels, scores[None])[1][0, 0])
+    t, z = (auc_interval(labels, scores, method=m) for m in ("delong-logit-t", "delong-logit"))
+    assert t.value == value
+    assert t.ci_low < z.ci_low < z.ci_high < t.ci_high
+
+
 @given(samples())
 @settings(max_examples=15, deadline=None)
 def test_weights_mean_repetition(sample: tuple[np.ndarray, np.ndarray]) -> None:
@@ -92,7 +147,7 @@ def test_weights_mean_repetition(sample: tuple[np.ndarray, np.ndarray]) -> None:
 def test_intervals_hold_the_estimate_and_ignore_order_and_scale(sample: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = sample[0], np.round(sample[1], 6)  # 0.3 + 0.4 and 0.7 are ties, before the exponential and after
     order = np.random.default_rng(1).permutation(len(labels))
-    for method in ("delong", "delong-logit", "newcombe", "binomial-exact"):
+    for method in ("delong", "delong-logit", "delong-logit-t", "newcombe", "binomial-exact"):
         found = auc_interval(labels, scores, method=method)
         moved = auc_interval(labels[order], np.exp(3 * scores[order]), method=method)
         assert moved.value == pytest.approx(found.value, abs=1e-12)
@@ -105,7 +160,7 @@ def test_intervals_hold_the_estimate_and_ignore_order_and_scale(sample: tuple[np
 @settings(max_examples=20, deadline=None)
 def test_turning_the_scores_round_mirrors_the_interval(sample: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = sample
-    for method in ("delong", "delong-logit", "newcombe"):
+    for method in ("delong", "delong-logit", "delong-logit-t", "newcombe"):
         found, turned = (auc_interval(labels, sign * scores, method=method) for sign in (1, -1))
         assert turned.value == pytest.approx(1 - found.value, abs=1e-12)
         assert turned.ci_high == pytest.approx(1 - found.ci_low, abs=1e-7, nan_ok=True)
@@ -221,18 +276,30 @@ def test_bootstrap_is_reproducible_and_seeded() -> None:
     assert partial_auc_interval(labels, scores, focus="sensitivity").ci_high <= 1
 
 
-def test_multiclass_areas_equal_scikit_learn() -> None:
+@given(st.integers(0, 2**32 - 1), st.integers(9, 200), st.sampled_from([2, 10, 1000]))
+@settings(max_examples=10, deadline=None)
+def test_multiclass_figures_equal_scikit_learn(seed: int, n: int, levels: int) -> None:
     from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 90)
-    probs = rng.dirichlet(np.ones(3), 90) + 0.5 * np.eye(3)[labels]
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.r_[0, 1, 2, np.minimum(rng.integers(0, 8, n - 3), 2)])  # two classes are rare
+    probs = np.round(levels * (rng.dirichlet(np.ones(3), n) + 0.5 * np.eye(3)[labels])) + 1e-3
     probs /= probs.sum(axis=1, keepdims=True)
-    macro = roc_auc_score(labels, probs, multi_class="ovr")
-    assert macro_auc(labels, probs).value == pytest.approx(macro, abs=1e-12)
-    assert hand_till(labels, probs).value == pytest.approx(roc_auc_score(labels, probs, multi_class="ovo"), abs=1e-12)
+    one, other = macro_auc(labels, probs, n_resamples=10), hand_till(labels, probs, n_resamples=10)
+    assert one.value == pytest.approx(roc_auc_score(labels, probs, multi_class="ovr"), abs=1e-9)
+    assert other.value == pytest.approx(roc_auc_score(labels, probs, multi_class="ovo"), abs=1e-9)
     for weights in ("linear", "quadratic"):
         found = weighted_kappa(labels, probs.argmax(axis=1), 3, weights=weights)  # type: ignore[arg-type]
         assert found.value == pytest.approx(cohen_kappa_score(labels, probs.argmax(axis=1), weights=weights), abs=1e-12)
-        assert found.ci_low < found.value < found.ci_high
     assert "class 2" in macro_auc(labels % 2, probs).reason
+
+
+def test_kappa_of_patients_with_several_cases_has_a_wider_interval() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    decided = np.where(rng.random(60) < 0.7, labels, rng.integers(0, 3, 60))
+    once, twice = weighted_kappa(labels, decided, 3), np.repeat(np.arange(60), 2)
+    clustered = weighted_kappa(labels[twice], decided[twice], 3, patients=twice)
+    assert clustered.value == pytest.approx(once.value)
+    assert [clustered.ci_low, clustered.ci_high] == pytest.approx([once.ci_low, once.ci_high], abs=0.05)
+    assert "patients" in clustered.ci_method

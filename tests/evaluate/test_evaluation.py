@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,7 +25,7 @@ from her2net.evaluate.evaluation import (
     format_summary,
 )
 from her2net.evaluate.record import RESEMBLING
-from her2net.evaluate.thresholds import Thresholds, choose_threshold
+from her2net.evaluate.thresholds import Thresholds, choose_rule_in_out, choose_threshold
 from her2net.paths import DatasetPaths, Roots
 from her2net.predictions import Predictions, make_predictions, write_predictions
 
@@ -95,17 +96,21 @@ def test_thresholds_come_from_oof_and_are_carried_over(paths: DatasetPaths, eval
     for model, seed in (("US", 0), ("MRI", 1), ("fusion", 2)):
         oof = make_table(60, seed)
         assert thresholds[model].value == choose_threshold(oof.labels, oof.probs[:, 1])
+        assert thresholds[model].pair == choose_rule_in_out(oof.labels, oof.probs[:, 1])
         used = {row["threshold"] for row in read(paths.evaluation / "metrics.csv") if row["model"] == model}
-        assert used == {"", repr(thresholds[model].value)}
+        assert used == {"", *(repr(value) for value in (thresholds[model].value, *thresholds[model].pair))}
     assert {metric.n for metric in evaluation.metrics if metric.cohort == RESEMBLING} == {29}
 
 
 def test_comparisons_pair_every_two_models_with_adjusted_p(evaluation: Evaluation) -> None:
     oof = [row for row in evaluation.comparisons if row["cohort"] == "oof"]
-    assert len(oof) == 3 * 6
-    assert {row["metric"] for row in oof} == {"auc", "accuracy", "pr_auc", "brier", "nri", "idi"}
+    assert len(oof) == 3 * 7
+    assert {row["metric"] for row in oof} == {"auc", "accuracy", "pr_auc", "brier", "nri", "idi", "auc_across_folds"}
     for row in oof:
-        assert row["p_adjusted"] >= row["p_value"]
+        if row["metric"] == "auc_across_folds":
+            assert row["reason"] == "fewer than two folds with a value"
+        else:
+            assert row["p_bonferroni"] >= row["p_adjusted"] >= row["p_value"]
     assert all(row["detectable_difference"] > 0 for row in oof if row["metric"] == "auc")
 
 
@@ -131,7 +136,12 @@ def test_figures_are_whole_and_at_journal_width(paths: DatasetPaths, evaluation:
 
 def test_summary_names_every_model_and_cohort(paths: DatasetPaths, evaluation: Evaluation) -> None:
     text = format_summary(paths.evaluation)
-    assert text.count("US") == 3
+    rows = [line.split()[:2] for line in text.splitlines()[1:]]
+    assert [row for row in rows if row[0] == "US"] == [["US", "oof"], ["US", "test"], ["US", RESEMBLING], ["US", "-"],
+                                                       ["US", "-"], ["US", "-"], ["US", "-"], ["US", "-"], ["US", "-"],
+                                                       ["US", "(oof):"], ["US", "(test):"]]  # fmt: skip
+    assert "80 % power for" in text
+    assert "permutation p = " in text
     assert "optimistic" in text
 
 
@@ -176,6 +186,8 @@ def test_hardly_any_information_gives_explained_gaps(labels: list[int | None], f
     found = evaluate_tables(tables, fit_thresholds(tables), {}, ["0", "1"])
     for metric in found.metrics:
         assert metric.reason or (metric.value is not None and metric.ci_low is not None), metric
+    for row in found.comparisons:
+        assert row["reason"] or None not in (row["difference"], row["ci_low"], row["p_value"]), row
     json.dumps(found.model_dump(), allow_nan=False)
 
 
@@ -237,7 +249,9 @@ def test_patients_with_several_cases_are_said_to_be_clustered() -> None:
 
 
 @pytest.mark.slow
-def test_a_million_cases_are_evaluated(tmp_path: Path) -> None:
+def test_a_million_cases_are_evaluated_as_scikit_learn_would(tmp_path: Path) -> None:
+    from sklearn.metrics import average_precision_score, brier_score_loss, matthews_corrcoef, roc_auc_score
+
     rng = np.random.default_rng(0)
     n = 1_000_000
     labels = (rng.random(n) < 0.3).astype(np.int64)
@@ -245,5 +259,16 @@ def test_a_million_cases_are_evaluated(tmp_path: Path) -> None:
     names = tuple(map(str, range(n)))
     table = Predictions(names, names, ("0",) * n, labels, np.column_stack([1 - p, p]))
     tables = {("A", "oof"): table}
+    start = time.process_time()
     found = evaluate_tables(tables, fit_thresholds(tables), {}, ["0", "1"])
+    assert time.process_time() - start < 30
+    values = {m.metric: m for m in found.metrics}
     assert all(m.value is not None and math.isfinite(m.value) for m in found.metrics)
+    called = p >= values["mcc"].threshold
+    expected = {
+        "auc": roc_auc_score(labels, p), "pr_auc": average_precision_score(labels, p), "brier": brier_score_loss(labels, p),
+        "mcc": matthews_corrcoef(labels, called), "partial_auc_specificity": roc_auc_score(labels, p, max_fpr=0.1),
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert values[name].value == pytest.approx(value, abs=1e-9), name
+        assert values[name].ci_low < value < values[name].ci_high
