@@ -60,7 +60,7 @@ def write_figures(
             continue
         for kind, draw in DRAWERS.items():
             figure = draw_figure(partial(draw, models=models, thresholds=thresholds), cohort)
-            written += _save(figure, folder / f"{kind}_{cohort}")
+            written += save_figure(figure, folder / f"{kind}_{cohort}")
     return written
 
 
@@ -93,7 +93,8 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write the figure as `<stem>.svg`, `.pdf` and `.png`, the same bytes for the same figure."""
     from matplotlib import rc_context
 
     files = []
