@@ -143,7 +143,8 @@ def require_evaluation(project: Project) -> None:
     found = evaluation_state(project)
     if found.state != "done":
         error = MissingArtefactError if found.state == "missing" else StaleArtefactError
-        raise error(f"{project.paths.evaluation}: {found.state}. {found.why} Run {found.command} first.".replace(".  ", ". "))
+        why = f" ({found.why})" if found.why else ""
+        raise error(f"{project.paths.evaluation}: the evaluation is {found.state}{why}. Run {found.command} first.")
 
 
 def report_state(project: Project) -> StageState:

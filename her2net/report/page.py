@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from her2net.artefact import digest_json
@@ -20,7 +19,7 @@ from her2net.report.figures import forest_rows
 from her2net.report.material import Material
 from her2net.report.mistakes import find_mistakes, mistakes_table, split_shown
 from her2net.report.paper import paper_tables
-from her2net.report.pictures import make_pictures
+from her2net.report.pictures import Picture
 from her2net.report.render import make_environment
 from her2net.report.summary import summarise
 from her2net.report.table import Table
@@ -43,12 +42,12 @@ class Page:
     tables: list[Table]
 
 
-def make_page(material: Material, made_from: Mapping[str, str], figures: Path) -> Page:
+def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[Picture]) -> Page:
     """Compute everything that a report shows.
 
     Args:
         made_from: digests of the inputs of the report.
-        figures: folder into which the figures are written.
+        drawn: its figures.
     """
     groups = cohort.count_groups(material)
     subgroups = results.subgroup_rows(material)
@@ -70,7 +69,7 @@ def make_page(material: Material, made_from: Mapping[str, str], figures: Path) -
         "all_metrics": results.all_metrics_table(material), "comparisons": results.comparisons_table(material),
         "decisions": settings.decisions_table(material),
     }  # fmt: skip
-    pictures = {picture.key: picture for picture in make_pictures(material, groups, subgroups, figures)}
+    pictures = {picture.key: picture for picture in drawn}
     context = _facts(material) | {
         "groups": groups, "train": groups[0], "test": groups[1] if len(groups) > 1 else None, "summary": summarise(material),
         "cautions": find_cautions(material, groups), "table1s": table1s, "matrices": matrices, "tables": tables,

@@ -12,7 +12,7 @@ from her2net.evaluate.proportions import f1_from_share, proportion
 from her2net.report.material import Material
 from her2net.report.results import confusion_counts
 from her2net.report.table import Cell, Table, make_table
-from her2net.report.words import cohort_name, p_value, with_interval
+from her2net.report.words import cohort_label, cohort_name, p_value, with_interval
 
 RATES = ("Accuracy", "Sensitivity", "Specificity", "PPV", "NPV", "F1")
 
@@ -44,7 +44,7 @@ def paper_tables(material: Material) -> list[Table]:
         counts, n = theirs["confusion"], paper["n"]
         low, high = theirs["auc_ci95"]
         auc = Estimate(theirs["auc"], low, high, "as printed: binomial exact")
-        rows.append([theirs["name"], "Fan et al. 2025, test", f"{n} ({paper['n_positive']})", _cell(auc),
+        rows.append([theirs["name"], "Fan et al., test", f"{n} ({paper['n_positive']})", _cell(auc),
                      *map(_cell, rates_of_counts(**counts).values())])  # fmt: skip
         rows.append(_our_row(material, ours, cohort))
     notes = (
@@ -67,7 +67,7 @@ def _our_row(material: Material, model: str, cohort: str) -> list[str | Cell]:
     known = material.known(model, cohort)
     auc = auc_interval(known.labels, known.probs[:, 1], method="binomial-exact")
     (tn, fp), (fn, tp) = confusion_counts(material, model, cohort).tolist()
-    return [model, f"here, {cohort_name(cohort)}", f"{len(known)} ({tp + fn})", _cell(auc),
+    return [model, f"here, {cohort_label(cohort)}", f"{len(known)} ({tp + fn})", _cell(auc),
             *map(_cell, rates_of_counts(tp, fn, tn, fp).values())]  # fmt: skip
 
 

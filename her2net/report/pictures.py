@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from her2net.artefact import write_bytes
 from her2net.evaluate.figures import DRAWERS, FORMATS, save_figure
 from her2net.evaluate.record import SubgroupMetric
-from her2net.report.cohort import Group
+from her2net.evaluate.utility import decision_curve
+from her2net.report.cohort import Group, count_groups
 from her2net.report.figures import draw_confusion, draw_flow, draw_forest, draw_training, forest_rows
 from her2net.report.material import Material
-from her2net.report.results import confusion_counts
+from her2net.report.results import confusion_counts, subgroup_rows
 from her2net.report.words import cohort_name, count, listed, number, with_interval
 
 if TYPE_CHECKING:
@@ -48,8 +51,9 @@ class Picture:
     height: int
 
 
-def make_pictures(material: Material, groups: Sequence[Group], subgroups: Sequence[SubgroupMetric], folder: Path) -> list[Picture]:
+def make_pictures(material: Material, folder: Path) -> list[Picture]:
     """Write every figure as SVG, PDF and PNG into a folder, and return them embedded, in the order of the report."""
+    groups, subgroups = count_groups(material), subgroup_rows(material)
     found = [_own(folder, "flow", draw_flow(material, groups), "Cohort flow. The numbers stand in the table below.",
                   _describe_flow(groups))]  # fmt: skip
     found.append(_own(
@@ -148,8 +152,19 @@ def _describe_curves(material: Material, kind: str, cohort: str, models: list[st
         parts += [f"{model}: " + ", ".join(f"{n} {with_interval(m.value, m.ci_low, m.ci_high, 2)}" for n, m in found if m)]
     title = {"roc": "ROC curves", "precision_recall": "Precision-recall curves", "calibration": "Calibration curves",
              "decision_curve": "Decision curves"}[kind]  # fmt: skip
-    text = f"{title} of {listed(models)}, {cohort_name(cohort)}."
-    return f"{text} {'; '.join(parts)}." if metrics else text
+    if kind == "decision_curve":
+        parts = [f"{model} {_useful_range(material, model, cohort)}" for model in models]
+    return f"{title} of {listed(models)}, {cohort_name(cohort)}. {'; '.join(parts)}."
+
+
+def _useful_range(material: Material, model: str, cohort: str) -> str:
+    """Say where acting on the model beats calling all or none positive."""
+    known = material.known(model, cohort)
+    curve = decision_curve(known.labels, known.probs[:, 1], np.array(known.patient_ids))
+    better = curve.thresholds[curve.gain > 1e-12]
+    if not len(better):
+        return "is nowhere above both defaults"
+    return f"is above both defaults at {len(better)} of {len(curve.gain)} thresholds between {better[0]:.2f} and {better[-1]:.2f}"
 
 
 def _describe_confusion(material: Material, cohort: str) -> str:

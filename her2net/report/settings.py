@@ -14,6 +14,7 @@ from her2net.report.table import Cell, Table, make_table
 from her2net.report.words import count, number, with_interval
 from her2net.version import __version__
 
+DIGEST_DIGITS = 16
 PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "torch", "torchvision", "timm", "monai", "SimpleITK", "Pillow",
             "h5py", "pydantic", "matplotlib", "jinja2")  # fmt: skip
 
@@ -108,13 +109,18 @@ def _version(package: str) -> str:
 def digests_table(material: Material, made_from: Mapping[str, str]) -> Table:
     """Return the digests of what the report and the artefacts before it were made from."""
     paths = material.project.paths
-    rows: list[list[str | Cell]] = [[name, digest, "report"] for name, digest in made_from.items() if name != "version"]
-    rows += [[name, digest, "evaluation"] for name, digest in material.evaluation.made_from.items() if name != "version"]
+    rows: list[list[str | Cell]] = [[name, digest, "report"] for name, digest in made_from.items() if _is_digest(digest)]
+    rows += [[name, digest, "evaluation"] for name, digest in material.evaluation.made_from.items() if _is_digest(digest)]
     rows += [[name, digest, "plan"] for name, digest in material.plan.made_from.items()]
     rows += [["training cases and their files", material.fingerprint.dataset_digest, "fingerprint"],
              ["cases.csv", digest_file(paths.raw / "cases.csv"), "raw data"],
              ["dataset.json", digest_file(paths.raw / "dataset.json"), "raw data"]]  # fmt: skip
     return make_table("digests", "Digests: same digest, same content", ["What", "Digest (BLAKE2b, 64 bit)", "Input of"], rows)
+
+
+def _is_digest(value: str) -> bool:
+    """Tell a digest from the other things that a record of inputs holds, such as a version or a switch."""
+    return len(value) == DIGEST_DIGITS
 
 
 def openings_table(material: Material) -> Table:

@@ -12,6 +12,7 @@ from her2net.fuse.stage import FUSION
 from her2net.project import Project
 from her2net.report.material import OWN_PURPOSE, collect, read_openings
 from her2net.report.page import make_page
+from her2net.report.pictures import make_pictures
 from her2net.report.render import render_page, render_table
 from her2net.train.fold import read_record
 
@@ -92,13 +93,14 @@ def write_report(
     folder = path.parent
     material = collect(project, list(names), test_labels=test_labels, paper=paper)
     made_from = report_inputs(project, names, paper=paper)
-    page = make_page(material, made_from, folder / "figures")
+    pictures = make_pictures(material, folder / "figures")
+    page = make_page(material, made_from, pictures)
     for table in page.tables:
         write_text(folder / "tables" / f"{table.key}.csv", table.to_csv())
         write_text(folder / "tables" / f"{table.key}.html", render_table(table, project.dataset.spec.name))
     write_text(path, render_page(page.context))
     _remove_others(folder / "tables", {table.key for table in page.tables})
-    _remove_others(folder / "figures", {key for key, picture in page.context["pictures"].items() if picture is not None})
+    _remove_others(folder / "figures", {picture.key for picture in pictures})
     ReportRecord(made_from=made_from, paper=paper).save(folder / RECORD)
     return path
 

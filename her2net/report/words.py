@@ -93,7 +93,7 @@ def p_value(p: float | None) -> str:
     """Return a p-value with three decimals, as journals print it."""
     if p is None or not math.isfinite(p):
         return "undefined"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def count(n: int, one: str, several: str = "") -> str:
