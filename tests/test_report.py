@@ -33,8 +33,8 @@ from her2net.report import cautions, mistakes, words
 from her2net.report.cohort import count_groups, table1s
 from her2net.report.material import Material, collect
 from her2net.report.page import SECTIONS, make_page
-from her2net.report.pictures import Picture, make_pictures
 from her2net.report.paper import load_paper, rates_of_counts
+from her2net.report.pictures import Picture, make_pictures
 from her2net.report.render import render_page
 from her2net.report.stage import ReportRecord
 from her2net.report.thumbnails import OUTLINE, SIDE_PX, draw_thumbnail
