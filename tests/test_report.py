@@ -453,6 +453,26 @@ def test_three_classes_and_no_test_set(material: Material, tmp_path: Path) -> No
     assert page.table("table1_training_test") == []
 
 
+def test_one_modality_and_nothing_to_compare(material: Material, pictures: list[Picture]) -> None:
+    tables = {key: table for key, table in material.tables.items() if key[0] == "US"}
+    metrics = [m for m in material.evaluation.metrics if m.model == "US"]
+    evaluation = material.evaluation.model_copy(update={"metrics": metrics, "comparisons": []})
+    modalities = {"US": material.plan.modalities["US"]}
+    decisions = [d for d in material.plan.decisions if not d.path.startswith("modalities.MRI")]
+    plan = material.plan.model_copy(update={"modalities": modalities, "decisions": decisions})
+    project = replace(material.project, plan=plan)
+    alone = replace(material, tables=tables, evaluation=evaluation, fusion=None, project=project, paper=True)
+    _, page = show(alone, pictures)
+    text = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "answer").text
+    assert "Can a network tell “positive” from “negative” on US?" in text
+    assert "Beside it" not in text
+    assert page.table("fusion") == page.table("comparisons") == []
+    assert [row[1] for row in page.table("paper")[1:]] == [
+        "Fan et al., test", "here, test", "Fan et al., test", "here: no model of this name in test cases",
+        "Fan et al., test", "here: no model of this name in test cases",
+    ]  # fmt: skip
+
+
 def test_cautions_know_few_cases_bad_calibration_and_chance(material: Material) -> None:
     def texts(of: Material) -> str:
         return " ".join(c.text for c in cautions.find_cautions(of, count_groups(of)) if c.level == "serious")

@@ -12,7 +12,7 @@ from her2net.report.material import OWN_PURPOSE, Material
 from her2net.report.words import cohort_name, count, estimate, listed, number
 
 FEW_OF_A_CLASS = 100
-"""Collins et al. 2016, doi:10.1002/sim.6787: a validation needs at least 100 cases of each class."""
+"""Vergouwe et al. 2005, doi:10.1016/j.jclinepi.2004.06.017: a validation needs at least 100 cases of each class."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,11 @@ def _size(material: Material) -> Iterator[Caution]:
     smallest = min(int((table.labels == c).sum()) for c in range(len(material.class_names)))
     if smallest < FEW_OF_A_CLASS:
         advice = next((c.advice for c in material.evaluation.certainty if (c.model, c.cohort) == (model, cohort)), "")
-        yield Caution("serious", f"Few cases: the smaller class has {smallest} of {len(table)}; at least {FEW_OF_A_CLASS} of "
-                                 f"each are advised to validate a model (doi:10.1002/sim.6787). {advice}".strip())  # fmt: skip
+        text = (
+            f"Few cases: the smaller class has {smallest} of {len(table)}; at least {FEW_OF_A_CLASS} of each are advised to "
+            f"validate a model (doi:10.1016/j.jclinepi.2004.06.017). {advice}"
+        )
+        yield Caution("serious", text.strip())
     lost = len({r.n for r in material.evaluation.metrics if r.cohort == cohort and r.metric == "auc"}) > 1
     if lost:
         yield Caution("note", "Models differ in n because cases lack a modality. Compare models only in the table of "

@@ -59,12 +59,13 @@ def find_mistakes(material: Material) -> list[Mistake]:
     wrong = np.flatnonzero(decided != table.labels)
     wrong = wrong[np.argsort(-certainty[wrong], kind="stable")]
     names = material.class_names
+    said = _what_each_model_says(material, cohort)
     shown = {int(i) for i in (*wrong[:N_SHOWN], *wrong[-N_SHOWN:])}
     return [
         Mistake(
             case_id=table.case_ids[i], truth=names[table.labels[i]], decision=names[decided[i]],
             probability=float(table.probs[i, 1 if material.binary else decided[i]]), certainty=float(certainty[i]),
-            others=_others(material, table.case_ids[i], cohort),
+            others={name: cases[table.case_ids[i]] for name, cases in said.items() if table.case_ids[i] in cases},
             pictures=_pictures(material, table.case_ids[i]) if int(i) in shown else (),
         )
         for i in wrong
@@ -77,14 +78,13 @@ def split_shown(mistakes: list[Mistake]) -> tuple[list[Mistake], list[Mistake]]:
     return surest, mistakes[len(surest):][::-1][:N_SHOWN]
 
 
-def _others(material: Material, case_id: str, cohort: str) -> dict[str, str]:
+def _what_each_model_says(material: Material, cohort: str) -> dict[str, dict[str, str]]:
+    """Return model -> case -> its probability; with more than two classes, the class it decides for."""
     said = {}
-    for model in material.models:
-        table = material.tables.get((model, cohort))
-        if table is None or case_id not in table.case_ids:
-            continue
-        probs = table.probs[table.case_ids.index(case_id)]
-        said[model] = number(float(probs[1])) if material.binary else material.class_names[int(probs.argmax())]
+    for model in [name for name in material.models if (name, cohort) in material.tables]:
+        table = material.tables[model, cohort]
+        words = [number(float(p[1])) if material.binary else material.class_names[int(p.argmax())] for p in table.probs]
+        said[model] = dict(zip(table.case_ids, words, strict=True))
     return said
 
 

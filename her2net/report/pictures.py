@@ -82,7 +82,7 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
 
 
 CAPTIONS = {
-    "roc": "ROC curves. Shaded: 95 % band of sensitivity (500 bootstrap resamples of patients). Dots: the operating points.",
+    "roc": "ROC curves. Shaded: 95 % band of sensitivity (bootstrap over patients). Dots: the operating points.",
     "precision_recall": "Precision-recall curves. Grey line: the share of positives, which a coin would reach. "
     "Dots: the operating points.",
     "calibration": "Calibration. Lines: observed share of positives by predicted probability (loess). Points: tenths of the "

@@ -67,7 +67,7 @@ def threshold_note(material: Material) -> str:
     """Say where the thresholds come from."""
     if not material.thresholds:
         return "The decision is the most probable class."
-    parts = [f"{m} {t.value:.3f} ({RULES[t.rule]}, n = {t.n})" for m, t in material.thresholds.items()]
+    parts = [f"{m} {t.value:.3f} ({RULES.get(t.rule, t.rule)}, n = {t.n})" for m, t in material.thresholds.items()]
     return (
         "A case is called positive from this probability on: " + "; ".join(parts) + ". Chosen on out-of-fold predictions "
         "of the training cases and carried to the test cases unchanged; on the training cases themselves, rates at the "
@@ -135,7 +135,7 @@ def comparison_matrix(material: Material, cohort: str) -> Table | None:
             else:
                 cells.append(f"{_signed_interval(row, sign)}; p {p_value(row['p_adjusted'])}")
         rows.append(cells)
-    detectable = [f"{a} and {b}: {number(r.get('detectable_difference'), 2)}" for (a, b), r in found.items()]
+    detectable = [f"{a} and {b}: {_detectable(r.get('detectable_difference'))}" for (a, b), r in found.items()]
     return make_table(
         f"comparison_matrix_{cohort}", f"Difference of AUC, row minus column, {cohort_name(cohort)}",
         ["Model", *models], rows, numeric=range(1, len(models) + 1), sortable=False, notes=(
@@ -144,6 +144,10 @@ def comparison_matrix(material: Material, cohort: str) -> Table | None:
             "Smallest difference that this many cases would have shown with 80 % power: " + "; ".join(detectable) + ".",
         ),
     )  # fmt: skip
+
+
+def _detectable(difference: float | None) -> str:
+    return "none at all" if difference is not None and difference > 1 else number(difference, 2)
 
 
 def _signed_interval(row: dict, sign: int) -> str:
