@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = (HERE / "her2net" / "version.py").read_text(encoding="utf-8").split('__version__ = "')[1].split('"')[0]
 COMMANDS = (
-    "verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "run", "demo", "status",
+    "verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "report", "run", "demo", "status",
 )  # fmt: skip
 
 setup(
@@ -18,6 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     packages=find_packages(include=["her2net", "her2net.*"]),
+    package_data={"her2net.report": ["*.json", "templates/*"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -30,6 +31,7 @@ setup(
         "scipy>=1.13",
         "statsmodels>=0.14.4",
         "matplotlib>=3.9",
+        "jinja2>=3.1",
         "h5py>=3.11",
         "pydantic>=2.8",
         "tqdm>=4.66",

@@ -1,6 +1,6 @@
 """The whole of her2net in the order in which it happens.
 
-raw → fingerprint → plan → splits → preprocess → train → ensemble → fuse → evaluate
+raw → fingerprint → plan → splits → preprocess → train → ensemble → fuse → evaluate → report
 
 Each function is one command. Stages are plain functions from artefacts to artefacts;
 this file only says in which order they run and which are fresh already.
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from her2net import status
@@ -27,6 +28,8 @@ from her2net.predictions import Predictions
 from her2net.progress import available_cores
 from her2net.project import Project, load_project
 from her2net.raw.dataset import read_test_labels
+from her2net.report.material import OWN_PURPOSE
+from her2net.report.stage import write_report
 from her2net.train.data import select_fold
 from her2net.train.fold import RunRecord, TrainOptions, train_fold
 
@@ -85,6 +88,13 @@ def evaluate(project: Project, options: Options | None = None) -> Evaluation:
     )  # fmt: skip
 
 
+def report(project: Project, *, paper: bool = False) -> Path:
+    """Write the report of a fresh evaluation; opens the test labels once more, and records it."""
+    status.require_evaluation(project)
+    labels = partial(read_test_labels, project.dataset, purpose=OWN_PURPOSE, log=project.paths.test_openings)
+    return write_report(project, status.model_names(project), test_labels=labels, paper=paper)
+
+
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:
     """Do everything that is not done yet, in order; return the evaluation if it was made now."""
     _, remarks = plan(paths, plan_options)
@@ -100,7 +110,10 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
             ensemble(project, name, tta=False, device=train_options.device, quiet=train_options.quiet)
     if len(project.plan.modalities) > 1 and _needed(status.fusion_state(project), say):
         fuse(project)
-    return evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
+    evaluation = evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
+    if _needed(status.report_state(project), say):
+        report(project, paper=status.report_has_paper(project))
+    return evaluation
 
 
 def _needed(found: status.StageState, say: Say) -> bool:

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from her2net.ensemble import EnsembleRecord, ensemble_inputs
-from her2net.errors import Her2netError, MissingArtefactError
+from her2net.errors import Her2netError, MissingArtefactError, StaleArtefactError
 from her2net.evaluate.evaluation import evaluation_inputs, recorded_inputs
 from her2net.evaluate.facts import facts_of_dataset
 from her2net.fuse.stage import FUSION, FusionRecord, fusion_inputs
 from her2net.paths import DatasetPaths
 from her2net.preprocess.cache import cache_is_fresh
 from her2net.project import Project, load_project
+from her2net.report.stage import recorded_report, report_inputs
 from her2net.train.data import select_fold
 from her2net.train.fold import TrainOptions, effective_training, fold_inputs, read_record
 
@@ -55,7 +56,7 @@ def report_status(paths: DatasetPaths) -> list[StageState]:
         states.append(ensemble_state(project, name))
     if len(project.plan.modalities) > 1:
         states.append(fusion_state(project))
-    return [*states, evaluation_state(project)]
+    return [*states, evaluation_state(project), report_state(project)]
 
 
 def cache_state(project: Project, modality: str) -> StageState:
@@ -131,6 +132,39 @@ def evaluation_state(project: Project) -> StageState:
     except MissingArtefactError:
         return StageState("evaluate", "missing", "", command)
     return _judge("evaluate", recorded, expected, command)
+
+
+def require_evaluation(project: Project) -> None:
+    """Refuse to go on without a fresh evaluation.
+
+    Raises:
+        MissingArtefactError: there is none.
+        StaleArtefactError: it was made from other predictions.
+    """
+    found = evaluation_state(project)
+    if found.state != "done":
+        error = MissingArtefactError if found.state == "missing" else StaleArtefactError
+        why = f" ({found.why})" if found.why else ""
+        raise error(f"{project.paths.evaluation}: the evaluation is {found.state}{why}. Run {found.command} first.")
+
+
+def report_state(project: Project) -> StageState:
+    """State of the report."""
+    command = f"her2net_report -d {project.paths.folder}"
+    try:
+        record = recorded_report(project)
+    except MissingArtefactError:
+        return StageState("report", "missing", "", command)
+    expected = report_inputs(project, model_names(project), paper=record.paper)
+    return _judge("report", record.made_from, expected, command + " --paper" * record.paper)
+
+
+def report_has_paper(project: Project) -> bool:
+    """Whether the report on disk compares with the published study; one made anew then does, too."""
+    try:
+        return recorded_report(project).paper
+    except MissingArtefactError:
+        return False
 
 
 def model_names(project: Project) -> list[str]:

@@ -12,8 +12,8 @@ import pytest
 from her2net.paths import Roots
 from her2net.raw.synthetic import make_synthetic_dataset
 
-COMMANDS = ("verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "run", "demo", "status")
-HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "h5py", "SimpleITK", "matplotlib", "monai", "timm")
+COMMANDS = ("verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "report", "run", "demo", "status")
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "h5py", "SimpleITK", "matplotlib", "monai", "timm", "jinja2")
 
 
 def call(command: str, *arguments: str) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_paths
-from small_run import TRAIN, make_small_run, plan_options
+from conftest import copy_run, make_paths
+from small_run import TRAIN, plan_options
 
 from her2net import pipeline, status
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
@@ -26,18 +26,16 @@ from her2net.raw.synthetic import make_synthetic_dataset
 from her2net.train.record import RunRecord
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
+@pytest.fixture
+def done(small_run: DatasetPaths) -> DatasetPaths:
     """A finished run; tests that change it copy it first."""
-    return make_small_run(tmp_path_factory.mktemp("done"))
+    return small_run
 
 
 @pytest.fixture
 def copied(done: DatasetPaths, tmp_path: Path) -> DatasetPaths:
     """A copy of the finished run, to be damaged."""
-    root = tmp_path / "copy"
-    shutil.copytree(done.roots.raw.parent, root)
-    return make_paths(root)
+    return copy_run(done, tmp_path / "copy")
 
 
 def test_run_leaves_exactly_these_files(done: DatasetPaths) -> None:
@@ -48,7 +46,7 @@ def test_run_leaves_exactly_these_files(done: DatasetPaths) -> None:
         expected |= {f"{name}/{file}" for file in ("ensemble.json", "oof.csv", "test.csv")}
         expected |= {f"{name}/fold_{k}/{f}" for k in range(plan.splits.n_folds) for f in fold_files}
     found = {p.relative_to(done.results).as_posix() for p in done.results.rglob("*") if p.is_file()}
-    assert {f for f in found if not f.startswith("evaluation/")} == expected
+    assert {f for f in found if not f.startswith(("evaluation/", "report/"))} == expected
     assert {"metrics.csv", "metrics.json", "comparisons.csv", "thresholds.json"} <= {
         p.name for p in done.evaluation.iterdir()
     }
@@ -75,7 +73,7 @@ def test_test_labels_stay_sealed_until_the_evaluation(done: DatasetPaths) -> Non
     for name in ("US", "MRI", "fusion"):
         assert (read_predictions(done.model(name) / "test.csv").labels == -1).all()
     openings = [json.loads(line) for line in done.test_openings.read_text().splitlines()]
-    assert [opening["purpose"] for opening in openings] == ["evaluate"]
+    assert [opening["purpose"] for opening in openings] == ["evaluate", "report"]
 
 
 def test_changing_a_test_label_changes_nothing_before_the_evaluation(copied: DatasetPaths) -> None:

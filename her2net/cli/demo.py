@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     print("AUC of an ideal reader (Bayes): " + ", ".join(f"{k} {v:.3f}" for k, v in truth.bayes_auc.items()))
     print(format_summary(paths.evaluation))
     print(f"results: {os.path.relpath(paths.results)}")
+    print(f"report: {os.path.relpath(paths.report)}")
     return 0
 
 

@@ -11,7 +11,7 @@ from her2net.cli.train import add_train_options
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `her2net_run`."""
-    parser = make_parser("run", "Plan, train, ensemble, fuse and evaluate a dataset. Finished steps are not repeated.")
+    parser = make_parser("run", "Plan, train, ensemble, fuse, evaluate and report a dataset. Finished steps are not repeated.")
     add_dataset_options(parser)
     add_plan_options(parser)
     add_train_options(parser)
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(format_summary(paths.evaluation))
     print(f"results: {paths.results}")
+    print(f"report: {paths.report}")
     return 0
 
 

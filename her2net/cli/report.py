@@ -1,0 +1,31 @@
+"""`her2net_report`: one self-contained HTML file of everything that was done and found."""
+
+from __future__ import annotations
+
+import argparse
+
+from her2net.cli.common import add_dataset_options, execute, make_parser, resolve_paths
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `her2net_report`."""
+    parser = make_parser("report", "Write one HTML file with the answer, the patients, the plan, every figure and the methods.")
+    add_dataset_options(parser)
+    parser.add_argument("--paper", action="store_true", help="add the comparison with Fan et al. 2025")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report and print where it is."""
+    from her2net import pipeline
+    from her2net.project import load_project
+
+    paths = resolve_paths(args)
+    pipeline.report(load_project(paths), paper=args.paper)
+    print(f"report: {paths.report}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `her2net_report`."""
+    return execute(run, build_parser(), argv)

@@ -1,0 +1,252 @@
+"""The tables of results: every model in every cohort, models against each other, counts, subgroups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from her2net.evaluate.record import Metric, SubgroupMetric
+from her2net.evaluate.subgroups import numeric_levels, subgroup_aucs
+from her2net.report.material import Material
+from her2net.report.table import Cell, Table, make_table
+from her2net.report.words import cohort_label, cohort_name, estimate, metric_name, number, p_value, with_interval
+
+MAIN_BINARY = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1")
+MAIN_MULTICLASS = ("auc", "auc_hand_till", "accuracy", "balanced_accuracy", "brier")
+RULES = {
+    "youden": "largest sensitivity + specificity",
+    "sensitivity": "sensitivity at least as asked, then largest specificity",
+    "specificity": "specificity at least as asked, then largest sensitivity",
+    "cost": "smallest expected cost",
+    "given": "given, not fitted",
+}
+
+
+def results_table(material: Material) -> Table:
+    """Return the main table, models by cohorts with the metrics side by side, as Figure 3B of Fan et al. lays it out."""
+    main = MAIN_BINARY if material.binary else MAIN_MULTICLASS
+    rows: list[list[str | Cell]] = []
+    used: list[Metric] = []
+    for cohort in material.cohorts:
+        for model in material.models:
+            found = [material.metric(model, cohort, name) for name in main]
+            if found[0] is None:
+                continue
+            used += [metric for metric in found if metric is not None]
+            rows.append([
+                Cell(model), cohort_label(cohort), Cell(f"{found[0].n} ({found[0].n_positive})", sort=found[0].n),
+                *(Cell(estimate(m), sort=None if m is None else m.value) for m in found),
+                "; ".join(dict.fromkeys(m.remark for m in found if m is not None and m.remark)),
+            ])  # fmt: skip
+    positive = "positive" if material.binary else f"not {material.class_names[0]}"
+    headers = ["Model", "Cohort", f"n ({positive})", *(metric_name(name, material.class_names) for name in main), "Read with"]
+    if not any(row[-1] for row in rows):
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
+    return make_table("results", "Table 2. Every model in every cohort, with 95 % confidence intervals", headers, rows,
+                      numeric=range(2, 3 + len(main)), notes=(methods_of(used, material.class_names),
+                      threshold_note(material), cohort_note(material)))  # fmt: skip
+
+
+def methods_of(metrics: Sequence[Metric], class_names: list[str]) -> str:
+    """Say how the intervals of these figures were made, metrics of one method together."""
+    by_method: dict[str, list[str]] = {}
+    for metric in metrics:
+        if metric.ci_method and metric_name(metric.metric, class_names) not in by_method.setdefault(metric.ci_method, []):
+            by_method[metric.ci_method].append(metric_name(metric.metric, class_names))
+    parts = [f"{', '.join(names)}: {method}" for method, names in by_method.items()]
+    return f"Intervals (95 %): {'; '.join(parts)}." if parts else ""
+
+
+def cohort_note(material: Material) -> str:
+    """Say what the short names of the cohorts mean."""
+    return "Cohorts. " + "; ".join(f"{cohort_label(c)}: {cohort_name(c)}" for c in material.cohorts) + "."
+
+
+def threshold_note(material: Material) -> str:
+    """Say where the thresholds come from."""
+    if not material.thresholds:
+        return "The decision is the most probable class."
+    parts = [f"{m} {t.value:.3f} ({RULES.get(t.rule, t.rule)}, n = {t.n})" for m, t in material.thresholds.items()]
+    return (
+        "A case is called positive from this probability on: " + "; ".join(parts) + ". Chosen on out-of-fold predictions "
+        "of the training cases and carried to the test cases unchanged; on the training cases themselves, rates at the "
+        "threshold are therefore a little favourable."
+    )
+
+
+def all_metrics_table(material: Material) -> Table:
+    """Return every figure with its interval, the method of that, and its n."""
+    rows: list[list[str | Cell]] = [
+        [
+            metric_name(m.metric, material.class_names), m.model, cohort_label(m.cohort),
+            Cell(number(m.value), sort=m.value), Cell(number(m.ci_low) if m.ci_low is not None else "", sort=m.ci_low),
+            Cell(number(m.ci_high) if m.ci_high is not None else "", sort=m.ci_high), m.ci_method,
+            Cell(str(m.n), sort=m.n), Cell(str(m.n_positive), sort=m.n_positive),
+            Cell("" if m.threshold is None else number(m.threshold), sort=m.threshold),
+            "; ".join(part for part in (m.reason, m.remark) if part),
+        ]
+        for m in material.evaluation.metrics
+    ]  # fmt: skip
+    headers = ["Metric", "Model", "Cohort", "Value", "From", "To", "Method of the interval", "n", "Positive", "Threshold",
+               "Remark"]  # fmt: skip
+    return make_table("all_metrics", "Every figure, with the 95 % interval from … to and how that was made", headers, rows,
+                      numeric=(3, 4, 5, 7, 8, 9))  # fmt: skip
+
+
+def confusion_counts(material: Material, model: str, cohort: str) -> np.ndarray:
+    """Return how often each true class (row) was called each class (column)."""
+    table, n = material.known(model, cohort), len(material.class_names)
+    called = table.probs[:, 1] >= material.thresholds[model].value if material.binary else None
+    decided = table.probs.argmax(axis=1) if called is None else called.astype(int)
+    return np.bincount(table.labels * n + decided, minlength=n * n).reshape(n, n)
+
+
+def confusion_table(material: Material) -> Table:
+    """Return the confusion matrices, one line per model, cohort and true class."""
+    rows: list[list[str | Cell]] = []
+    for cohort in material.cohorts:
+        for model in [m for m in material.models if (m, cohort) in material.tables]:
+            counts = confusion_counts(material, model, cohort)
+            rows += [
+                [model, cohort_label(cohort), name, *(Cell(str(k), sort=float(k)) for k in counts[i]),
+                 Cell(str(counts[i].sum()), sort=float(counts[i].sum()))]
+                for i, name in enumerate(material.class_names)
+            ]  # fmt: skip
+    headers = ["Model", "Cohort", "Truly", *(f"Called {name}" for name in material.class_names), "All"]
+    return make_table("confusion", "Confusion matrices: cases by true class and decision", headers, rows,
+                      numeric=range(3, len(headers)), notes=(threshold_note(material),))  # fmt: skip
+
+
+def comparison_matrix(material: Material, cohort: str) -> Table | None:
+    """Return the differences of the AUCs, model of the row minus model of the column; `None` with nothing to compare."""
+    found = {(r["model_a"], r["model_b"]): r for r in material.evaluation.comparisons
+             if r["cohort"] == cohort and r["metric"] == "auc"}  # fmt: skip
+    if not found:
+        return None
+    models = list(dict.fromkeys(name for pair in found for name in pair))
+    rows: list[list[str | Cell]] = []
+    for a in models:
+        cells: list[str | Cell] = [a]
+        for b in models:
+            row, sign = (found.get((a, b)), 1) if (a, b) in found else (found.get((b, a)), -1)
+            if row is None:
+                cells.append("-" if a == b else "")
+            else:
+                cells.append(f"{_signed_interval(row, sign)}; p {p_value(row['p_adjusted'])}")
+        rows.append(cells)
+    detectable = [f"{a} and {b}: {_detectable(r.get('detectable_difference'))}" for (a, b), r in found.items()]
+    return make_table(
+        f"comparison_matrix_{cohort}", f"Difference of AUC, row minus column, {cohort_name(cohort)}",
+        ["Model", *models], rows, numeric=range(1, len(models) + 1), sortable=False, notes=(
+            "On the cases that both models predict. Difference (95 % interval); p adjusted by Holm over the pairs; "
+            f"{next(iter(found.values()))['test']}. An interval across 0 means: not shown to differ.",
+            "Smallest difference that this many cases would have shown with 80 % power: " + "; ".join(detectable) + ".",
+        ),
+    )  # fmt: skip
+
+
+def _detectable(difference: float | None) -> str:
+    return "none at all" if difference is not None and difference > 1 else number(difference, 2)
+
+
+def _signed_interval(row: dict, sign: int) -> str:
+    value, low, high = (None if row[k] is None else sign * row[k] for k in ("difference", "ci_low", "ci_high"))
+    return with_interval(value, *((low, high) if sign > 0 else (high, low)))
+
+
+def comparisons_table(material: Material) -> Table | None:
+    """Return every comparison of two models; `None` with one model."""
+    rows: list[list[str | Cell]] = [
+        [
+            metric_name(r["metric"], material.class_names), f"{r['model_a']} minus {r['model_b']}", cohort_label(r["cohort"]),
+            Cell(with_interval(r["difference"], r["ci_low"], r["ci_high"]), sort=r["difference"]),
+            Cell(p_value(r["p_value"]), sort=r["p_value"]), Cell(p_value(r["p_adjusted"]), sort=r["p_adjusted"]),
+            Cell(str(r["n"]), sort=r["n"]), r["test"], r["reason"],
+        ]
+        for r in material.evaluation.comparisons
+    ]  # fmt: skip
+    if not rows:
+        return None
+    headers = ["Metric", "Models", "Cohort", "Difference (95 % interval)", "p", "p, Holm", "n", "Test", "Remark"]
+    return make_table("comparisons", "Every comparison of two models on the same cases", headers, rows, numeric=(3, 4, 5, 6))
+
+
+def certainty_table(material: Material) -> Table | None:
+    """Return how sure each AUC is: permutation p, and how many cases a narrower interval needs."""
+    rows: list[list[str | Cell]] = [
+        [c.model, cohort_label(c.cohort), Cell(p_value(c.permutation_p), sort=c.permutation_p), c.advice]
+        for c in material.evaluation.certainty
+    ]
+    if not rows:
+        return None
+    return make_table("certainty", "How sure the AUCs are", ["Model", "Cohort", "Permutation p", "Size of the study"], rows,
+                      numeric=(2,), notes=("Permutation p: how often shuffled labels reach an AUC this high "
+                                           "(one-sided; 9,999 shuffles over patients).",))  # fmt: skip
+
+
+def subgroup_rows(material: Material) -> list[SubgroupMetric]:
+    """Return the AUC of every level of every declared covariate and site: the evaluation's, else computed here."""
+    if material.evaluation.subgroups or not material.binary:
+        return list(material.evaluation.subgroups)
+    rows = []
+    for (model, cohort), table in material.tables.items():
+        known = table.take(table.labels >= 0)
+        for covariate, levels in _levels(material, known.case_ids).items():
+            found = subgroup_aucs(known.labels, known.probs[:, 1], levels, np.array(known.patient_ids))
+            rows += [
+                SubgroupMetric(
+                    model=model, cohort=cohort, covariate=covariate, level=g.level, metric="auc",
+                    value=_finite(g.auc.value), ci_low=_finite(g.auc.ci_low), ci_high=_finite(g.auc.ci_high),
+                    ci_method=g.auc.ci_method, n=g.n, n_positive=g.n_positive,
+                    interaction_p=_finite(found.interaction_p), reason=g.auc.reason,
+                )
+                for g in found.groups
+            ]  # fmt: skip
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _levels(material: Material, case_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return covariate -> level of each case; a continuous one is split at its median in these cases."""
+    spec = material.project.dataset.spec
+    cases = {case.case_id: case for case in material.project.dataset.cases}
+    chosen = [cases[case_id] for case_id in case_ids]
+    found: dict[str, np.ndarray] = {}
+    if spec.site is not None and spec.site not in spec.covariates:
+        found[spec.site] = np.array([case.site or "" for case in chosen], dtype=object)
+    for name, kind in spec.covariates.items():
+        cells = [case.covariates.get(name, "") for case in chosen]
+        if kind == "continuous":
+            found[name] = numeric_levels(np.array([float(cell) if cell else np.nan for cell in cells]))
+        else:
+            found[name] = np.array(cells, dtype=object)
+    return {name: levels for name, levels in found.items() if len(set(levels.tolist())) > 1}
+
+
+def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table | None:
+    """Return subgroups as a table; `None` where there are none.
+
+    Args:
+        key: file name of the table.
+        of: whose subgroups they are, for the caption.
+    """
+    cells: list[list[str | Cell]] = [
+        [
+            f"{r.covariate}: {r.level}", r.model, cohort_label(r.cohort), Cell(f"{r.n} ({r.n_positive})", sort=r.n),
+            Cell(with_interval(r.value, r.ci_low, r.ci_high), sort=r.value),
+            Cell(p_value(r.interaction_p), sort=r.interaction_p), r.ci_method, r.reason,
+        ]
+        for r in rows
+    ]  # fmt: skip
+    if not cells:
+        return None
+    headers = ["Subgroup", "Model", "Cohort", "n (positive)", "AUC (95 % interval)", "Interaction p", "Method", "Remark"]
+    return make_table(key, f"AUC by subgroup, {of}", headers, cells, numeric=(3, 4, 5), notes=(
+        "Interaction p: whether the levels differ (Cochran's Q of independent AUCs), not adjusted for the number of "
+        "covariates. Subgroups are small and were not planned: read them as questions for a next study.",
+        "A continuous covariate is split at its median in the cohort shown.",
+    ))  # fmt: skip

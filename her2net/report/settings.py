@@ -1,0 +1,142 @@
+"""The plan and the provenance as tables: what was decided and why, on what machine, with which software, from which data."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from her2net.artefact import digest_file
+from her2net.plan.schema import ModalityPlan
+from her2net.report.material import Material
+from her2net.report.table import Cell, Table, make_table
+from her2net.report.words import count, number, with_interval
+from her2net.version import __version__
+
+DIGEST_DIGITS = 16
+PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "torch", "torchvision", "timm", "monai", "SimpleITK", "Pillow",
+            "h5py", "pydantic", "matplotlib", "jinja2")  # fmt: skip
+
+
+def settings_table(material: Material) -> Table:
+    """Return the settings that matter most, one column per modality."""
+    plans = material.plan.modalities
+    columns = [_settings(section) for section in plans.values()]
+    hours = [sum(sum(run.duration_s.values()) for run in material.runs[name]) / 3600 for name in plans]
+    weights = ["; ".join(dict.fromkeys(run.checkpoint for run in material.runs[name])) for name in plans]
+    starts = ["; ".join(dict.fromkeys(run.initialisation for run in material.runs[name])) for name in plans]
+    rows: list[list[str | Cell]] = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    rows += [["Initial weights", *starts], ["Weights that predict", *weights],
+             ["Time to train all folds", *(f"{h:.1f} h" if h >= 1 else f"{60 * h:.1f} min" for h in hours)]]  # fmt: skip
+    return make_table("plan", "The plan, its main values", ["Setting", *plans], rows, sortable=False)
+
+
+def _settings(section: ModalityPlan) -> dict[str, str]:
+    pre, training = section.preprocessing, section.training
+    unit = {"px": "px", "mm": "mm", "lesion": "of the longest lesion edge"}[pre.margin_unit]
+    aspect = {"keep": "equal edges", "keep_in_plane": "equal edges within the slice", "squash": "resized without keeping shape"}
+    return {
+        "Channels": ", ".join(section.channels),
+        "Window": f"lesion box + {pre.margin:g} {unit} on each side, {aspect[pre.aspect]}",
+        "Input": f"{' × '.join(map(str, pre.input_vox))} {'px' if section.ndim == 2 else 'voxels'}",
+        "Normalisation": f"z-score of each case's own {pre.statistics}" + (", channels together" if pre.joint_channels else ""),
+        "Network": training.network,
+        "Epochs": str(training.epochs),
+        "Batch size": str(training.batch_size),
+        "Learning rate": f"{training.learning_rate:g}",
+        "Weight decay": f"{training.weight_decay:g}",
+        "Class weights in the loss": ", ".join(f"{w:g}" for w in training.loss_weights),
+    }
+
+
+def fusion_table(material: Material) -> Table | None:
+    """Return the odds ratio of each modality in each fusion model; `None` without a fusion."""
+    if material.fusion is None:
+        return None
+    rows: list[list[str | Cell]] = [
+        [
+            " + ".join(model.modalities), c.modality, c.class_name, Cell(str(model.n_cases), sort=model.n_cases),
+            Cell(with_interval(c.odds_ratio, c.ci_low, c.ci_high, 2), sort=c.odds_ratio),
+            Cell(number(c.odds_ratio_per_sd, 2), sort=c.odds_ratio_per_sd),
+        ]
+        for model in material.fusion.models
+        for c in model.coefficients
+    ]  # fmt: skip
+    headers = ["Cases that have", "Modality", "Class", "n", "Odds ratio per unit of logit (95 % interval)",
+               "Odds ratio per standard deviation"]  # fmt: skip
+    return make_table("fusion", "Weight of each modality in the fusion", headers, rows, numeric=(3, 4, 5), notes=(
+        f"Intervals: {material.fusion.ci_method}. An odds ratio of 1 means no weight; those per standard deviation can be "
+        "compared between modalities.",
+    ))  # fmt: skip
+
+
+def decisions_table(material: Material) -> Table:
+    """Return every value of the plan with the rule that chose it and why; the user's own values are marked."""
+    edited = material.plan.edited
+    rows: list[list[str | Cell]] = []
+    for decision in material.plan.decisions:
+        if decision.path in edited:
+            value = Cell(f"{_shown(edited[decision.path])} (edited by hand)", mark="author")
+            rows.append([decision.path, value, decision.rule, f"the rule chose {_shown(decision.value)}: {decision.reason}"])
+        else:
+            rows.append([decision.path, _shown(decision.value), decision.rule, decision.reason])
+    return make_table("decisions", "Every decision of the plan", ["Value of", "Is", "Rule", "Reason"], rows)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def software_table(material: Material) -> Table:
+    """Return the versions here and now, and those that each modality was trained with."""
+    here = {"her2net": __version__, "Python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    trained = {name: runs[0].environment for name, runs in material.runs.items() if runs}
+    rows: list[list[str | Cell]] = [[name, version, "", "evaluation and report"] for name, version in here.items()]
+    rows += [[key, value, name, "training"] for name, found in trained.items() for key, value in found.items()]
+    return make_table("software", "Software and machine", ["What", "Version", "Modality", "Used for"], rows)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def digests_table(material: Material, made_from: Mapping[str, str]) -> Table:
+    """Return the digests of what the report and the artefacts before it were made from."""
+    paths = material.project.paths
+    rows: list[list[str | Cell]] = [[name, digest, "report"] for name, digest in made_from.items() if _is_digest(digest)]
+    rows += [[name, digest, "evaluation"] for name, digest in material.evaluation.made_from.items() if _is_digest(digest)]
+    rows += [[name, digest, "plan"] for name, digest in material.plan.made_from.items()]
+    rows += [["training cases and their files", material.fingerprint.dataset_digest, "fingerprint"],
+             ["cases.csv", digest_file(paths.raw / "cases.csv"), "raw data"],
+             ["dataset.json", digest_file(paths.raw / "dataset.json"), "raw data"]]  # fmt: skip
+    return make_table("digests", "Digests: same digest, same content", ["What", "Digest (BLAKE2b, 64 bit)", "Input of"], rows)
+
+
+def _is_digest(value: str) -> bool:
+    """Tell a digest from the other things that a record of inputs holds, such as a version or a switch."""
+    return len(value) == DIGEST_DIGITS
+
+
+def openings_table(material: Material) -> Table:
+    """Return each opening of the test labels."""
+    rows: list[list[str | Cell]] = [
+        [Cell(str(i), sort=i), str(entry.get("time", "")), f"her2net_{entry.get('purpose', '')}",
+         str(entry.get("her2net_version", "")), str(entry.get("n_cases", ""))]
+        for i, entry in enumerate(material.openings, start=1)
+    ]  # fmt: skip
+    return make_table("openings", f"The test labels were opened {count(len(rows), 'time')}, this report included",
+                      ["No.", "When (UTC)", "By", "her2net", "Labels"], rows, numeric=(0, 4))  # fmt: skip
+
+
+def problems_table(material: Material) -> Table | None:
+    """Return the warnings about the raw data; `None` if there are none."""
+    rows: list[list[str | Cell]] = [[p.where, p.check, p.message] for p in material.problems]
+    if not rows:
+        return None
+    return make_table("data_warnings", "Warnings of her2net_verify", ["Where", "Check", "What"], rows)

@@ -1,0 +1,16 @@
+for (const button of document.querySelectorAll("th > button")) {
+  button.addEventListener("click", () => {
+    const head = button.parentElement, table = head.closest("table"), body = table.tBodies[0];
+    const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    const key = (row) => row.cells[head.cellIndex].dataset.sort ?? row.cells[head.cellIndex].textContent.trim();
+    const rows = [...body.rows].sort((one, other) => {
+      const a = key(one), b = key(other);
+      const blank = (text) => text === "" || text === "undefined";
+      if (blank(a) || blank(b)) return blank(a) - blank(b);
+      return sign * (isNaN(a) || isNaN(b) ? a.localeCompare(b, "en", { numeric: true }) : a - b);
+    });
+    for (const other of table.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    body.append(...rows);
+  });
+}
