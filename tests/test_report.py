@@ -22,6 +22,7 @@ from report_page import Page
 from small_run import TRAIN, plan_options
 
 from her2net import pipeline, status
+from her2net.cli.evaluate import main as evaluate_command
 from her2net.cli.report import main as report_command
 from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.evaluate.record import Evaluation
@@ -247,8 +248,12 @@ def test_hostile_text_stays_text(material: Material, tmp_path: Path) -> None:
     names = [EVIL + "0", EVIL + "1"]
     plan = project.plan.model_copy(update={"class_names": names})
     tables = {key: replace(t, case_ids=tuple(rename[c] for c in t.case_ids)) for key, t in material.tables.items()}
+    subgroups = [
+        row.model_copy(update={"covariate": EVIL, "level": f"{EVIL}{i % 2}"})
+        for i, row in enumerate(material.evaluation.subgroups)
+    ]
     hostile = replace(
-        material, tables=tables, labels={rename[c]: y for c, y in material.labels.items()},
+        material, tables=tables, evaluation=material.evaluation.model_copy(update={"subgroups": subgroups}), labels={rename[c]: y for c, y in material.labels.items()},
         project=replace(project, plan=plan, dataset=replace(project.dataset, spec=spec, cases=cases)),
     )  # fmt: skip
     html, page = show(hostile, make_pictures(hostile, tmp_path))
@@ -274,6 +279,9 @@ def test_hostile_cells_of_the_raw_table_stay_text(copied: DatasetPaths, capsys: 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("raw", "preprocessed", "results"):
             patch.setenv(f"her2net_{name}", str(getattr(copied.roots, name)))
+        assert report_command(["--paper"]) == 2, "the covariates have changed since the evaluation"
+        assert "her2net_evaluate" in capsys.readouterr().err
+        assert evaluate_command(["--quiet"]) == 0
         assert report_command(["--paper"]) == 0
     assert f"report: {copied.report}" in capsys.readouterr().out
     page = Page(copied.report.read_text(encoding="utf-8"))
@@ -378,7 +386,8 @@ def test_the_cohort_flow_adds_up(material: Material) -> None:
         for name, n in group.lacking.items():
             assert n == sum(name not in case.images for case in part)
     first = table1s(material)[0]
-    assert first.columns[1:3] == (f"Training (n = {len(cases.train)})", f"Test (n = {len(cases.test)})")
+    assert first.columns[1:3] == ("Training", "Test")
+    assert [cell.text for cell in first.rows[0][:3]] == ["cases", str(len(cases.train)), str(len(cases.test))]
     assert {"Class: negative", "Class: positive", "age"} <= {row[0].text for row in first.rows}
 
 

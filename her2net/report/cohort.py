@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from her2net.evaluate.table1 import Row
-from her2net.evaluate.table1 import make_table as make_table1
+from her2net.evaluate.cohort_tables import compare_cohorts
+from her2net.evaluate.facts import CaseFacts
 from her2net.fuse.stage import FUSION
 from her2net.raw.dataset import Case
 from her2net.raw.spec import CovariateKind
@@ -112,13 +113,13 @@ def _compare(
     *, with_class: bool,
 ) -> Table:  # fmt: skip
     kinds = {name: kind for name, kind in _kinds(material, first[1], second[1]).items() if with_class or name != "Class"}
-    rows = [_row(row) for row in make_table1(_cells(material, first[1]), _cells(material, second[1]), kinds)]
-    headers = ["Variable", *(f"{name} (n = {len(cases)})" for name, cases in (first, second)), "Missing", "p",
-               "p, Bonferroni", "Test", "SMD"]  # fmt: skip
-    return make_table(key, caption, headers, rows, numeric=(1, 2, 3, 4, 5, 7), sortable=False, notes=(
+    facts = [_facts(material, cases) for _, cases in (first, second)]
+    rows = [_row(row, first[0], second[0]) for row in compare_cohorts(*facts, first[0], second[0], kinds)]
+    headers = ["Variable", first[0], second[0], "Counted per", "Missing", "p", "p, Bonferroni", "Test", "SMD"]
+    return make_table(key, caption, headers, rows, numeric=(1, 2, 4, 5, 6, 8), sortable=False, notes=(
         "Mean ± SD and Welch's t where Shapiro-Wilk finds both cohorts normal, else median (first, third quartile) and "
         "Mann-Whitney; counts (%) with chi-squared, or Fisher's exact test where an expected count is below 5.",
-        "n counts cases, and the tests take them as independent. Missing: in the first, in the second cohort. SMD: "
+        "What is the same in all cases of a patient is counted once per patient. Missing: in the first, in the second cohort. SMD: "
         "standardised mean difference, which does not depend on n; 0.1 or more deserves a look (Austin 2009).",
         "Lesion size is measured on the masks, volumes along all axes. Covariates are those that dataset.json declares.",
     ))  # fmt: skip
@@ -175,11 +176,21 @@ def lesion_sizes(material: Material) -> dict[tuple[str, str], float]:
     return sizes
 
 
-def _row(row: Row) -> list[str | Cell]:
-    name = f"{row.variable}: {row.level}" if row.level else row.variable
-    first = bool(row.test)
-    missing = "" if not first or not any(row.missing) else f"{row.missing[0]}, {row.missing[1]}"
+def _row(row: dict[str, Any], first: str, second: str) -> list[str | Cell]:
+    name = f"{row['variable']}: {row['level']}" if row.get("level") else row["variable"]
+    missing = [row.get(f"{cohort}_missing") or 0 for cohort in (first, second)]
+    tested = bool(row.get("method"))
     return [
-        name, row.first, row.second, missing, p_value(row.p_value) if first else "",
-        p_value(row.p_adjusted) if first else "", row.test, number(row.smd, 2) if first else "",
+        name, str(row[first]), str(row[second]), row["unit"], f"{missing[0]}, {missing[1]}" if tested and any(missing) else "",
+        p_value(row["p_value"]) if tested else "", p_value(row["p_adjusted"]) if tested else "", row.get("method", ""),
+        number(row["smd"], 2) if tested else "",
+    ]  # fmt: skip
+
+
+def _facts(material: Material, cases: Sequence[Case]) -> list[CaseFacts]:
+    cells = _cells(material, cases)
+    return [
+        CaseFacts(case.case_id, case.patient_id, "training" if case.part == "train" else "test",
+                  material.labels.get(case.case_id), {name: column[i] for name, column in cells.items()})
+        for i, case in enumerate(cases)
     ]  # fmt: skip

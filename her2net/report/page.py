@@ -50,7 +50,7 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
         drawn: its figures.
     """
     groups = cohort.count_groups(material)
-    subgroups = results.subgroup_rows(material)
+    subgroups = material.evaluation.subgroups
     mistakes = find_mistakes(material)
     surest, least_sure = split_shown(mistakes)
     table1s = cohort.table1s(material)

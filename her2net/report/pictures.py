@@ -18,7 +18,7 @@ from her2net.evaluate.utility import decision_curve
 from her2net.report.cohort import Group, count_groups
 from her2net.report.figures import draw_confusion, draw_flow, draw_forest, draw_training, forest_rows
 from her2net.report.material import Material
-from her2net.report.results import confusion_counts, subgroup_rows
+from her2net.report.results import confusion_counts
 from her2net.report.words import cohort_name, count, listed, number, with_interval
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Picture:
 
 def make_pictures(material: Material, folder: Path) -> list[Picture]:
     """Write every figure as SVG, PDF and PNG into a folder, and return them embedded, in the order of the report."""
-    groups, subgroups = count_groups(material), subgroup_rows(material)
+    groups, subgroups = count_groups(material), material.evaluation.subgroups
     found = [_own(folder, "flow", draw_flow(material, groups), "Cohort flow. The numbers stand in the table below.",
                   _describe_flow(groups))]  # fmt: skip
     found.append(_own(

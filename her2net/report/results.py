@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from her2net.evaluate.record import Metric, SubgroupMetric
-from her2net.evaluate.subgroups import numeric_levels, subgroup_aucs
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
 from her2net.report.words import cohort_label, cohort_name, estimate, metric_name, number, p_value, with_interval
@@ -185,48 +184,6 @@ def certainty_table(material: Material) -> Table | None:
                                            "(one-sided; 9,999 shuffles over patients).",))  # fmt: skip
 
 
-def subgroup_rows(material: Material) -> list[SubgroupMetric]:
-    """Return the AUC of every level of every declared covariate and site: the evaluation's, else computed here."""
-    if material.evaluation.subgroups or not material.binary:
-        return list(material.evaluation.subgroups)
-    rows = []
-    for (model, cohort), table in material.tables.items():
-        known = table.take(table.labels >= 0)
-        for covariate, levels in _levels(material, known.case_ids).items():
-            found = subgroup_aucs(known.labels, known.probs[:, 1], levels, np.array(known.patient_ids))
-            rows += [
-                SubgroupMetric(
-                    model=model, cohort=cohort, covariate=covariate, level=g.level, metric="auc",
-                    value=_finite(g.auc.value), ci_low=_finite(g.auc.ci_low), ci_high=_finite(g.auc.ci_high),
-                    ci_method=g.auc.ci_method, n=g.n, n_positive=g.n_positive,
-                    interaction_p=_finite(found.interaction_p), reason=g.auc.reason,
-                )
-                for g in found.groups
-            ]  # fmt: skip
-    return rows
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _levels(material: Material, case_ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return covariate -> level of each case; a continuous one is split at its median in these cases."""
-    spec = material.project.dataset.spec
-    cases = {case.case_id: case for case in material.project.dataset.cases}
-    chosen = [cases[case_id] for case_id in case_ids]
-    found: dict[str, np.ndarray] = {}
-    if spec.site is not None and spec.site not in spec.covariates:
-        found[spec.site] = np.array([case.site or "" for case in chosen], dtype=object)
-    for name, kind in spec.covariates.items():
-        cells = [case.covariates.get(name, "") for case in chosen]
-        if kind == "continuous":
-            found[name] = numeric_levels(np.array([float(cell) if cell else np.nan for cell in cells]))
-        else:
-            found[name] = np.array(cells, dtype=object)
-    return {name: levels for name, levels in found.items() if len(set(levels.tolist())) > 1}
-
-
 def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table | None:
     """Return subgroups as a table; `None` where there are none.
 
@@ -246,7 +203,7 @@ def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table 
         return None
     headers = ["Subgroup", "Model", "Cohort", "n (positive)", "AUC (95 % interval)", "Interaction p", "Method", "Remark"]
     return make_table(key, f"AUC by subgroup, {of}", headers, cells, numeric=(3, 4, 5), notes=(
-        "Interaction p: whether the levels differ (Cochran's Q of independent AUCs), not adjusted for the number of "
+        "Interaction p: whether the levels differ (Welch's test of their AUCs), not adjusted for the number of "
         "covariates. Subgroups are small and were not planned: read them as questions for a next study.",
-        "A continuous covariate is split at its median in the cohort shown.",
+        "A continuous covariate is split at its median in the training cases.",
     ))  # fmt: skip
