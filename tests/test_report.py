@@ -253,7 +253,8 @@ def test_hostile_text_stays_text(material: Material, tmp_path: Path) -> None:
         for i, row in enumerate(material.evaluation.subgroups)
     ]
     hostile = replace(
-        material, tables=tables, evaluation=material.evaluation.model_copy(update={"subgroups": subgroups}), labels={rename[c]: y for c, y in material.labels.items()},
+        material, tables=tables, evaluation=material.evaluation.model_copy(update={"subgroups": subgroups}),
+        labels={rename[c]: y for c, y in material.labels.items()},
         project=replace(project, plan=plan, dataset=replace(project.dataset, spec=spec, cases=cases)),
     )  # fmt: skip
     html, page = show(hostile, make_pictures(hostile, tmp_path))
