@@ -20,7 +20,7 @@ from her2net.evaluate.comparisons import (
     mcnemar_exact,
     paired_bootstrap,
 )
-from her2net.evaluate.discrimination import auc
+from her2net.evaluate.delong import auc
 from her2net.evaluate.estimate import NAN, Estimate, has_both_classes, is_clustered, two_sided_p, z_quantile
 from her2net.evaluate.multiclass import absent_classes, macro_auc_statistic
 from her2net.evaluate.reclassification import integrated_discrimination, net_reclassification
