@@ -1,6 +1,6 @@
 """How often does each interval hold the true value? Simulated cohorts, every metric, every method.
 
-    python benchmarks/coverage.py [--cohorts 2000] [--workers 2] [--closed-only] [--out coverage.json]
+    python benchmarks/coverage.py [--cohorts 2000] [--workers 2] [--only PART ...] [--out coverage.json]
 
 Cohorts are binormal with random class counts; probabilities are the true posterior, so that they are calibrated; for
 ECE, ICI and the parts of the Brier score, which are 0 then, their log-odds are half as much again. The AUC is tried on
@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, product
@@ -38,8 +38,8 @@ from her2net.evaluate.calibration import (
     assign_bins,
     brier,
     calibration_slope_intercept,
+    error_interval,
     error_statistics,
-    reflected_interval,
     squared_errors,
 )
 from her2net.evaluate.comparisons import compare_aucs, mcnemar_exact, paired_bootstrap
@@ -64,6 +64,7 @@ OVERCONFIDENCE = 1.5
 PREVALENCE_MEANT = 0.05
 AUC_METHODS = ("delong", "delong-logit", "delong-logit-t", "newcombe", "binomial-exact")
 BOOTSTRAPS = ("bca", "percentile", "logit")
+PARTS = ("closed", "bootstrap", "errors", "shapes")
 
 
 @dataclass(frozen=True)
@@ -184,17 +185,25 @@ def bootstrap_intervals(
         "mcc": confusion_statistic(labels, called, mcc_formula), "brier": mean_statistic(squared_errors(labels, post)),
         "f1": confusion_statistic(labels, called, lambda tp, fn, tn, fp: 2 * tp / (2 * tp + fp + fn)),
     }  # fmt: skip
-    said = s.overconfident(scores)
-    errors = error_statistics(labels, said)
-    draws = bootstrap_values(statistics | errors, labels, n_resamples=N_RESAMPLES, rng=rng)
+    draws = bootstrap_values(statistics, labels, n_resamples=N_RESAMPLES, rng=rng)
     for name, statistic in statistics.items():
         value = float(statistic(np.ones((1, s.n)))[0])
         bounds = {"mcc": (-1.0, 1.0)}.get(name, partial_auc_bounds(0.9) if name.startswith("partial") else (0.0, 1.0))
         for method in BOOTSTRAPS:
             found = interval_from_values(value, draws[name], statistic, labels, None, method=method, bounds=bounds)  # type: ignore[arg-type]
             yield name, f"bootstrap {method}", found
+
+
+def error_intervals(
+    s: Setting, labels: np.ndarray, scores: np.ndarray, rng: np.random.Generator
+) -> Iterator[tuple[str, str, Estimate]]:
+    """Yield metric, method, estimate of the errors of overconfident probabilities."""
+    errors = error_statistics(labels, s.overconfident(scores))
+    draws = bootstrap_values(errors, labels, n_resamples=N_RESAMPLES, rng=rng)
     for name, statistic in errors.items():
-        yield name, "bootstrap basic", reflected_interval(statistic, draws[name], labels, None)
+        for kind in ("basic", "wider"):
+            found = error_interval(statistic, draws[name], labels, None, method=kind)  # type: ignore[arg-type]
+            yield name, f"bootstrap {kind}", found
         value = float(statistic(np.ones((1, s.n)))[0])
         for method in ("bca", "percentile"):
             found = interval_from_values(value, draws[name], statistic, labels, None, method=method)  # type: ignore[arg-type]
@@ -226,20 +235,26 @@ def tests_of_nothing(
             yield f"paired bootstrap, {name}", found.p_value
 
 
-def simulate(task: tuple[Setting, int, int, bool]) -> dict[str, list[float]]:
+def simulate(task: tuple[Setting, int, int, Collection[str]]) -> dict[str, list[float]]:
     """Return per metric and method: cohorts with an interval, of those holding the truth; and rejections of tests."""
-    s, n_cohorts, seed, closed_only = task
+    s, n_cohorts, seed, parts = task
     rng, truth = np.random.default_rng(seed), true_values(s)
     counts: dict[str, list[float]] = defaultdict(lambda: [0, 0])
     for _ in range(n_cohorts):
         labels, scores, rival = draw(s, rng)
-        made = closed_intervals(s, labels, scores)
-        for name, method, found in made if closed_only else chain(made, bootstrap_intervals(s, labels, scores, rng)):
+        made = chain(
+            closed_intervals(s, labels, scores) if "closed" in parts else (),
+            bootstrap_intervals(s, labels, scores, rng) if "bootstrap" in parts else (),
+            error_intervals(s, labels, scores, rng) if "errors" in parts else (),
+        )
+        for name, method, found in made:
             if np.isfinite(found.ci_low) or np.isfinite(found.ci_high):
                 high = np.inf if np.isnan(found.ci_high) else found.ci_high
                 counts[f"{name}|{method}"][0] += 1
                 counts[f"{name}|{method}"][1] += found.ci_low <= truth[name] <= high
-        for name, p in tests_of_nothing(s, labels, scores, rival, None if closed_only else rng):
+        if "closed" not in parts:
+            continue
+        for name, p in tests_of_nothing(s, labels, scores, rival, rng if "bootstrap" in parts else None):
             if np.isfinite(p):
                 counts[f"size|{name}"][0] += 1
                 counts[f"size|{name}"][1] += p < 0.05
@@ -305,10 +320,10 @@ def run_shapes(n_cohorts: int, workers: int, settings: list[Setting]) -> dict[st
 
 
 def run(
-    n_cohorts: int, workers: int, settings: list[Setting], *, closed_only: bool = False
+    n_cohorts: int, workers: int, settings: list[Setting], parts: Collection[str]
 ) -> dict[str, dict[str, float]]:
     """Return metric|method -> setting -> share, in parallel over settings."""
-    tasks = [(s, n_cohorts, seed, closed_only) for seed, s in enumerate(settings)]
+    tasks = [(s, n_cohorts, seed, parts) for seed, s in enumerate(settings)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return _collect(settings, pool.map(simulate, tasks))
 
@@ -360,14 +375,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohorts", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--closed-only", action="store_true", help="leave out the bootstrap, which takes most time")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="the bootstrap and errors take most time")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     settings = [Setting(*values) for values in product(SIZES, AUCS, PREVALENCES)]
     start = time.perf_counter()
-    table = run(args.cohorts, args.workers, settings, closed_only=args.closed_only)
-    table |= run_shapes(args.cohorts, args.workers, settings)
-    table |= pool_shapes(table)
+    table = run(args.cohorts, args.workers, settings, args.only)
+    if "shapes" in args.only:
+        table |= run_shapes(args.cohorts, args.workers, settings)
+        table |= pool_shapes(table)
     print(format_table(table))
     print(f"{args.cohorts} cohorts in each of {len(settings)} settings, {N_RESAMPLES} resamples, "
           f"{time.perf_counter() - start:.0f} s, {args.workers} workers")  # fmt: skip

@@ -18,7 +18,8 @@ from collections.abc import Callable
 import numpy as np
 
 from her2net.evaluate.comparisons import compare_aucs
-from her2net.evaluate.discrimination import auc_covariance, bootstrap_aucs
+from her2net.evaluate.delong import auc_covariance
+from her2net.evaluate.discrimination import bootstrap_aucs
 
 QUADRATIC_CASES, LOOP_CASES = 10_000, (200, 1_000_000)
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from her2net.evaluate.bootstrap import bootstrap_values, group_cases, interval_from_values
 from her2net.evaluate.estimate import Estimate, has_both_classes, is_clustered, undefined, wald, z_quantile
+from her2net.evaluate.loess import SPAN, Smoother
 from her2net.evaluate.weighted import Statistic, mean_statistic
 
 CLIP = 1e-7
 N_BINS = 10
-MAX_KNOTS = 200
-MAX_EXACT = 5000
-SPAN = 0.75
 DIVERGED = 50.0
+ErrorMethod = Literal["basic", "wider"]
+ERROR_METHOD_NAMES = {"basic": "basic", "wider": "wider of basic and percentile"}
+ERROR_METHODS: dict[str, ErrorMethod] = {
+    "ece": "wider", "ici": "wider", "brier_reliability": "basic", "brier_resolution": "basic"
+}  # fmt: skip
+"""Chosen by the coverage simulation of benchmarks/coverage.py; see docs/explanation/intervals.md."""
 
 
 def logit(probs: np.ndarray) -> np.ndarray:
@@ -225,62 +230,6 @@ def ici_statistic(labels: np.ndarray, probs: np.ndarray, *, span: float = SPAN) 
     return statistic
 
 
-class Smoother:
-    """Loess of degree 1 at fixed knots, for any case weights.
-
-    Attributes:
-        x: (m,) the probabilities it works on, those of the cases or rounded ones.
-        knots: (k,) where the curve is evaluated.
-    """
-
-    def __init__(self, labels: np.ndarray, probs: np.ndarray, span: float = SPAN) -> None:
-        probs, labels = np.asarray(probs, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-        self._labels = labels
-        self._order: np.ndarray | None = None
-        population = probs
-        if len(probs) > MAX_EXACT:
-            self._order = np.argsort(probs, kind="stable")
-            rounded = np.round(probs[self._order], 3)
-            self._first = np.flatnonzero(np.concatenate([[True], np.diff(rounded) != 0]))
-            population = np.quantile(probs, np.linspace(0, 1, MAX_EXACT))
-            probs = rounded[self._first]
-        self.x, self.knots = probs, loess_knots(probs)
-        kernel, centred = tricube(probs, self.knots, span, population), probs[:, None] - self.knots
-        self._kernels = kernel, kernel * centred, kernel * centred**2
-
-    def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the weight at each x (b, m) and the curve (b, k) for case weights (b, n)."""
-        amount, events = weights, weights * self._labels
-        if self._order is not None:
-            amount = np.add.reduceat(weights[:, self._order], self._first, axis=1)
-            events = np.add.reduceat(events[:, self._order], self._first, axis=1)
-        k0, k1, k2 = self._kernels
-        return amount, _local_line(amount @ k0, amount @ k1, amount @ k2, events @ k0, events @ k1)
-
-
-def _local_line(s0: np.ndarray, s1: np.ndarray, s2: np.ndarray, t0: np.ndarray, t1: np.ndarray) -> np.ndarray:
-    """Return the height at the knot of the weighted line; the weighted mean where x does not vary."""
-    determinant = s0 * s2 - s1 * s1
-    with np.errstate(invalid="ignore", divide="ignore"):
-        line = (s2 * t0 - s1 * t1) / determinant
-        flat = np.where(s0 > 0, t0 / s0, 0.0)
-    return np.clip(np.where(determinant > 1e-12 * s0 * s0, line, flat), 0.0, 1.0)
-
-
-def loess_knots(probs: np.ndarray) -> np.ndarray:
-    """Return where the smoother is evaluated: every distinct probability, or 200 quantiles of them."""
-    distinct = np.unique(probs)
-    return distinct if len(distinct) <= MAX_KNOTS else np.unique(np.quantile(distinct, np.linspace(0, 1, MAX_KNOTS)))
-
-
-def tricube(x: np.ndarray, knots: np.ndarray, span: float, population: np.ndarray) -> np.ndarray:
-    """Return loess weights (n, n_knots): tricube of the distance over that of the k-th nearest case, k = span n."""
-    nearest = min(max(2, int(span * len(population) + 1e-10)), len(population))
-    reach = np.partition(np.abs(population[:, None] - knots), nearest - 1, axis=0)[nearest - 1]
-    scaled = np.minimum(np.abs(x[:, None] - knots) / np.maximum(reach, 1e-12), 1.0)
-    return (1 - scaled**3) ** 3
-
-
 def smooth_outcome(
     labels: np.ndarray, probs: np.ndarray, *, span: float = SPAN, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -296,8 +245,7 @@ def calibration_errors(
 ) -> dict[str, Estimate]:  # fmt: skip
     """Return ECE, ICI, and reliability and resolution of the Brier score, with bootstrap intervals.
 
-    All are biased upwards in few cases, in each resample once more: the percentile limits are therefore reflected at
-    the estimate ("basic" bootstrap) and cut at 0.
+    All are biased upwards in few cases, in each resample once more. See `error_interval` for the intervals.
     """
     if not has_both_classes(labels):
         return dict.fromkeys(("ece", "ici", "brier_reliability", "brier_resolution"), undefined("one class only"))
@@ -306,7 +254,7 @@ def calibration_errors(
     statistics = whole if counts is None else error_statistics(groups, means)
     draws = bootstrap_values(statistics, groups, patients, n_resamples=n_resamples, rng=rng, counts=counts)
     return {
-        name: reflected_interval(statistic, draws[name], labels, patients, alpha=alpha)
+        name: error_interval(statistic, draws[name], labels, patients, method=ERROR_METHODS[name], alpha=alpha)
         for name, statistic in whole.items()
     }
 
@@ -320,10 +268,15 @@ def error_statistics(labels: np.ndarray, probs: np.ndarray) -> dict[str, Statist
     }  # fmt: skip
 
 
-def reflected_interval(
-    statistic: Statistic, draws: np.ndarray, labels: np.ndarray, patients: np.ndarray | None, *, alpha: float = 0.05
-) -> Estimate:
-    """Return a statistic in [0, 1] with the basic bootstrap interval of its draws (n_resamples,).
+def error_interval(
+    statistic: Statistic, draws: np.ndarray, labels: np.ndarray, patients: np.ndarray | None, *, method: ErrorMethod,
+    alpha: float = 0.05,
+) -> Estimate:  # fmt: skip
+    """Return a statistic in [0, 1] that is biased upwards, with a bootstrap interval from its draws (n_resamples,).
+
+    Args:
+        method: `basic` (the percentile limits reflected at the estimate, which turns the bias round) or `wider` (from
+            the lower of the basic and the percentile limits to the higher of them).
 
     Source:
         Davison & Hinkley 1997, ISBN 9780521574716, section 5.2.1.
@@ -331,7 +284,9 @@ def reflected_interval(
     value = float(statistic(np.ones((1, len(labels))))[0])
     made = interval_from_values(value, draws, statistic, labels, patients, method="percentile", alpha=alpha)
     low, high = max(0.0, 2 * value - made.ci_high), min(1.0, 2 * value - made.ci_low)
-    return Estimate(value, low, high, made.ci_method.replace("percentile", "basic"), made.reason)
+    if method == "wider":
+        low, high = min(low, made.ci_low), max(high, made.ci_high)
+    return Estimate(value, low, high, made.ci_method.replace("percentile", ERROR_METHOD_NAMES[method]), made.reason)
 
 
 def mean_brier_statistic(labels: np.ndarray, probs: np.ndarray) -> Statistic:

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 
 from her2net.evaluate.bootstrap import N_RESAMPLES, bootstrap_interval, n_resamples_for
-from her2net.evaluate.calibration import brier, calibration_errors, calibration_slope_intercept
+from her2net.evaluate.calibration import brier, calibration_errors, calibration_slope_intercept, decompose_brier
 from her2net.evaluate.discrimination import (
     DEFAULT_AUC_METHOD,
     AucMethod,
@@ -62,8 +62,9 @@ def binary_metrics(
     if pair is not None:
         found |= rule_out_and_in(labels, probs, owners, pair)
     found["brier"] = brier(labels, probs, owners)
-    share = float(np.mean(labels)) if len(labels) else NAN
-    found["brier_uncertainty"] = Estimate(share * (1 - share), NAN, NAN, "", "follows from the share of positives")
+    parts = decompose_brier(labels, probs)
+    found["brier_uncertainty"] = Estimate(parts.uncertainty, NAN, NAN, "", "follows from the share of positives")
+    found["brier_within_bins"] = Estimate(parts.within_bins, NAN, NAN, "", "what ten bins leave over")
     found["calibration_slope"], found["calibration_intercept"] = calibration_slope_intercept(labels, probs, owners)
     return found | calibration_errors(labels, probs, owners, n_resamples=min(n_resamples, 1000), rng=rng(4))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from her2net.evaluate.bootstrap import N_RESAMPLES, bootstrap_values, interval_from_values
-from her2net.evaluate.discrimination import auc_contrast
+from her2net.evaluate.delong import auc_contrast
 from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered, t_quantile, two_sided_p, z_quantile
 from her2net.evaluate.weighted import Statistic
 

@@ -18,7 +18,8 @@ import numpy as np
 from her2net.artefact import write_bytes
 from her2net.evaluate.bootstrap import resample_weights
 from her2net.evaluate.calibration import assign_bins, smooth_outcome
-from her2net.evaluate.discrimination import auc, roc_points
+from her2net.evaluate.delong import auc
+from her2net.evaluate.discrimination import roc_points
 from her2net.evaluate.estimate import has_both_classes
 from her2net.evaluate.proportions import wilson
 from her2net.evaluate.utility import decision_curve

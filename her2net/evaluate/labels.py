@@ -143,6 +143,9 @@ def put_in_labels(file: Path, table: Predictions, given: GivenLabels) -> Predict
             f"{file}: no case has a label: none of its cases is in --labels (here {enumerate_names(table.case_ids, limit=3)}; "
             f"there {enumerate_names(given.labels, limit=3)})."
         )
+    if given.class_names and len(given.class_names) != table.n_classes:
+        problems.append(f"{table.n_classes} classes in the table, {len(given.class_names)} in the labels: "
+                        f"{', '.join(given.class_names)}")  # fmt: skip
     if unknown:
         problems.append(f"{len(unknown)} of {len(table)} cases are not in the labels: {enumerate_names(unknown)}")
     for i, (case_id, old) in enumerate(zip(table.case_ids, table.labels, strict=True)):

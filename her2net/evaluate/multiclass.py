@@ -11,7 +11,7 @@ import numpy as np
 
 from her2net.evaluate.bootstrap import bootstrap_interval
 from her2net.evaluate.discrimination import DEFAULT_AUC_METHOD, AucMethod, auc_interval
-from her2net.evaluate.estimate import Estimate, is_clustered, undefined, wald
+from her2net.evaluate.estimate import NAN, Estimate, is_clustered, undefined, wald
 from her2net.evaluate.weighted import Statistic, auc_statistic
 
 
@@ -124,7 +124,10 @@ def weighted_kappa(
         statistic = _kappa_statistic(labels, decided, n_classes, weights)
         found = bootstrap_interval(statistic, labels, patients, method="percentile", alpha=alpha, rng=rng)
         return replace(found, ci_method=f"{found.ci_method}, {weights} weights")
-    kappa = cohens_kappa(table, wt=weights)
+    with np.errstate(invalid="ignore", divide="ignore"):  # of a test of kappa = 0, which is not used
+        kappa = cohens_kappa(table, wt=weights)
+    if not kappa.std_kappa > 0:
+        return Estimate(float(kappa.kappa), NAN, NAN, method, "no variance: all cases are decided alike, or all rightly")
     return wald(float(kappa.kappa), float(kappa.std_kappa), method, alpha=alpha, low=-1.0, high=1.0)
 
 

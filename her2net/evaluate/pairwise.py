@@ -20,7 +20,7 @@ from her2net.evaluate.comparisons import (
     mcnemar_exact,
     paired_bootstrap,
 )
-from her2net.evaluate.discrimination import auc
+from her2net.evaluate.delong import auc
 from her2net.evaluate.estimate import NAN, Estimate, has_both_classes, is_clustered, two_sided_p, z_quantile
 from her2net.evaluate.multiclass import absent_classes, macro_auc_statistic
 from her2net.evaluate.reclassification import integrated_discrimination, net_reclassification
@@ -75,8 +75,8 @@ def _pair(
     labels, a, b = one.labels, one.probs[:, 1], two.probs[:, 1]
     found = {"auc": compare_aucs(labels, a, b, patients)}
     if cut_a is not None and cut_b is not None:
-        right = [(p >= cut.value) == (labels == 1) for p, cut in ((a, cut_a), (b, cut_b))]
-        found["accuracy"] = mcnemar_exact(*right, patients)
+        right_a, right_b = (a >= cut_a.value) == (labels == 1), (b >= cut_b.value) == (labels == 1)
+        found["accuracy"] = mcnemar_exact(right_a, right_b, patients)
     makers = {"pr_auc": pr_auc_statistic, "brier": mean_brier_statistic}
     found |= _resampled({name: (make(labels, a), make(labels, b)) for name, make in makers.items()}, labels, patients,
                         seed, "" if has_both_classes(labels) else "one class only")  # fmt: skip
@@ -92,10 +92,10 @@ def _several_classes(
     one: Predictions, two: Predictions, patients: np.ndarray | None, seed: int
 ) -> dict[str, Comparison]:
     labels, probs = one.labels, (one.probs, two.probs)
-    right = [p.argmax(axis=1) == labels for p in probs]
+    right_a, right_b = (p.argmax(axis=1) == labels for p in probs)
     areas = [macro_auc_statistic(labels, p) for p in probs]
     found = _resampled({"auc": (areas[0], areas[1])}, labels, patients, seed, absent_classes(labels, one.n_classes))
-    found["accuracy"] = mcnemar_exact(*right, patients)
+    found["accuracy"] = mcnemar_exact(right_a, right_b, patients)
     brier = [mean_brier_statistic(labels, p) for p in probs]
     return found | _resampled({"brier": (brier[0], brier[1])}, labels, patients, seed, "")
 

@@ -85,7 +85,7 @@ def clustered_proportion(
         Rao & Scott 1992, doi:10.2307/2532311.
     """
     n = len(success)
-    if n == 0 or not is_clustered(patients):
+    if patients is None or n == 0 or not is_clustered(patients):
         return proportion(int(np.sum(success)), n, method=method, alpha=alpha)
     _, owner = np.unique(patients, return_inverse=True)
     share, owners = float(np.mean(success)), int(owner.max()) + 1

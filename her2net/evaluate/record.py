@@ -158,7 +158,7 @@ def format_summary(folder: Path) -> str:
 def _compared(evaluation: Evaluation) -> list[str]:
     lines = []
     for row in evaluation.comparisons:
-        if row["metric"] != "auc" or row["difference"] is None:
+        if row["metric"] != "auc" or row["difference"] is None or row["cohort"] == RESEMBLING:
             continue
         text = f"{row['model_a']} - {row['model_b']} ({row['cohort']}, n = {row['n']}): AUC difference {row['difference']:.3f}"
         if row["ci_low"] is not None and row["p_value"] is not None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from her2net.evaluate.discrimination import auc_contrast, auc_interval
+from her2net.evaluate.delong import auc_contrast
+from her2net.evaluate.discrimination import auc_interval
 from her2net.evaluate.estimate import NAN, Estimate, is_clustered, z_quantile
 from her2net.evaluate.multiclass import macro_auc
 

@@ -128,7 +128,8 @@ def test_many_cases_are_rounded_without_moving_the_index() -> None:
 
 def test_errors_have_intervals_or_reasons() -> None:
     for found in calibration_errors(*cohort(80), n_resamples=200).values():
-        assert 0 <= found.ci_low <= found.ci_high <= 1
+        assert 0 <= found.ci_low <= found.value <= found.ci_high <= 1
+    assert "wider of basic and percentile" in calibration_errors(*cohort(80), n_resamples=200)["ici"].ci_method
     assert calibration_errors(np.zeros(5, dtype=int), np.full(5, 0.2))["ici"].reason
 
 

@@ -12,15 +12,12 @@ from hypothesis import strategies as st
 from her2net.evaluate import bootstrap
 from her2net.evaluate.bootstrap import bootstrap_values, group_cases, resample_weights
 from her2net.evaluate.calibration import calibration_errors
+from her2net.evaluate.delong import auc, auc_contrast, auc_covariance, placements
 from her2net.evaluate.discrimination import (
-    auc,
-    auc_contrast,
-    auc_covariance,
     auc_interval,
     bootstrap_aucs,
     newcombe_interval,
     partial_auc_interval,
-    placements,
     pr_auc_interval,
     roc_points,
 )

@@ -142,6 +142,10 @@ def test_thresholds_follow_the_rule_that_was_asked_for_and_a_rerun_remembers_it(
         assert float(rows[model, "test", "rule_out_npv"]["threshold"]) == chosen.rule_out
         shares = [float(rows[model, "test", f"{name}_share"]["value"]) for name in ("ruled_out", "grey_zone", "ruled_in")]
         assert sum(shares) == pytest.approx(1)
+        brier = {name: float(rows[model, "test", f"brier{name}"]["value"])
+                 for name in ("", "_reliability", "_resolution", "_uncertainty", "_within_bins")}  # fmt: skip
+        total = brier["_reliability"] - brier["_resolution"] + brier["_uncertainty"] + brier["_within_bins"]
+        assert brier[""] == pytest.approx(total)
         assert "prevalence 0.1" in rows[model, "test", "ppv_at_prevalence"]["ci_method"]
     assert recorded_options(paths) == Options(rule="sensitivity", parameter=0.8, prevalence=0.1)
 
