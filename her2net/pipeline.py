@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from her2net import status
+from her2net.archive.licence import Licence
+from her2net.archive.write import WrittenArchive, export_model
 from her2net.ensemble import EnsembleRecord, ensemble_modality
+from her2net.errors import StaleArtefactError, join_problems
 from her2net.evaluate.evaluation import Evaluation, evaluate_dataset
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
 from her2net.paths import DatasetPaths
@@ -81,6 +85,16 @@ def evaluate(project: Project) -> Evaluation:
         project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
     )  # fmt: skip
+
+
+def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> WrittenArchive:
+    """Write what was trained and evaluated into one file, if nothing of it is stale."""
+    needed = ("plan", "train", "ensemble", "fuse", "evaluate")
+    undone = [s for s in status.report_status(paths) if s.state != "done" and s.stage.split()[0] in needed]
+    if undone:
+        lines = [f"{s.stage}: {s.state}{f' ({s.why})' if s.why else ''}. Run {s.command}" for s in undone]
+        raise StaleArtefactError(join_problems(f"{paths.results}: cannot be exported yet.", lines))
+    return export_model(paths, output, licence)
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 
 from her2net.errors import Her2netError
-from her2net.paths import DatasetPaths, find_dataset, find_roots
+from her2net.paths import DatasetPaths, find_dataset, find_roots, find_trained
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -67,14 +67,20 @@ def parse_hours(text: str) -> float:
     return hours
 
 
-def resolve_paths(args: argparse.Namespace) -> DatasetPaths:
-    """Find the dataset that the options name, and say which roots were taken by default."""
+def resolve_paths(args: argparse.Namespace, *, trained: bool = False) -> DatasetPaths:
+    """Find the dataset that the options name, and say which roots were taken by default.
+
+    Args:
+        trained: whether an imported model, which has no raw folder, will do.
+    """
     roots = find_roots()
     if roots.defaulted and not args.quiet:
         print(
             f"Note: {', '.join(roots.defaulted)} not set in the environment; using folders of that name in {os.getcwd()}.",
             file=sys.stderr,
         )
+    if trained:
+        return find_trained(roots, args.dataset, args.plan)
     return DatasetPaths(roots, find_dataset(roots, args.dataset), args.plan)
 
 
