@@ -80,8 +80,9 @@ def predict_files(
     """
     device = next(networks[0].parameters()).device
     axes = flip_axes(section) if tta else ()
-    size, rows = section.inference.batch_size, []
+    size = section.inference.batch_size
     batch: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
     findings: list[Finding] = []
     problems: list[str] = []
     for case in _in_order(cases, section, check, n_workers, quiet, description):

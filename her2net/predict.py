@@ -105,7 +105,7 @@ class Predictor:
             tables[FUSION] = apply_fusion(tables, self.model.fusion.models)
         self.findings = findings
         if findings:
-            warnings.warn(summarise_findings(findings), UnlikeTrainingWarning, stacklevel=2)
+            warnings.warn(summarise_findings(findings), UnlikeTrainingWarning, stacklevel=3)
         return tables
 
     def decide(self, tables: dict[str, Predictions]) -> list[dict[str, object]]:
@@ -140,10 +140,10 @@ def _load(source: str | Path | DatasetPaths, plan: str, device: str) -> TrainedM
 
 
 def summarise_findings(findings: Sequence[Finding]) -> str:
-    """Say how many images are unlike the training images, and in what; names no case."""
+    """Say about how many images there are warnings, and of what kinds; names no case."""
     n_images = len({(finding.case_id, finding.modality) for finding in findings})
     kinds = ", ".join(f"{check} {n}" for check, n in Counter(finding.check for finding in findings).items())
-    return f"{n_images} image{'s are' if n_images > 1 else ' is'} unlike what the model was trained on ({kinds})"
+    return f"{n_images} image{'s' * (n_images > 1)} with warnings ({kinds})"
 
 
 def write_tables(folder: Path, predictor: Predictor, tables: dict[str, Predictions]) -> list[Path]:

@@ -26,6 +26,14 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
+    """A tiny cohort through the whole pipeline, made once; tests that change it copy it first."""
+    from small_run import make_small_run
+
+    return make_small_run(tmp_path_factory.mktemp("finished"))
+
+
 @pytest.fixture
 def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
     """Empty roots, also set in the environment so that commands find them."""

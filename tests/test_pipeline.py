@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_paths
-from small_run import TRAIN, make_small_run, plan_options
+from small_run import TRAIN, plan_options
 
 from her2net import pipeline, status
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
@@ -27,9 +27,9 @@ from her2net.train.record import RunRecord
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
+def done(finished_run: DatasetPaths) -> DatasetPaths:
     """A finished run; tests that change it copy it first."""
-    return make_small_run(tmp_path_factory.mktemp("done"))
+    return finished_run
 
 
 @pytest.fixture

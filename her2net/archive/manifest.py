@@ -8,6 +8,7 @@ from pydantic import Field
 
 from her2net.artefact import Artefact, Strict
 from her2net.plan.schema import Plan
+from her2net.version import __version__
 
 SUFFIX = ".her2net"
 MANIFEST, PLAN, FINGERPRINT = "manifest.json", "plan.json", "fingerprint.json"
@@ -47,8 +48,9 @@ class Manifest(Artefact):
 
     MADE_BY: ClassVar[str] = "her2net_export"
 
+    her2net_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")] = __version__
     format: Literal["her2net model archive"] = "her2net model archive"
-    licence: str | None
+    licence: Annotated[str, Field(pattern=r"^[ -~]{1,200}$")] | None
     preprocessing_version: int
     tta: dict[str, bool]
     members: dict[str, Member]

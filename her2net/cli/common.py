@@ -84,6 +84,11 @@ def resolve_paths(args: argparse.Namespace, *, trained: bool = False) -> Dataset
     return DatasetPaths(roots, find_dataset(roots, args.dataset), args.plan)
 
 
+def printable(text: str) -> str:
+    """Escape what could steer a terminal: messages quote names and values out of files from elsewhere."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def execute(
     run: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> int:
@@ -92,7 +97,7 @@ def execute(
     try:
         return run(args) or 0
     except Her2netError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from her2net.cli.common import execute, make_parser
@@ -24,7 +25,10 @@ def run(args: argparse.Namespace) -> int:
     from her2net.archive.read import import_archive
     from her2net.paths import find_roots
 
-    paths, loaded, digest = import_archive(args.file, find_roots(), dataset=args.dataset, plan=args.plan)
+    roots = find_roots()
+    if "her2net_results" in roots.defaulted:
+        print(f"Note: her2net_results not set in the environment; using {roots.results}.", file=sys.stderr)
+    paths, loaded, digest = import_archive(args.file, roots, dataset=args.dataset, plan=args.plan)
     plan, cohort = loaded.model.plan, loaded.model.fingerprint
     plan_option = "" if paths.plan_name == "auto" else f" -p {paths.plan_name}"
     print(f"checked: {len(loaded.manifest.members) + 1} members; test vectors agree to {loaded.difference:.1g}")

@@ -12,6 +12,9 @@ from her2net.cli.common import add_dataset_options, add_device_option, execute, 
 
 if TYPE_CHECKING:
     from her2net.input_check import Finding
+    from her2net.paths import DatasetPaths
+    from her2net.predict import Predictor
+    from her2net.predictions import Predictions
 
 MAX_SHOWN = 10
 
@@ -36,34 +39,28 @@ def run(args: argparse.Namespace) -> int:
     import warnings
     from dataclasses import replace
 
-    from her2net import pipeline
-    from her2net.errors import ArchiveError, MissingArtefactError
+    from her2net.errors import ArchiveError
     from her2net.input_check import UnlikeTrainingWarning
     from her2net.paths import DatasetPaths, find_roots
     from her2net.predict import Predictor, write_tables
-    from her2net.project import load_project
     from her2net.pseudonyms import load_key, pseudonym, pseudonymise_table
 
     if args.model is not None and (args.input is None or args.output is None or args.dataset is not None):
         raise ArchiveError("--model FILE needs -i FOLDER and -o FOLDER, and takes no -d: the file is all there is of the model.")
-    warnings.simplefilter("ignore", UnlikeTrainingWarning)  # printed below, with the place of the table
-    paths = None if args.model is not None else resolve_paths(args, trained=True)
-    predictor = Predictor(args.model or paths, device=args.device)
-    if args.input is not None:
-        tables = predictor.predict(args.input, tta=args.tta, quiet=args.quiet)
-    elif not paths.raw.is_dir():
-        raise MissingArtefactError(f"{paths.imported}: an imported model has no test cases. Name a folder of new images with -i.")
+    if args.model is None:
+        paths = resolve_paths(args, trained=True)
+        predictor = Predictor(paths, device=args.device)
     else:
-        project = load_project(paths)
-        if not project.dataset.test:
-            raise MissingArtefactError(f"{paths.raw}: has no test cases. Name a folder of new images with -i.")
-        tables = pipeline.predict_test(project, predictor, tta=args.tta, quiet=args.quiet)
+        predictor = Predictor(args.model, device=args.device)
+        paths = DatasetPaths(find_roots(), predictor.plan.dataset, predictor.plan.name)  # where a key would lie
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnlikeTrainingWarning)  # printed below, with the place of the table
+        tables = _predict(args, predictor, paths)
     if args.pseudonymise:
-        key_of = paths or DatasetPaths(find_roots(), predictor.plan.dataset, predictor.plan.name)
-        key = load_key(key_of.pseudonym_key)
+        key = load_key(paths.pseudonym_key)
         tables = {name: pseudonymise_table(table, key) for name, table in tables.items()}
         predictor.findings = [replace(f, case_id=pseudonym(f.case_id, key)) for f in predictor.findings]
-        print(f"key of the pseudonyms: {key_of.pseudonym_key} (do not pass it on)")
+        print(f"key of the pseudonyms: {paths.pseudonym_key} (do not pass it on)")
     folder = args.output or paths.predictions
     for path in write_tables(folder, predictor, tables):
         print(path)
@@ -71,12 +68,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _predict(args: argparse.Namespace, predictor: Predictor, paths: DatasetPaths) -> dict[str, Predictions]:
+    """Predict the folder of new images, or the dataset's own test cases."""
+    from her2net import pipeline
+    from her2net.errors import MissingArtefactError
+    from her2net.project import load_project
+
+    if args.input is not None:
+        return predictor.predict(args.input, tta=args.tta, quiet=args.quiet)
+    if not paths.raw.is_dir():
+        raise MissingArtefactError(f"{paths.imported}: an imported model has no test cases. Name a folder of new images with -i.")
+    project = load_project(paths)
+    if not project.dataset.test:
+        raise MissingArtefactError(f"{paths.raw}: has no test cases. Name a folder of new images with -i.")
+    return pipeline.predict_test(project, predictor, tta=args.tta, quiet=args.quiet)
+
+
 def _warn(findings: Sequence[Finding], folder: Path) -> None:
     """Say on standard error what is unusual; the table has all of it."""
     from her2net.predict import summarise_findings
 
     if findings:
-        print(f"Warning: {summarise_findings(findings)}: {folder / 'warnings.csv'}", file=sys.stderr)
+        print(f"Warning: {summarise_findings(findings)}, listed in {folder / 'warnings.csv'}", file=sys.stderr)
         for finding in findings[:MAX_SHOWN]:
             print(f"  - {finding}", file=sys.stderr)
         if len(findings) > MAX_SHOWN:
