@@ -1,5 +1,6 @@
 """Packaging metadata; pyproject.toml holds the tools' settings only."""
 
+from keyword import iskeyword
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -7,7 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = (HERE / "her2net" / "version.py").read_text(encoding="utf-8").split('__version__ = "')[1].split('"')[0]
 COMMANDS = (
-    "verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "report", "run", "demo", "status",
+    "verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "report", "run", "demo", "status", "export",
+    "import",
 )  # fmt: skip
 
 setup(
@@ -34,11 +36,12 @@ setup(
         "jinja2>=3.1",
         "h5py>=3.11",
         "pydantic>=2.8",
+        "safetensors>=0.4.3",
         "tqdm>=4.66",
     ],
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "filelock>=3.12"],
         "browser": ["selenium>=4.51"],
     },
-    entry_points={"console_scripts": [f"her2net_{c} = her2net.cli.{c}:main" for c in COMMANDS]},
+    entry_points={"console_scripts": [f"her2net_{c} = her2net.cli.{c}{'_' * iskeyword(c)}:main" for c in COMMANDS]},
 )

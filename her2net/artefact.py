@@ -13,10 +13,11 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -60,19 +61,28 @@ class Artefact(Strict):
             MissingArtefactError: no such file; names the command that makes it.
             PlanError: not JSON, or not of this schema; names every JSON path at fault.
         """
-        text = read_text(path, made_by=cls.MADE_BY)
-        found = _parse_json(path, text)
+        remedy = f"Correct the file, or run {cls.MADE_BY} to make it anew." if cls.MADE_BY else "Correct the file."
+        return cls.parse(read_text(path, made_by=cls.MADE_BY), where=path, remedy=remedy)
+
+    @classmethod
+    def parse(cls: type[ArtefactT], text: str, *, where: object, remedy: str = "") -> ArtefactT:
+        """Check the text of an artefact; `where` is what messages call it.
+
+        Raises:
+            PlanError: as `load`.
+        """
+        found = _parse_json(where, text)
         version = found.get("schema_version", 1) if isinstance(found, dict) else 1
         if isinstance(version, int) and version > cls.SCHEMA_VERSION:
             raise PlanError(
-                f"{path}: schema_version is {version}, this her2net {__version__} reads up to {cls.SCHEMA_VERSION}. "
+                f"{where}: schema_version is {version}, this her2net {__version__} reads up to {cls.SCHEMA_VERSION}. "
                 "Upgrade her2net (pip install --upgrade her2net)."
             )
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            remedy = f"Correct the file, or run {cls.MADE_BY} to make it anew." if cls.MADE_BY else "Correct the file."
-            raise PlanError(join_problems(f"{path}: not a valid {cls.__name__}. {remedy}", _explain(error))) from None
+            headline = f"{where}: not a valid {cls.__name__}. {remedy}".strip()
+            raise PlanError(join_problems(headline, _explain(error))) from None
 
 
 def _explain(error: ValidationError) -> list[str]:
@@ -84,25 +94,25 @@ def _explain(error: ValidationError) -> list[str]:
     return problems
 
 
-def _parse_json(path: Path, text: str) -> Any:
+def _parse_json(where: object, text: str) -> Any:
     def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
-        repeated = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+        repeated = sorted(key for key, n in Counter(keys).items() if n > 1)
         if repeated:
-            raise PlanError(f"{path}: the key {', '.join(map(repr, repeated))} occurs twice. Keep one of them.")
+            raise PlanError(f"{where}: the key {', '.join(map(repr, repeated))} occurs twice. Keep one of them.")
         return dict(pairs)
 
     def reject_constant(name: str) -> Any:
-        raise PlanError(f"{path}: {name} is not allowed in JSON; write a finite number or null.")
+        raise PlanError(f"{where}: {name} is not allowed in JSON; write a finite number or null.")
 
     try:
         return json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
     except json.JSONDecodeError as error:
-        raise PlanError(f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
+        raise PlanError(f"{where}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise PlanError(f"{path}: cannot be read as JSON ({error}).") from None
+        raise PlanError(f"{where}: cannot be read as JSON ({error}).") from None
     except RecursionError:
-        raise PlanError(f"{path}: nested too deeply to be one of her2net's files.") from None
+        raise PlanError(f"{where}: nested too deeply to be one of her2net's files.") from None
 
 
 def load_json(path: Path, *, made_by: str = "") -> Any:
@@ -135,11 +145,18 @@ def read_text(path: Path, *, made_by: str = "") -> str:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: temporary file in the same folder, fsync, rename."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name, whole, when the block ends, and not at all if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

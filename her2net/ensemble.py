@@ -80,8 +80,8 @@ def ensemble_modality(
     oof = pool(tables, [case.case_id for case in training])
     write_predictions(folder / "oof.csv", oof)
     if test:
-        probs = predict_files(networks, section, test_files, tta=tta, n_workers=n_workers, quiet=quiet,
-                              description=f"{modality} test")
+        probs, _ = predict_files(networks, section, test_files, tta=tta, n_workers=n_workers, quiet=quiet,
+                                 description=f"{modality} test")
         blank: list[int | None] = [None] * len(test)
         table = make_predictions([c.case_id for c in test], [c.patient_id for c in test], probs, labels=blank,
                                  folds=[""] * len(test))

@@ -43,6 +43,10 @@ class PredictionTableError(Her2netError, ValueError):
     """A prediction table breaks its format (columns, sums, duplicates)."""
 
 
+class ArchiveError(Her2netError, ValueError):
+    """A model archive is damaged, unsafe, made by a newer her2net, or computes otherwise here."""
+
+
 class MissingDependencyError(Her2netError, ImportError):
     """An optional package is absent; the message names the pip command."""
 

@@ -40,6 +40,14 @@ class CohortIntensity(Strict):
     p99_5: float
 
 
+class IntensitySpread(Strict):
+    """How the intensities of one channel of the whole image are spread over the cases."""
+
+    mean: Spread
+    std: Spread
+    p99_5: Spread
+
+
 class ModalityFingerprint(Strict):
     """One modality of the training cases.
 
@@ -56,6 +64,7 @@ class ModalityFingerprint(Strict):
         lesion_fraction: lesion voxels / image voxels.
         n_lesions_median: connected components per mask.
         image_statistics: per channel; likewise within the crop and the mask (empty without masks).
+        intensity_spread: per channel; what new images are compared with. Empty in files of before it was measured.
         fixed_range: whether all images are 8-bit, so that intensities lie within 0..255.
     """
 
@@ -79,6 +88,7 @@ class ModalityFingerprint(Strict):
     image_statistics: list[CohortIntensity]
     crop_statistics: list[CohortIntensity]
     mask_statistics: list[CohortIntensity]
+    intensity_spread: list[IntensitySpread] = Field(default_factory=list)
     fixed_range: bool
 
 
@@ -214,6 +224,7 @@ def _summarise(dataset: RawDataset, modality: str, scans: dict[str, CaseScan]) -
         image_statistics=_cohort([image.image for image in images]),
         crop_statistics=_cohort([image.crop for image in with_lesion]),
         mask_statistics=_cohort([image.mask for image in with_lesion]),
+        intensity_spread=_spread_channels([image.image for image in images]),
         fixed_range=all(image.dtype == "uint8" for image in images),
         **_summarise_lesions(with_lesion),
     )
@@ -258,3 +269,12 @@ def _cohort(statistics: Sequence[Sequence[ChannelStatistics]]) -> list[CohortInt
     table = np.array([[[getattr(channel, field) for field in fields] for channel in case] for case in statistics])
     medians = np.median(table, axis=0)
     return [CohortIntensity(**dict(zip(fields, map(float, row), strict=True))) for row in medians]
+
+
+def _spread_channels(statistics: Sequence[Sequence[ChannelStatistics]]) -> list[IntensitySpread]:
+    """Return the spread over cases of each statistic, per channel."""
+    fields = list(IntensitySpread.model_fields)
+    return [
+        IntensitySpread(**{field: _spread([getattr(channel, field) for channel in cases]) for field in fields})
+        for cases in zip(*statistics, strict=True)
+    ]

@@ -7,22 +7,28 @@ to every fold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 
-from her2net.errors import MissingArtefactError
+from her2net.errors import MissingArtefactError, RawDataError, join_problems
+from her2net.input_check import Finding
 from her2net.networks.build import build_network
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.preprocess.cache import CaseFiles
-from her2net.preprocess.prepare import PreparedCase, prepare_case
+from her2net.preprocess.prepare import prepare_arrays, read_case
 from her2net.progress import map_in_processes
+from her2net.raw.images import Volume
 from her2net.train.checkpoint import FINAL, read_checkpoint
 from her2net.train.fold import flip_axes
 from her2net.train.loop import channels_last, predict_probs
+
+Check = Callable[[str, Volume, "np.ndarray | None"], list[Finding]]
+"""(case id, image, mask) -> what is unusual."""
 
 
 def load_networks(paths: DatasetPaths, plan: Plan, modality: str, device: str) -> list[torch.nn.Module]:
@@ -47,21 +53,45 @@ def load_network(paths: DatasetPaths, section: ModalityPlan, modality: str, fold
     return channels_last(network, section.ndim).to(device).eval()
 
 
+@dataclass(frozen=True)
+class CheckedCase:
+    """A case ready to predict, with what is unusual about it; `image` is `None` where `problem` says why not."""
+
+    image: np.ndarray | None
+    findings: tuple[Finding, ...] = ()
+    problem: str = ""
+
+
 def predict_files(
     networks: Sequence[torch.nn.Module], section: ModalityPlan, cases: Sequence[CaseFiles], *,
     tta: bool, n_workers: int, quiet: bool = False, description: str = "Predict",
-) -> np.ndarray:  # fmt: skip
-    """Return (n_cases, n_classes) float64: the mean of the networks' probabilities.
+    check: Check | None = None,
+) -> tuple[np.ndarray, list[Finding]]:  # fmt: skip
+    """Predict each case with the mean of the networks' probabilities.
+
+    Args:
+        check: looks at each image as it was read; `None` asks nothing. Goes to worker processes.
+
+    Returns:
+        (n_cases, n_classes) float64, and the warnings of the check.
 
     Raises:
-        RawDataError: a case cannot be read.
+        RawDataError: cases cannot be read, or the check found an error; lists them all.
     """
     device = next(networks[0].parameters()).device
     axes = flip_axes(section) if tta else ()
-    size, rows = section.inference.batch_size, []
+    size = section.inference.batch_size
     batch: list[np.ndarray] = []
-    for prepared in _in_order(cases, section, n_workers, quiet, description):
-        batch.append(prepared.image)
+    rows: list[np.ndarray] = []
+    findings: list[Finding] = []
+    problems: list[str] = []
+    for case in _in_order(cases, section, check, n_workers, quiet, description):
+        findings += case.findings
+        if case.image is None:
+            problems.append(case.problem)
+        if case.image is None or problems:  # nothing will be predicted: look for further problems only
+            continue
+        batch.append(case.image)
         if len(batch) == size or len(rows) * size + len(batch) == len(cases):
             images = torch.from_numpy(np.stack(batch)).to(device)
             probs = [
@@ -70,17 +100,19 @@ def predict_files(
             ]
             rows.append(np.mean(probs, axis=0))
             batch = []
-    return np.concatenate(rows)
+    if problems:
+        raise RawDataError(join_problems(f"{len(problems)} of {len(cases)} images cannot be predicted.", problems))
+    return np.concatenate(rows), findings
 
 
 def _in_order(
-    cases: Sequence[CaseFiles], section: ModalityPlan, n_workers: int, quiet: bool, description: str
-) -> Iterator[PreparedCase]:
+    cases: Sequence[CaseFiles], section: ModalityPlan, check: Check | None, n_workers: int, quiet: bool, description: str
+) -> Iterator[CheckedCase]:
     """Prepare cases in parallel, yield them in order; at most a few wait for an earlier one."""
-    waiting: dict[int, PreparedCase] = {}
+    waiting: dict[int, CheckedCase] = {}
     upcoming = 0
     for index, prepared in map_in_processes(
-        partial(prepare, plan=section), cases, n_workers=n_workers, description=description, quiet=quiet,
+        partial(prepare, plan=section, check=check), cases, n_workers=n_workers, description=description, quiet=quiet,
         name_of=lambda case: case.case_id,
     ):  # fmt: skip
         waiting[index] = prepared
@@ -89,6 +121,14 @@ def _in_order(
             upcoming += 1
 
 
-def prepare(case: CaseFiles, plan: ModalityPlan) -> PreparedCase:
-    """Prepare one case as the cache does; at module level so that worker processes find it."""
-    return prepare_case(case.images, case.mask, plan.preprocessing)
+def prepare(case: CaseFiles, plan: ModalityPlan, check: Check | None) -> CheckedCase:
+    """Read, check and prepare one case as the cache does; at module level so that worker processes find it."""
+    try:
+        image, mask = read_case(case.images, case.mask)
+    except RawDataError as error:
+        return CheckedCase(None, problem=str(error))
+    findings = check(case.case_id, image, mask) if check else []
+    errors = [str(finding) for finding in findings if finding.severity == "error"]
+    if errors:
+        return CheckedCase(None, problem=" ".join(errors))
+    return CheckedCase(prepare_arrays(image, mask, plan.preprocessing).image, tuple(findings))

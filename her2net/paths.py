@@ -47,17 +47,38 @@ def find_dataset(roots: Roots, dataset: str | None) -> str:
             f"{roots.raw}: the raw root does not exist. Create it and put a folder Dataset001_Name into it, "
             "or set the environment variable her2net_raw to where your datasets are."
         )
-    folders = sorted(p.name for p in roots.raw.iterdir() if p.is_dir() and DATASET_FOLDER.match(p.name))
+    return _choose(_list_datasets(roots.raw), dataset, where=roots.raw)
+
+
+def find_trained(roots: Roots, dataset: str | None, plan: str = "auto") -> DatasetPaths:
+    """Resolve as `find_dataset` does, and among imported models too, which need no raw folder.
+
+    Raises:
+        RawDataError: as `find_dataset`.
+    """
+    imported = [n for n in _list_datasets(roots.results) if DatasetPaths(roots, n, plan).imported.is_file()]
+    if not imported:
+        return DatasetPaths(roots, find_dataset(roots, dataset), plan)
+    there = sorted({*imported, *_list_datasets(roots.raw)})
+    return DatasetPaths(roots, _choose(there, dataset, where=roots.results), plan)
+
+
+def _list_datasets(root: Path) -> list[str]:
+    folders = root.iterdir() if root.is_dir() else ()
+    return sorted(p.name for p in folders if p.is_dir() and DATASET_FOLDER.match(p.name))
+
+
+def _choose(folders: list[str], dataset: str | None, *, where: Path) -> str:
     listing = ", ".join(folders) or "none (a dataset is a folder named like Dataset001_Name)"
     if dataset is None:
         if len(folders) == 1:
             return folders[0]
-        raise RawDataError(f"{roots.raw}: say which dataset with -d, there is not exactly one. Found: {listing}.")
+        raise RawDataError(f"{where}: say which dataset with -d, there is not exactly one. Found: {listing}.")
     matches = [name for name in folders if _matches(name, dataset)]
     if len(matches) == 1:
         return matches[0]
     problem = "several datasets match" if matches else "no dataset matches"
-    raise RawDataError(f"{roots.raw}: {problem} {dataset!r}. Found: {listing}.")
+    raise RawDataError(f"{where}: {problem} {dataset!r}. Found: {listing}.")
 
 
 def _matches(folder: str, wanted: str) -> bool:
@@ -119,6 +140,16 @@ class DatasetPaths:
     def test_openings(self) -> Path:
         """One line per opening of the test labels (DESIGN rule 3); never rewritten, only appended to."""
         return self.roots.results / self.folder / "test_label_openings.jsonl"
+
+    @property
+    def imported(self) -> Path:
+        """A model archive that `her2net_import` checked and put here."""
+        return self.results / "model.her2net"
+
+    @property
+    def pseudonym_key(self) -> Path:
+        """What turns ids into pseudonyms; never leaves this folder."""
+        return self.roots.results / self.folder / "pseudonym.key"
 
     @property
     def predictions(self) -> Path:

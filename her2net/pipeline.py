@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from her2net import status
+from her2net.archive.licence import Licence
+from her2net.archive.write import WrittenArchive, export_model
 from her2net.ensemble import EnsembleRecord, ensemble_modality
+from her2net.errors import StaleArtefactError, join_problems
 from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, recorded_options
 from her2net.evaluate.facts import facts_of_dataset
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
@@ -93,6 +96,16 @@ def report(project: Project, *, paper: bool = False) -> Path:
     status.require_evaluation(project)
     labels = partial(read_test_labels, project.dataset, purpose=OWN_PURPOSE, log=project.paths.test_openings)
     return write_report(project, status.model_names(project), test_labels=labels, paper=paper)
+
+
+def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> WrittenArchive:
+    """Write what was trained and evaluated into one file, if nothing of it is stale."""
+    needed = ("plan", "train", "ensemble", "fuse", "evaluate")
+    undone = [s for s in status.report_status(paths) if s.state != "done" and s.stage.split()[0] in needed]
+    if undone:
+        lines = [f"{s.stage}: {s.state}{f' ({s.why})' if s.why else ''}. Run {s.command}" for s in undone]
+        raise StaleArtefactError(join_problems(f"{paths.results}: cannot be exported yet.", lines))
+    return export_model(paths, output, licence)
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:

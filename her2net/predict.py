@@ -7,25 +7,32 @@ A folder of new images looks like a dataset without its table: `US/<case>.png`,
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+from her2net.archive.manifest import SUFFIX as ARCHIVE_SUFFIX
+from her2net.archive.read import load_archive
 from her2net.artefact import digest_file, write_csv
 from her2net.errors import MissingArtefactError, RawDataError, describe, join_problems
-from her2net.evaluate.thresholds import choose_threshold
 from her2net.fuse.logistic import apply_fusion
-from her2net.fuse.stage import FUSION, FusionRecord
-from her2net.inference import load_networks, predict_files
-from her2net.paths import DatasetPaths, find_dataset, find_roots
+from her2net.fuse.stage import FUSION
+from her2net.inference import predict_files
+from her2net.input_check import FINDING_COLUMNS, Finding, UnlikeTrainingWarning, inspect_case
+from her2net.paths import DatasetPaths, find_roots, find_trained
 from her2net.plan.machine import choose_device
 from her2net.plan.schema import ModalityPlan, Plan
-from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
+from her2net.predictions import Predictions, make_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.progress import available_cores
-from her2net.raw.layout import SUFFIX
+from her2net.raw.layout import JUNK, SUFFIX
+from her2net.trained import TrainedModel, load_trained
 
 MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
-DECISION_COLUMNS = ("case_id", "model", "probability", "threshold", "decision")
+DECISION_COLUMNS = ("case_id", "model", "probability", "threshold", "decision", "warnings")
 
 
 class Predictor:
@@ -34,30 +41,31 @@ class Predictor:
     A class because loading the networks is dear and is done once for many calls.
 
     Example:
-        predictor = Predictor("101")
+        predictor = Predictor("breast.her2net")
         tables = predictor.predict("new_images")
         print(tables["fusion"].case_ids, tables["fusion"].probs)
+
+    Attributes:
+        findings: in what the images of the last call are unlike the training images.
     """
 
-    def __init__(self, dataset: str | DatasetPaths, *, plan: str = "auto", device: str = "auto") -> None:
+    def __init__(self, source: str | Path | DatasetPaths, *, plan: str = "auto", device: str = "auto") -> None:
         """Load everything.
 
         Args:
-            dataset: id, name or folder name below the roots; or the paths themselves.
-            plan: name of the plan whose models predict.
+            source: a model archive (a path, or text that ends in `.her2net`); or a dataset below the roots, by id,
+                name or folder name; or its paths.
+            plan: name of the plan whose models predict; of a dataset only.
             device: `auto`, `cpu`, `cuda` or `mps`.
 
         Raises:
             MissingArtefactError: something is not trained yet; names the command.
+            ArchiveError: the archive is damaged, unsafe, or computes otherwise here.
         """
-        if isinstance(dataset, str):
-            roots = find_roots()
-            dataset = DatasetPaths(roots, find_dataset(roots, dataset), plan)
-        self.paths = dataset
-        self.plan = Plan.load(dataset.plan)
         self.device = choose_device(device)
-        self.networks = {name: load_networks(dataset, self.plan, name, self.device) for name in self.plan.modalities}
-        self.fusion = FusionRecord.load(dataset.model(FUSION) / "fusion.json") if len(self.networks) > 1 else None
+        self.model = _load(source, plan, self.device)
+        self.plan = self.model.plan
+        self.findings: list[Finding] = []
 
     def predict(self, folder: str | Path, *, tta: bool = False, quiet: bool = False) -> dict[str, Predictions]:
         """Predict every case of a folder.
@@ -66,104 +74,149 @@ class Predictor:
             Model (`US`, `MRI`, ..., `fusion`) -> its table.
 
         Raises:
-            RawDataError: no image found, or an image cannot be read; names the file.
+            RawDataError: no image found, or images cannot be read or make no sense to the model; lists them all.
+
+        Warns:
+            UnlikeTrainingWarning: some images are unlike the training images; see `findings`.
         """
-        return self.predict_cases(find_cases(Path(folder), self.plan), tta=tta, quiet=quiet)
+        cases, ignored = find_cases(Path(folder), self.plan)
+        return self.predict_cases(cases, tta=tta, quiet=quiet, found_before=ignored)
 
     def predict_cases(
         self, files: dict[str, list[CaseFiles]], *, patients: dict[str, str] | None = None, tta: bool = False,
-        quiet: bool = False, n_workers: int | None = None,
+        quiet: bool = False, n_workers: int | None = None, found_before: Sequence[Finding] = (),
     ) -> dict[str, Predictions]:  # fmt: skip
         """Predict cases given as modality -> files; `patients` maps case to patient, else each is its own."""
-        tables = {}
+        tables, findings = {}, list(found_before)
         for name, cases in files.items():
             if not cases:
                 continue
             section = self.plan.modalities[name]
-            probs = predict_files(self.networks[name], section, cases, tta=tta or section.inference.tta, quiet=quiet,
-                                  n_workers=n_workers or available_cores(), description=f"Predict {name}")
+            check = partial(inspect_case, modality=name, trained=self.model.fingerprint.modalities[name])
+            probs, found = predict_files(
+                self.model.networks[name], section, cases, tta=tta or section.inference.tta or self.model.tta[name],
+                quiet=quiet, n_workers=n_workers or available_cores(), description=f"Predict {name}", check=check,
+            )  # fmt: skip
+            findings += found
             ids = [case.case_id for case in cases]
             owners = [(patients or {}).get(i, i) for i in ids]
             tables[name] = make_predictions(ids, owners, probs, labels=[None] * len(ids), folds=[""] * len(ids))
-        if self.fusion is not None:
-            tables[FUSION] = apply_fusion(tables, self.fusion.models)
+        if self.model.fusion is not None:
+            tables[FUSION] = apply_fusion(tables, self.model.fusion.models)
+        self.findings = findings
+        if findings:
+            warnings.warn(summarise_findings(findings), UnlikeTrainingWarning, stacklevel=3)
         return tables
 
     def decide(self, tables: dict[str, Predictions]) -> list[dict[str, object]]:
-        """Return one row per case and model: probability, threshold chosen on OOF predictions, decision.
+        """Return one row per case and model: probability, threshold chosen on OOF predictions, decision, warnings.
 
-        With more than two classes the decision is the most probable class and the threshold is empty.
+        With more than two classes the decision is the most probable class and the threshold is empty. `warnings` is
+        how many `findings` there are of the images that the probability was made from.
         """
+        counts = Counter((finding.case_id, finding.modality) for finding in self.findings)
         rows: list[dict[str, object]] = []
         for name, table in tables.items():
-            threshold = self._threshold(name) if table.n_classes == 2 else None
+            threshold = self.model.thresholds.models[name].value if table.n_classes == 2 else None
+            sources = [name] if name != FUSION else list(self.plan.modalities)
             for case_id, probs in zip(table.case_ids, table.probs, strict=True):
                 label = int(probs.argmax()) if threshold is None else int(probs[1] >= threshold)
                 shown = float(probs[1]) if threshold is not None else float(probs.max())
                 rows.append({"case_id": case_id, "model": name, "probability": shown, "threshold": threshold,
-                             "decision": self.plan.class_names[label]})  # fmt: skip
+                             "decision": self.plan.class_names[label],
+                             "warnings": sum(counts[case_id, source] for source in sources)})  # fmt: skip
         return rows
 
-    def _threshold(self, model: str) -> float:
-        oof = read_predictions(self.paths.model(model) / "oof.csv")
-        return choose_threshold(oof.labels, oof.probs[:, 1])
+
+def _load(source: str | Path | DatasetPaths, plan: str, device: str) -> TrainedModel:
+    """Load an archive, or the models of a dataset: its own, else an imported one."""
+    if isinstance(source, Path) or (isinstance(source, str) and source.lower().endswith(ARCHIVE_SUFFIX)):
+        return load_archive(Path(source), device).model
+    if isinstance(source, str):
+        source = find_trained(find_roots(), source, plan)
+    if source.imported.is_file() and not source.plan.exists():
+        return load_archive(source.imported, device).model
+    return load_trained(source, device)
+
+
+def summarise_findings(findings: Sequence[Finding]) -> str:
+    """Say about how many images there are warnings, and of what kinds; names no case."""
+    n_images = len({(finding.case_id, finding.modality) for finding in findings})
+    kinds = ", ".join(f"{check} {n}" for check, n in Counter(finding.check for finding in findings).items())
+    return f"{n_images} image{'s' * (n_images > 1)} with warnings ({kinds})"
 
 
 def write_tables(folder: Path, predictor: Predictor, tables: dict[str, Predictions]) -> list[Path]:
-    """Write `<model>.csv` per table, and `decisions.csv`; return what was written."""
+    """Write `<model>.csv` per table, `decisions.csv` and `warnings.csv`; return what was written."""
     written = []
     for name, table in tables.items():
         path = folder / f"{name}.csv"
         write_predictions(path, table)
         written.append(path)
     write_csv(folder / "decisions.csv", DECISION_COLUMNS, predictor.decide(tables))
-    return [*written, folder / "decisions.csv"]
+    write_csv(folder / "warnings.csv", FINDING_COLUMNS, (asdict(finding) for finding in predictor.findings))
+    return [*written, folder / "decisions.csv", folder / "warnings.csv"]
 
 
-def find_cases(folder: Path, plan: Plan) -> dict[str, list[CaseFiles]]:
+def find_cases(folder: Path, plan: Plan) -> tuple[dict[str, list[CaseFiles]], list[Finding]]:
     """List the images of every modality of the plan, with their masks.
+
+    Returns:
+        Modality -> cases, and a warning for each file that is not read.
 
     Raises:
         MissingArtefactError: no such folder.
-        RawDataError: no image of any modality, or a channel is missing; lists every problem.
+        RawDataError: no image of any modality, or a channel is missing or there twice; lists every problem.
     """
     if not folder.is_dir():
         raise MissingArtefactError(f"{folder}: no such folder of images.")
     problems: list[str] = []
-    found = {name: _find_modality(folder, name, section, problems) for name, section in plan.modalities.items()}
+    ignored: list[Finding] = []
+    found = {name: _find_modality(folder, name, section, problems, ignored) for name, section in plan.modalities.items()}
     if not any(found.values()) and not problems:
         wanted = " or ".join(f"{name}/<case>{section.file_ending}" for name, section in plan.modalities.items())
         problems.append(describe("no image of any modality", where=folder, expected=wanted))
     if problems:
         raise RawDataError(join_problems(f"{folder}: cannot be predicted.", problems))
-    return found
+    return found, ignored
 
 
-def _find_modality(folder: Path, name: str, section: ModalityPlan, problems: list[str]) -> list[CaseFiles]:
+def _find_modality(
+    folder: Path, name: str, section: ModalityPlan, problems: list[str], ignored: list[Finding]
+) -> list[CaseFiles]:
     images = next((p for p in (folder / name, folder / "images" / name, folder / "imagesTs" / name) if p.is_dir()), None)
     if images is None:
         return []
     masks = [p for p in (folder / "masks" / name, folder / "masksTs" / name) if p.is_dir()]
+    endings = tuple(dict.fromkeys((*MASK_ENDINGS, section.file_ending)))
+    n_channels = len(section.channels)
     channels: dict[str, dict[int, Path]] = {}
-    for path in sorted(images.iterdir()):
-        if path.name.lower().endswith(section.file_ending.lower()) and path.is_file():
-            stem = path.name[: -len(section.file_ending)]
-            match = SUFFIX.match(stem)
-            case_id, channel = (match[1], int(match[2])) if match else (stem, 0)
-            channels.setdefault(case_id, {})[channel] = path
+    for path in sorted(p for p in images.iterdir() if p.is_file()):
+        if path.name.lower().endswith(section.file_ending.lower()):
+            case_id, channel = _identify(path.name[: -len(section.file_ending)], n_channels)
+            twice = channels.setdefault(case_id, {}).get(channel)
+            if twice is not None:
+                problems.append(describe(f"the same channel of {case_id!r} as {twice.name}", where=path, remedy="Keep one."))
+            channels[case_id][channel] = path
+        elif path.name.lower() not in JUNK and not path.name.startswith("._"):
+            ignored.append(Finding("warning", "file-ignored", "the file is not read, for its ending is another",
+                                   expected=section.file_ending, case_id=path.name, modality=name))
     cases = []
     for case_id, files in sorted(channels.items()):
-        if sorted(files) != list(range(len(section.channels))):
+        if sorted(files) != list(range(n_channels)):
             problems.append(describe("channels do not match the plan", where=f"{images}/{case_id}", found=sorted(files),
-                                     expected=list(range(len(section.channels)))))
+                                     expected=list(range(n_channels))))
             continue
-        ordered = tuple(files[c] for c in range(len(section.channels)))
-        mask = _find_mask(masks, case_id)
+        ordered = tuple(files[c] for c in range(n_channels))
+        mask = next((p for p in (f / f"{case_id}{e}" for f in masks for e in endings) if p.is_file()), None)
         digests = [digest_file(path) for path in (*ordered, *([mask] if mask else []))]
         cases.append(CaseFiles(case_id, ordered, mask, "+".join(digests)))
     return cases
 
 
-def _find_mask(folders: Sequence[Path], case_id: str) -> Path | None:
-    paths = (folder / f"{case_id}{ending}" for folder in folders for ending in MASK_ENDINGS)
-    return next((path for path in paths if path.is_file()), None)
+def _identify(stem: str, n_channels: int) -> tuple[str, int]:
+    """Split `<case>_0001` into case and channel; of a single-channel image only `_0000` is a channel's number."""
+    match = SUFFIX.match(stem)
+    if match is None or (n_channels == 1 and int(match[2]) > 0):
+        return stem, 0
+    return match[1], int(match[2])

@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterator
+from keyword import iskeyword
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def examples() -> Iterator[tuple[str, str]]:
 
 
 def build_parser(command: str):  # type: ignore[no-untyped-def]
-    return importlib.import_module(f"her2net.cli.{command}").build_parser()
+    return importlib.import_module(f"her2net.cli.{command}{'_' * iskeyword(command)}").build_parser()
 
 
 def section_of(command: str) -> str:

@@ -216,7 +216,7 @@ def test_a_damaged_newest_checkpoint_falls_back(copied: DatasetPaths, capsys: py
     assert "Falling back" in capsys.readouterr().err
 
 
-def test_more_epochs_extend_a_finished_run(copied: DatasetPaths) -> None:
+def test_more_epochs_extend_a_small_run(copied: DatasetPaths) -> None:
     record = pipeline.train(load_project(copied), "MRI", 0, replace(TRAIN, epochs=3))
     assert record.epochs_done == 3
     assert len((copied.fold("MRI", 0) / "history.csv").read_text().splitlines()) == 4

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 
 from her2net.errors import Her2netError
-from her2net.paths import DatasetPaths, find_dataset, find_roots
+from her2net.paths import DatasetPaths, find_dataset, find_roots, find_trained
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -67,15 +67,26 @@ def parse_hours(text: str) -> float:
     return hours
 
 
-def resolve_paths(args: argparse.Namespace) -> DatasetPaths:
-    """Find the dataset that the options name, and say which roots were taken by default."""
+def resolve_paths(args: argparse.Namespace, *, trained: bool = False) -> DatasetPaths:
+    """Find the dataset that the options name, and say which roots were taken by default.
+
+    Args:
+        trained: whether an imported model, which has no raw folder, will do.
+    """
     roots = find_roots()
     if roots.defaulted and not args.quiet:
         print(
             f"Note: {', '.join(roots.defaulted)} not set in the environment; using folders of that name in {os.getcwd()}.",
             file=sys.stderr,
         )
+    if trained:
+        return find_trained(roots, args.dataset, args.plan)
     return DatasetPaths(roots, find_dataset(roots, args.dataset), args.plan)
+
+
+def printable(text: str) -> str:
+    """Escape what could steer a terminal: messages quote names and values out of files from elsewhere."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def execute(
@@ -86,7 +97,7 @@ def execute(
     try:
         return run(args) or 0
     except Her2netError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)

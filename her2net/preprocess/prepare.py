@@ -1,6 +1,6 @@
 """One case, from its files to the array a network reads.
 
-The cache and `her2net_predict` both call `prepare_case`, so a training image and a
+The cache and `her2net_predict` both call `prepare_arrays`, so a training image and a
 new image go through the same lines.
 """
 
@@ -41,9 +41,18 @@ def prepare_case(image_files: Sequence[Path], mask_file: Path | None, plan: Prep
     Raises:
         RawDataError: a file cannot be read, or the mask does not fit the image.
     """
-    image = read_image(image_files)
-    mask = None if mask_file is None else read_mask(mask_file, like=image).array
+    image, mask = read_case(image_files, mask_file)
     return prepare_arrays(image, mask, plan)
+
+
+def read_case(image_files: Sequence[Path], mask_file: Path | None) -> tuple[Volume, np.ndarray | None]:
+    """Read the image of one case and its mask ([D,] H, W) bool, if it has one.
+
+    Raises:
+        RawDataError: as `prepare_case`.
+    """
+    image = read_image(image_files)
+    return image, None if mask_file is None else read_mask(mask_file, like=image).array
 
 
 def prepare_arrays(image: Volume, mask: np.ndarray | None, plan: PreprocessingPlan) -> PreparedCase:

@@ -1,0 +1,101 @@
+"""Do the parts of an archive fit each other, and is what they ask for within reason? Pure functions."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import ValidationError
+
+from her2net.archive.manifest import MAX_BATCH_VOXELS, MAX_CLASSES, MAX_FOLDS, Manifest
+from her2net.errors import PlanError
+from her2net.evaluate.thresholds import Thresholds
+from her2net.fingerprint import Fingerprint
+from her2net.fuse.stage import FUSION, FusionRecord
+from her2net.networks.build import network_spec
+from her2net.paths import DATASET_FOLDER
+from her2net.plan.schema import ModalityPlan, Plan
+from her2net.preprocess.cache import CACHE_VERSION
+from her2net.raw.names import explain_bad_name
+from her2net.raw.spec import DatasetSpec, ModalitySpec
+
+
+def check_plan(plan: Plan) -> list[str]:
+    """List what in a plan from elsewhere could name a file it should not, or exhaust the machine."""
+    problems = [
+        f"{PLAN_KEY[key]} {value!r} {bad}, so it cannot be the name of a folder."
+        for key, value in (("name", plan.name), ("dataset", plan.dataset))
+        if (bad := explain_bad_name(value))
+    ]
+    if not DATASET_FOLDER.match(plan.dataset):
+        problems.append(f"{PLAN_KEY['dataset']} {plan.dataset!r} is not named like Dataset001_Name.")
+    try:  # what may be declared in a dataset.json may come in an archive, and nothing else
+        DatasetSpec(name=plan.dataset, labels={c: i for i, c in enumerate(plan.class_names)}, modalities={
+            name: ModalitySpec(channels={str(i): c for i, c in enumerate(section.channels)}, file_ending=section.file_ending)
+            for name, section in plan.modalities.items()
+        })  # fmt: skip
+    except ValidationError as error:
+        problems += [str(item["msg"]).removeprefix("Value error, ") + "." for item in error.errors()]
+    if plan.splits.n_folds > MAX_FOLDS or plan.n_classes > MAX_CLASSES:
+        problems.append(f"{plan.splits.n_folds} folds and {plan.n_classes} classes, expected at most {MAX_FOLDS} and {MAX_CLASSES}.")
+    return problems + [problem for name, section in plan.modalities.items() for problem in _check_section(name, section)]
+
+
+PLAN_KEY = {"name": "the plan's name", "dataset": "the dataset's name"}
+
+
+def _check_section(name: str, section: ModalityPlan) -> list[str]:
+    try:
+        spec = network_spec(section.training.network)
+    except PlanError as error:
+        return [f"{name}: {error}"]
+    sizes = section.preprocessing
+    problems = []
+    if spec.ndim != section.ndim:
+        problems.append(f"{name}: network {spec.name} is {spec.ndim}-dimensional, the images are {section.ndim}-dimensional.")
+    elif any(n < least for n, least in zip(sizes.input_vox, spec.min_size, strict=True)):
+        problems.append(f"{name}: input_vox {sizes.input_vox} is less than network {spec.name} needs, {list(spec.min_size)}.")
+    n_voxels = section.inference.batch_size * len(section.channels) * math.prod(sizes.stored_vox)
+    if n_voxels > MAX_BATCH_VOXELS:
+        problems.append(f"{name}: a batch of {n_voxels:,} voxels, expected at most {MAX_BATCH_VOXELS:,}.")
+    return problems
+
+
+def check_parts(
+    plan: Plan, manifest: Manifest, fingerprint: Fingerprint, thresholds: Thresholds, fusion: FusionRecord | None
+) -> list[str]:
+    """List in what the parts contradict each other."""
+    problems = []
+    if manifest.preprocessing_version != CACHE_VERSION:
+        problems.append(f"images are prepared by version {manifest.preprocessing_version}, here by version {CACHE_VERSION}.")
+    names = list(plan.modalities)
+    for what, keys in (("fingerprint", fingerprint.modalities), ("manifest's tta", manifest.tta)):
+        if set(keys) != set(names):
+            problems.append(f"the {what} has {', '.join(keys) or 'no modality'}, the plan {', '.join(names)}.")
+    problems += [
+        f"{name}: {trained.ndim}D with {trained.n_channels} channels in the fingerprint, "
+        f"{plan.modalities[name].ndim}D with {len(plan.modalities[name].channels)} in the plan."
+        for name, trained in fingerprint.modalities.items()
+        if name in names and (trained.ndim, trained.n_channels) != (plan.modalities[name].ndim, len(plan.modalities[name].channels))
+    ]  # fmt: skip
+    problems += [
+        f"{name}: the fingerprint has {len(axes)} axes of {what}."
+        for name, trained in fingerprint.modalities.items()
+        for what, axes in (("size", trained.size_vox), ("spacing", trained.spacing_mm))
+        if axes is not None and len(axes) != trained.ndim
+    ]
+    models = {*names, *([FUSION] if fusion else [])} if plan.n_classes == 2 else set()
+    if set(thresholds.models) != models:
+        problems.append(f"thresholds of {', '.join(thresholds.models) or 'no model'}, expected {', '.join(sorted(models)) or 'none'}.")
+    return problems + (_check_fusion(plan, fusion) if fusion else [])
+
+
+def _check_fusion(plan: Plan, fusion: FusionRecord) -> list[str]:
+    n_logits, problems = plan.n_classes - 1, []
+    for model in fusion.models:
+        shape = (n_logits, len(model.modalities) * n_logits)
+        rows = {len(row) for row in model.weights}
+        if not model.modalities or not set(model.modalities) <= set(plan.modalities):
+            problems.append(f"fusion of {' + '.join(model.modalities) or 'nothing'}: not modalities of the plan.")
+        elif (len(model.weights), rows) != (shape[0], {shape[1]}) or len(model.intercepts) != n_logits:
+            problems.append(f"fusion of {' + '.join(model.modalities)}: expected weights of shape {shape}.")
+    return problems

@@ -1,0 +1,60 @@
+"""A trained model in memory: everything that a prediction needs, from a results folder or from a model archive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from her2net.ensemble import EnsembleRecord
+from her2net.evaluate.evaluation import fit_thresholds
+from her2net.evaluate.thresholds import Thresholds
+from her2net.fingerprint import Fingerprint
+from her2net.fuse.stage import FUSION, FusionRecord, read_tables
+from her2net.inference import load_networks
+from her2net.paths import DatasetPaths
+from her2net.plan.schema import Plan
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """All folds of all modalities with what turns their outputs into decisions.
+
+    Attributes:
+        fingerprint: of the training cases; new images are compared with it.
+        networks: modality -> network of each fold, in fold order.
+        fusion: `None` with a single modality.
+        thresholds: model -> operating point, chosen on OOF predictions; empty with more than two classes.
+        tta: modality -> whether fusion and thresholds were fitted on test-time augmented predictions.
+    """
+
+    plan: Plan
+    fingerprint: Fingerprint
+    networks: dict[str, list[torch.nn.Module]]
+    fusion: FusionRecord | None
+    thresholds: Thresholds
+    tta: dict[str, bool]
+
+    @property
+    def names(self) -> list[str]:
+        """The modalities, and their fusion."""
+        return [*self.networks, *([FUSION] if self.fusion else [])]
+
+
+def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
+    """Load what was trained from a dataset.
+
+    Raises:
+        MissingArtefactError: something is not trained yet; names the command.
+    """
+    plan = Plan.load(paths.plan)
+    names = list(plan.modalities)
+    networks = {name: load_networks(paths, plan, name, device) for name in names}
+    fusion = FusionRecord.load(paths.model(FUSION) / "fusion.json") if len(names) > 1 else None
+    records = {name: EnsembleRecord.load(paths.model(name) / "ensemble.json") for name in names}
+    tables = read_tables(paths, [*names, *([FUSION] if fusion else [])], "oof")
+    return TrainedModel(
+        plan=plan, fingerprint=Fingerprint.load(paths.fingerprint), networks=networks, fusion=fusion,
+        thresholds=Thresholds(models=fit_thresholds({(name, "oof"): table for name, table in tables.items()})),
+        tta={name: record.tta for name, record in records.items()},
+    )  # fmt: skip
