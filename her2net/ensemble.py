@@ -19,8 +19,8 @@ from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles, load_cache
 from her2net.raw.dataset import Case
-from her2net.train.fold import flip_axes, read_record
-from her2net.train.loop import predict_probs
+from her2net.train.fold import read_record
+from her2net.train.loop import flip_axes, predict_probs
 
 
 class EnsembleRecord(Artefact):
@@ -57,7 +57,7 @@ def ensemble_inputs(
 
 def ensemble_modality(
     paths: DatasetPaths, plan: Plan, modality: str, training: Sequence[Case], test: Sequence[Case],
-    test_files: Sequence[CaseFiles], *, tta: bool, device: str, n_workers: int, quiet: bool = False,
+    test_files: Sequence[CaseFiles], *, tta: bool, device: str, n_workers: int | None = None, quiet: bool = False,
 ) -> EnsembleRecord:  # fmt: skip
     """Pool the folds' OOF tables and predict the test cases with the mean of all folds.
 
@@ -124,6 +124,6 @@ def _predict_again(
     section = plan.modalities[modality]
     cache = load_cache(paths.cache(modality, section.preprocessing_digest), table.case_ids)
     probs = predict_probs(network, torch.from_numpy(cache.image).to(device), section.preprocessing.input_vox,
-                          batch_size=section.inference.batch_size, flip_axes=flip_axes(section))
+                          batch_size=section.inference.batch_size, flip_axes=flip_axes(section.training))
     return make_predictions(list(table.case_ids), list(table.patient_ids), probs,
                             labels=[int(label) for label in table.labels], folds=list(table.folds))

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from her2net.errors import MissingArtefactError
+from her2net.memory import largest_case
 from her2net.networks.build import build_network
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan
-from her2net.preprocess.cache import CaseFiles
-from her2net.preprocess.prepare import PreparedCase, prepare_case
-from her2net.progress import map_in_processes
+from her2net.preprocess.cache import CaseFiles, prepare_files
+from her2net.preprocess.prepare import PreparedCase
+from her2net.progress import choose_workers, map_in_processes
 from her2net.train.checkpoint import FINAL, read_checkpoint
-from her2net.train.fold import flip_axes
-from her2net.train.loop import channels_last, predict_probs
+from her2net.train.loop import channels_last, flip_axes, predict_probs
 
 
 def load_networks(paths: DatasetPaths, plan: Plan, modality: str, device: str) -> list[torch.nn.Module]:
@@ -49,7 +49,7 @@ def load_network(paths: DatasetPaths, section: ModalityPlan, modality: str, fold
 
 def predict_files(
     networks: Sequence[torch.nn.Module], section: ModalityPlan, cases: Sequence[CaseFiles], *,
-    tta: bool, n_workers: int, quiet: bool = False, description: str = "Predict",
+    tta: bool, n_workers: int | None = None, quiet: bool = False, description: str = "Predict",
 ) -> np.ndarray:  # fmt: skip
     """Return (n_cases, n_classes) float64: the mean of the networks' probabilities.
 
@@ -57,7 +57,7 @@ def predict_files(
         RawDataError: a case cannot be read.
     """
     device = next(networks[0].parameters()).device
-    axes = flip_axes(section) if tta else ()
+    axes = flip_axes(section.training) if tta else ()
     size, rows = section.inference.batch_size, []
     batch: list[np.ndarray] = []
     for prepared in _in_order(cases, section, n_workers, quiet, description):
@@ -74,21 +74,16 @@ def predict_files(
 
 
 def _in_order(
-    cases: Sequence[CaseFiles], section: ModalityPlan, n_workers: int, quiet: bool, description: str
+    cases: Sequence[CaseFiles], section: ModalityPlan, n_workers: int | None, quiet: bool, description: str
 ) -> Iterator[PreparedCase]:
     """Prepare cases in parallel, yield them in order; at most a few wait for an earlier one."""
     waiting: dict[int, PreparedCase] = {}
     upcoming = 0
     for index, prepared in map_in_processes(
-        partial(prepare, plan=section), cases, n_workers=n_workers, description=description, quiet=quiet,
-        name_of=lambda case: case.case_id,
+        partial(prepare_files, plan=section.preprocessing), cases, description=description, quiet=quiet,
+        n_workers=choose_workers(n_workers, largest_case(case.paths for case in cases)), name_of=lambda case: case.case_id,
     ):  # fmt: skip
         waiting[index] = prepared
         while upcoming in waiting:
             yield waiting.pop(upcoming)
             upcoming += 1
-
-
-def prepare(case: CaseFiles, plan: ModalityPlan) -> PreparedCase:
-    """Prepare one case as the cache does; at module level so that worker processes find it."""
-    return prepare_case(case.images, case.mask, plan.preprocessing)

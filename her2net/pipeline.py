@@ -23,7 +23,6 @@ from her2net.plan.schema import Plan
 from her2net.plan.stage import PlanOptions, plan_dataset
 from her2net.predict import Predictor
 from her2net.predictions import Predictions
-from her2net.progress import available_cores
 from her2net.project import Project, load_project
 from her2net.raw.dataset import read_test_labels
 from her2net.train.data import select_fold
@@ -49,7 +48,7 @@ def ensemble(project: Project, modality: str, *, tta: bool, device: str, quiet: 
     test = project.test(modality)
     return ensemble_modality(
         project.paths, project.plan, modality, project.training(modality), test, project.files(modality, test),
-        tta=tta, device=choose_device(device), n_workers=available_cores(), quiet=quiet,
+        tta=tta, device=choose_device(device), quiet=quiet,
     )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ from her2net.plan.machine import choose_device
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
-from her2net.progress import available_cores
 from her2net.raw.layout import SUFFIX
 
 MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
@@ -81,7 +80,7 @@ class Predictor:
                 continue
             section = self.plan.modalities[name]
             probs = predict_files(self.networks[name], section, cases, tta=tta or section.inference.tta, quiet=quiet,
-                                  n_workers=n_workers or available_cores(), description=f"Predict {name}")
+                                  n_workers=n_workers, description=f"Predict {name}")
             ids = [case.case_id for case in cases]
             owners = [(patients or {}).get(i, i) for i in ids]
             tables[name] = make_predictions(ids, owners, probs, labels=[None] * len(ids), folds=[""] * len(ids))

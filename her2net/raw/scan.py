@@ -15,7 +15,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from her2net.artefact import Artefact, Strict
-from her2net.progress import map_in_processes
+from her2net.memory import largest_case
+from her2net.progress import choose_workers, map_in_processes
 from her2net.raw.dataset import Case, RawDataset
 from her2net.raw.intensity import ChannelStatistics, Lesion
 from her2net.raw.problems import Problem
@@ -118,12 +119,12 @@ def relative_name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def scan_cases(dataset: RawDataset, *, n_workers: int, quiet: bool = False, known: Scan | None = None) -> Scan:
+def scan_cases(dataset: RawDataset, *, n_workers: int | None, quiet: bool = False, known: Scan | None = None) -> Scan:
     """Read every image and mask in parallel; memory does not grow with their number or size.
 
     Args:
         dataset: training and test cases are scanned; labels play no part.
-        n_workers: processes.
+        n_workers: processes; `None` chooses by processors and free memory.
         quiet: no progress bar.
         known: an earlier scan; an image whose files have its size and time is taken from it unread.
 
@@ -142,7 +143,7 @@ def scan_cases(dataset: RawDataset, *, n_workers: int, quiet: bool = False, know
     fresh = map_in_processes(
         scan_image,
         [jobs[index] for index in todo],
-        n_workers=n_workers,
+        n_workers=choose_workers(n_workers, largest_case(jobs[index].paths for index in todo)),
         description="reading images",
         quiet=quiet,
         name_of=_name_job,
