@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from her2net.artefact import Artefact, digest_json
-from her2net.errors import LeakageError, MissingArtefactError
+from her2net.errors import LeakageError, MissingArtefactError, StaleArtefactError
 from her2net.inference import load_networks, predict_files
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
@@ -78,16 +78,20 @@ def ensemble_modality(
         tables = [_predict_again(paths, plan, modality, network, table, device)
                   for network, table in zip(networks, tables, strict=True)]  # fmt: skip
     oof = pool(tables, [case.case_id for case in training])
-    write_predictions(folder / "oof.csv", oof)
+    table: Predictions | None = None
     if test:
         probs = predict_files(networks, section, test_files, tta=tta, n_workers=n_workers, quiet=quiet,
                               description=f"{modality} test")
         blank: list[int | None] = [None] * len(test)
         table = make_predictions([c.case_id for c in test], [c.patient_id for c in test], probs, labels=blank,
                                  folds=[""] * len(test))
-        write_predictions(folder / "test.csv", table)
-    else:
+    if ensemble_inputs(paths, plan, modality, test_files, tta=tta) != made_from:
+        raise StaleArtefactError(f"{folder}: a fold was trained meanwhile. Run her2net_ensemble {modality} again.")
+    write_predictions(folder / "oof.csv", oof)
+    if table is None:
         (folder / "test.csv").unlink(missing_ok=True)
+    else:
+        write_predictions(folder / "test.csv", table)
     record = EnsembleRecord(made_from=made_from, modality=modality, folds=list(range(plan.splits.n_folds)), tta=tta,
                             n_oof=len(oof), n_test=len(test))
     record.save(folder / "ensemble.json")

@@ -58,7 +58,8 @@ def predict_files(
     """
     device = next(networks[0].parameters()).device
     axes = flip_axes(section.training) if tta else ()
-    size, rows = section.inference.batch_size, []
+    size = section.inference.batch_size
+    rows: list[np.ndarray] = []
     batch: list[np.ndarray] = []
     for prepared in _in_order(cases, section, n_workers, quiet, description):
         batch.append(prepared.image)

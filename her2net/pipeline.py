@@ -14,9 +14,11 @@ from functools import partial
 from typing import Literal
 
 from her2net import status
+from her2net.artefact import sweep_temporaries
 from her2net.ensemble import EnsembleRecord, ensemble_modality
 from her2net.evaluate.evaluation import Evaluation, evaluate_dataset
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
+from her2net.locks import hold
 from her2net.paths import DatasetPaths
 from her2net.plan.machine import choose_device
 from her2net.plan.schema import Plan
@@ -33,7 +35,9 @@ Say = Callable[[str], None]
 
 def plan(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[str]]:
     """Verify the raw data, fingerprint it, decide, split and preprocess."""
-    return plan_dataset(paths, options)
+    with hold(paths.preprocessed, f"the plan of {paths.folder}"):
+        sweep_temporaries(paths.preprocessed, paths.plan.parent, paths.caches)
+        return plan_dataset(paths, options)
 
 
 def train(project: Project, modality: str, fold: int | str, options: TrainOptions) -> RunRecord:
@@ -45,18 +49,22 @@ def train(project: Project, modality: str, fold: int | str, options: TrainOption
 
 def ensemble(project: Project, modality: str, *, tta: bool, device: str, quiet: bool) -> EnsembleRecord:
     """Pool the OOF predictions of a modality and predict imagesTs with all folds."""
-    test = project.test(modality)
-    return ensemble_modality(
-        project.paths, project.plan, modality, project.training(modality), test, project.files(modality, test),
-        tta=tta, device=choose_device(device), quiet=quiet,
-    )  # fmt: skip
+    test, folder = project.test(modality), project.paths.model(modality)
+    with hold(folder, f"the ensemble of {modality}"):
+        sweep_temporaries(folder)
+        return ensemble_modality(
+            project.paths, project.plan, modality, project.training(modality), test, project.files(modality, test),
+            tta=tta, device=choose_device(device), quiet=quiet,
+        )  # fmt: skip
 
 
 def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof") -> FusionRecord:
     """Fuse the modalities."""
     folds = project.splits.folds(project.plan.splits)
     labels = partial(read_test_labels, project.dataset, purpose="fuse --fit-on test", log=project.paths.test_openings)
-    return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels)
+    with hold(project.paths.model(FUSION), "the fusion"):
+        sweep_temporaries(project.paths.model(FUSION))
+        return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels)
 
 
 def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bool) -> dict[str, Predictions]:
@@ -68,6 +76,12 @@ def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bo
 
 def evaluate(project: Project) -> Evaluation:
     """Evaluate every model on OOF and test predictions; the one stage that opens the test labels."""
+    with hold(project.paths.evaluation, "the evaluation"):
+        sweep_temporaries(project.paths.evaluation, project.paths.evaluation / "figures")
+        return _evaluate_locked(project)
+
+
+def _evaluate_locked(project: Project) -> Evaluation:
     labels = partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings)
     names = status.model_names(project)
     remarks = dict(project.plan.optimistic)

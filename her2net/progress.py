@@ -115,7 +115,8 @@ def map_in_processes(
 
 def _start(function: Callable[[Any], Any], n_workers: int) -> list[_Worker]:
     """Start the workers; fewer, or none, where the system allows no more processes."""
-    context, workers = multiprocessing.get_context("spawn"), []
+    context = multiprocessing.get_context("spawn")
+    workers: list[_Worker] = []
     with _child_environment():
         for _ in range(n_workers):
             here, there = context.Pipe()

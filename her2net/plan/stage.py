@@ -11,7 +11,15 @@ from her2net.errors import MissingArtefactError, PlanError, RawDataError
 from her2net.fingerprint import Fingerprint, extract_fingerprint
 from her2net.networks.pretrained import pretrained_at_hand
 from her2net.paths import DatasetPaths
-from her2net.plan.machine import Machine, choose_device, inspect_machine, measure_speed, read_machine, speed_key
+from her2net.plan.machine import (
+    Machine,
+    choose_device,
+    estimate_gb,
+    inspect_machine,
+    measure_speed,
+    read_machine,
+    speed_key,
+)
 from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
 from her2net.plan.schema import Plan
 from her2net.preprocess.cache import build_cache
@@ -157,7 +165,7 @@ def _settle_plan(
         name=paths.plan_name, preset=preset, fingerprint=fingerprint, present=count_present(dataset),
         file_endings={name: spec.file_ending for name, spec in dataset.spec.modalities.items()}, machine=machine,
         budget_h=budget, n_own_folds=n_own_folds, by_site=scheme == LEAVE_ONE_SITE_OUT,
-        pretrained_at_hand=pretrained_at_hand, measure=measure, seed=SEED,
+        pretrained_at_hand=pretrained_at_hand, measure=measure, memory_gb=estimate_gb, seed=SEED,
     ))  # fmt: skip
     return plan.model_copy(update={"made_from": made_from}), False
 

@@ -25,7 +25,7 @@ from her2net.artefact import digest_bytes, digest_json, explain_write_failure, r
 from her2net.errors import CacheError, MissingArtefactError, WriteError
 from her2net.memory import largest_case
 from her2net.plan.schema import PreprocessingPlan
-from her2net.preprocess.layout import create, opened, text_type, texts
+from her2net.preprocess.layout import Layout, create, opened, text_type, texts
 from her2net.preprocess.prepare import PreparedCase, prepare_case
 from her2net.progress import choose_workers, map_in_processes
 
@@ -125,7 +125,7 @@ def _write(
     missing: list[int], plan: PreprocessingPlan, n_workers: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     n, names = len(cases), [case.case_id for case in cases]
-    layout = {
+    layout: Layout = {
         "image": ((n, len(cases[0].images), *plan.stored_vox), np.dtype(np.float16)),
         "mask": ((n, *plan.stored_vox), np.dtype(np.uint8)),
         "case_id": ((n,), text_type(names)), "has_mask": ((n,), np.dtype(bool)),

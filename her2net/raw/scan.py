@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from her2net.artefact import Artefact, Strict
+from her2net.artefact import Artefact, Strict, digest_bytes, digest_file
 from her2net.memory import largest_case
 from her2net.progress import choose_workers, map_in_processes
 from her2net.raw.dataset import Case, RawDataset
@@ -158,6 +158,31 @@ def changed_files(dataset: RawDataset, scan: Scan) -> list[str]:
     jobs = [_make_job(dataset, case, modality) for case in dataset.cases for modality in case.images]
     now = {name: _sign(path) for job in jobs for name, path in zip(job.files, job.paths, strict=True)}
     return sorted(name for name in {*now, *scan.signatures} if now.get(name) != scan.signatures.get(name))
+
+
+def rehash_changed(dataset: RawDataset, scan: Scan) -> Scan:
+    """Return the scan with the content digests of new and changed files; quick, as no image is decoded.
+
+    For looking at what a change means. What else the scan says of those files is empty.
+    """
+    jobs = [_make_job(dataset, case, modality) for case in dataset.cases for modality in case.images]
+    signatures = {name: _sign(path) for job in jobs for name, path in zip(job.files, job.paths, strict=True)}
+    known = _index(scan)
+    results: dict[int, ImageScan] = {}
+    for index, job in enumerate(jobs):
+        image = known.get((job.case_id, job.modality))
+        if image is None or not _unchanged(job, image, signatures, scan.signatures):
+            image = ImageScan(files=job.files, source_digest=digest_source(job.paths), has_mask=job.mask is not None)
+        results[index] = image
+    return Scan(signatures=signatures, cases=_collect(dataset.cases, jobs, results))
+
+
+def digest_source(paths: Sequence[Path]) -> str:
+    """Digest of the content of all files of an image; empty if one cannot be read."""
+    try:
+        return digest_bytes("".join(digest_file(path) for path in paths).encode())
+    except OSError:
+        return ""
 
 
 def scan_image(job: ScanJob) -> ImageScan:

@@ -10,6 +10,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from her2net.artefact import digest_json, sweep_temporaries
 from her2net.errors import MissingArtefactError, StaleArtefactError
@@ -46,7 +47,7 @@ def effective_training(plan: ModalityPlan, options: TrainOptions, record: RunRec
     epochs = options.epochs
     if epochs is None and record is not None and record.status == "running" and record.epochs_from == "command line":
         epochs = record.training.epochs
-    changes = {"epochs": epochs, "seed": options.seed}
+    changes: dict[str, Any] = {"epochs": epochs, "seed": options.seed}
     if options.pretrained is not None:
         changes["initialisation"] = "scratch" if options.pretrained == "none" else "pretrained"
     return plan.training.model_copy(update={k: v for k, v in changes.items() if v is not None})

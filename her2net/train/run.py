@@ -92,7 +92,9 @@ class TrainingRun:
                                         weight_decay=training.weight_decay)
         fp16 = training.precision == "fp16" and self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler("cuda") if fp16 else None
-        self.epochs_done, self.n_parts, self.history, self.best = 0, 1, [], None
+        self.epochs_done, self.n_parts = 0, 1
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
         self.duration_s: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0}
         if state:
             self._restore(state)
