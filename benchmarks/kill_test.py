@@ -252,10 +252,13 @@ def run_all(n_kills: int, seed: int, work_dir: Path, *, quick: bool = False) -> 
         root = work_dir / f"campaign_{n_campaigns}"
         root.mkdir()
         found = campaign(source, root, options, min(8, n_kills - len(kills)), whole, rng, quick=quick)
-        lost += [f"campaign {n_campaigns + 1}: {line}" for line in losses(snapshot(root), expected)]
+        here = [f"campaign {n_campaigns + 1}: {line}" for line in losses(snapshot(root), expected)]
+        lost += here
         kills += found
         n_campaigns += 1
         print(f"campaign {n_campaigns}: {len(found)} kills, {len(kills)} in all, losses so far {len(lost)}", flush=True)
+        if here:
+            print("\n".join([*here, *(str(kill) for kill in found)]), flush=True)
         shutil.rmtree(root)
     stages = Counter(" ".join(kill.stage.split(" fold ")[0].split()) for kill in kills)
     return {"kills": len(kills), "campaigns": n_campaigns, "files_compared": len(expected), "stages": dict(stages),

@@ -130,6 +130,11 @@ def make_average(model: nn.Module, decay: float) -> torch.optim.swa_utils.Averag
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay > 0 else None
 
 
+def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
+    """Dynamic loss scaling, which float16 needs on a graphics card; `None` otherwise."""
+    return torch.amp.GradScaler("cuda") if precision == "fp16" and device.type == "cuda" else None
+
+
 def balanced_batches(n_cases: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Shuffle all cases into batches of nearly equal size, each at most `batch_size`, none of a single case."""
     order = torch.randperm(n_cases, generator=generator)

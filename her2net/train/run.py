@@ -31,6 +31,7 @@ from her2net.train.loop import (
     flip_axes,
     make_average,
     make_optimizer,
+    make_scaler,
     predict_probs,
     train_epoch,
 )
@@ -90,8 +91,7 @@ class TrainingRun:
         self.average = make_average(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, learning_rate=training.learning_rate,
                                         weight_decay=training.weight_decay)
-        fp16 = training.precision == "fp16" and self.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler("cuda") if fp16 else None
+        self.scaler = make_scaler(training.precision, self.device)
         self.epochs_done, self.n_parts = 0, 1
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
