@@ -8,11 +8,12 @@ a file appears whole, under its final name, or not at all.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from her2net.errors import MissingArtefactError, PlanError, join_problems
+from her2net.errors import Her2netError, MissingArtefactError, PlanError, WriteError, join_problems
 from her2net.version import __version__
 
 ArtefactT = TypeVar("ArtefactT", bound="Artefact")
@@ -143,34 +144,90 @@ def read_text(path: Path, *, made_by: str = "") -> str:
         raise PlanError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: temporary file in the same folder, fsync, rename."""
-    with writing(path) as file:
-        file.write(content)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a temporary file beside `path`, which takes the place of `path` when the block ends well.
+
+    Whatever happens, `path` holds the former content or the new one, also after a power cut: the temporary file is
+    on the disk before it is renamed, and the folder after it.
+
+    Raises:
+        WriteError: the disk is full, the folder read-only or gone; what was at `path` is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except OSError as error:
+        if isinstance(error, Her2netError):
+            raise
+        raise WriteError(explain_write_failure(path, error)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or the entries of a folder are on the disk."""
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems lack it for folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def explain_write_failure(path: Path, error: OSError) -> str:
+    """Word why a file cannot be written, what became of it, and what to do."""
+    remedies = {
+        errno.ENOSPC: "Free some space",
+        errno.EDQUOT: "Your quota is used up: free some space",
+        errno.EROFS: "The file system is read-only: write elsewhere (her2net_preprocessed, her2net_results)",
+        errno.EACCES: "You may not write there: change the permissions or write elsewhere",
+        errno.EPERM: "You may not write there: change the permissions or write elsewhere",
+        errno.ENOENT: "The folder has vanished: bring it back (is a network drive gone?)",
+        errno.ESTALE: "The network drive is gone: bring it back",
+    }
+    remedy = remedies.get(error.errno or 0, "Check the disk")
+    reason = error.strerror or str(error)
+    state = "its former content is untouched" if os.path.exists(path) else "nothing was left behind"
+    return f"{path}: cannot be written ({reason}); {state}. {remedy}, and run the same command again."
+
+
+def sweep_temporaries(*folders: Path) -> None:
+    """Remove what a killed process left half-written in these folders; only for who holds their lock."""
+    for folder in folders:
+        for leftover in folder.glob(".*.tmp"):
+            with suppress(OSError):
+                leftover.unlink()
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name, whole, when the block ends, and not at all if it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    """Open a file that takes the place of `path`, whole, when the block ends, and not at all if it fails.
+
+    Raises:
+        WriteError: see `replacing`.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically: temporary file in the same folder, fsync, rename.
+
+    Raises:
+        WriteError: see `replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from her2net.artefact import Artefact, digest_json
-from her2net.errors import LeakageError, MissingArtefactError
+from her2net.errors import LeakageError, MissingArtefactError, StaleArtefactError
 from her2net.inference import load_networks, predict_files
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles, load_cache
 from her2net.raw.dataset import Case
-from her2net.train.fold import flip_axes, read_record
-from her2net.train.loop import predict_probs
+from her2net.train.fold import read_record
+from her2net.train.loop import flip_axes, predict_probs
 
 
 class EnsembleRecord(Artefact):
@@ -57,7 +57,7 @@ def ensemble_inputs(
 
 def ensemble_modality(
     paths: DatasetPaths, plan: Plan, modality: str, training: Sequence[Case], test: Sequence[Case],
-    test_files: Sequence[CaseFiles], *, tta: bool, device: str, n_workers: int, quiet: bool = False,
+    test_files: Sequence[CaseFiles], *, tta: bool, device: str, n_workers: int | None = None, quiet: bool = False,
 ) -> EnsembleRecord:  # fmt: skip
     """Pool the folds' OOF tables and predict the test cases with the mean of all folds.
 
@@ -78,16 +78,20 @@ def ensemble_modality(
         tables = [_predict_again(paths, plan, modality, network, table, device)
                   for network, table in zip(networks, tables, strict=True)]  # fmt: skip
     oof = pool(tables, [case.case_id for case in training])
-    write_predictions(folder / "oof.csv", oof)
+    table: Predictions | None = None
     if test:
         probs, _ = predict_files(networks, section, test_files, tta=tta, n_workers=n_workers, quiet=quiet,
                                  description=f"{modality} test")
         blank: list[int | None] = [None] * len(test)
         table = make_predictions([c.case_id for c in test], [c.patient_id for c in test], probs, labels=blank,
                                  folds=[""] * len(test))
-        write_predictions(folder / "test.csv", table)
-    else:
+    if ensemble_inputs(paths, plan, modality, test_files, tta=tta) != made_from:
+        raise StaleArtefactError(f"{folder}: a fold was trained meanwhile. Run her2net_ensemble {modality} again.")
+    write_predictions(folder / "oof.csv", oof)
+    if table is None:
         (folder / "test.csv").unlink(missing_ok=True)
+    else:
+        write_predictions(folder / "test.csv", table)
     record = EnsembleRecord(made_from=made_from, modality=modality, folds=list(range(plan.splits.n_folds)), tta=tta,
                             n_oof=len(oof), n_test=len(test))
     record.save(folder / "ensemble.json")
@@ -124,6 +128,6 @@ def _predict_again(
     section = plan.modalities[modality]
     cache = load_cache(paths.cache(modality, section.preprocessing_digest), table.case_ids)
     probs = predict_probs(network, torch.from_numpy(cache.image).to(device), section.preprocessing.input_vox,
-                          batch_size=section.inference.batch_size, flip_axes=flip_axes(section))
+                          batch_size=section.inference.batch_size, flip_axes=flip_axes(section.training))
     return make_predictions(list(table.case_ids), list(table.patient_ids), probs,
                             labels=[int(label) for label in table.labels], folds=list(table.folds))

@@ -51,6 +51,22 @@ class MissingDependencyError(Her2netError, ImportError):
     """An optional package is absent; the message names the pip command."""
 
 
+class WriteError(Her2netError, OSError):
+    """A file cannot be written: disk full, read-only, folder gone. What was there before is untouched."""
+
+    exit_code = 1
+
+
+class LockError(Her2netError, RuntimeError):
+    """Another process works on the same files, or has taken them over."""
+
+    exit_code = 1
+
+
+class MemoryLimitError(Her2netError, MemoryError):
+    """What was asked for does not fit into the memory that is free; the message says how much it needs."""
+
+
 class TrainingError(Her2netError, RuntimeError):
     """Training cannot go on, for example after a non-finite loss."""
 

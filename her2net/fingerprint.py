@@ -149,7 +149,7 @@ def extract_fingerprint(dataset: RawDataset, scan: Scan) -> Fingerprint:
         patients_per_site=sites,
         test_cases=len(dataset.test),
         modalities={name: _summarise(dataset, name, scans) for name in dataset.spec.modalities},
-        dataset_digest=_digest_rows(train, scans),
+        dataset_digest=dataset_digest(dataset, scans),
     )
 
 
@@ -186,7 +186,8 @@ def _fill(names: Sequence[str], counts: dict[str, int]) -> dict[str, int]:
     return {name: counts.get(name, 0) for name in names}
 
 
-def _digest_rows(train: Sequence[Case], scans: dict[str, CaseScan]) -> str:
+def dataset_digest(dataset: RawDataset, scans: dict[str, CaseScan]) -> str:
+    """Digest of what a plan is made for: classes, channels, the training rows and the content of their files."""
     rows = [
         [
             c.case_id,
@@ -195,9 +196,10 @@ def _digest_rows(train: Sequence[Case], scans: dict[str, CaseScan]) -> str:
             c.site,
             {m: scans[c.case_id].images[m].source_digest for m in sorted(c.images)},
         ]
-        for c in train
+        for c in dataset.train
     ]
-    return digest_json(rows)
+    channels = {name: spec.channels for name, spec in dataset.spec.modalities.items()}
+    return digest_json([list(dataset.class_names), channels, rows])
 
 
 def _summarise(dataset: RawDataset, modality: str, scans: dict[str, CaseScan]) -> ModalityFingerprint:

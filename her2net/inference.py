@@ -16,16 +16,16 @@ import torch
 
 from her2net.errors import MissingArtefactError, RawDataError, join_problems
 from her2net.input_check import Finding
+from her2net.memory import largest_case
 from her2net.networks.build import build_network
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.preprocess.cache import CaseFiles
 from her2net.preprocess.prepare import prepare_arrays, read_case
-from her2net.progress import map_in_processes
+from her2net.progress import choose_workers, map_in_processes
 from her2net.raw.images import Volume
 from her2net.train.checkpoint import FINAL, read_checkpoint
-from her2net.train.fold import flip_axes
-from her2net.train.loop import channels_last, predict_probs
+from her2net.train.loop import channels_last, flip_axes, predict_probs
 
 Check = Callable[[str, Volume, "np.ndarray | None"], list[Finding]]
 """(case id, image, mask) -> what is unusual."""
@@ -64,7 +64,7 @@ class CheckedCase:
 
 def predict_files(
     networks: Sequence[torch.nn.Module], section: ModalityPlan, cases: Sequence[CaseFiles], *,
-    tta: bool, n_workers: int, quiet: bool = False, description: str = "Predict",
+    tta: bool, n_workers: int | None = None, quiet: bool = False, description: str = "Predict",
     check: Check | None = None,
 ) -> tuple[np.ndarray, list[Finding]]:  # fmt: skip
     """Predict each case with the mean of the networks' probabilities.
@@ -79,7 +79,7 @@ def predict_files(
         RawDataError: cases cannot be read, or the check found an error; lists them all.
     """
     device = next(networks[0].parameters()).device
-    axes = flip_axes(section) if tta else ()
+    axes = flip_axes(section.training) if tta else ()
     size = section.inference.batch_size
     batch: list[np.ndarray] = []
     rows: list[np.ndarray] = []
@@ -106,14 +106,15 @@ def predict_files(
 
 
 def _in_order(
-    cases: Sequence[CaseFiles], section: ModalityPlan, check: Check | None, n_workers: int, quiet: bool, description: str
-) -> Iterator[CheckedCase]:
+    cases: Sequence[CaseFiles], section: ModalityPlan, check: Check | None, n_workers: int | None, quiet: bool,
+    description: str,
+) -> Iterator[CheckedCase]:  # fmt: skip
     """Prepare cases in parallel, yield them in order; at most a few wait for an earlier one."""
     waiting: dict[int, CheckedCase] = {}
     upcoming = 0
     for index, prepared in map_in_processes(
-        partial(prepare, plan=section, check=check), cases, n_workers=n_workers, description=description, quiet=quiet,
-        name_of=lambda case: case.case_id,
+        partial(prepare, plan=section, check=check), cases, description=description, quiet=quiet,
+        n_workers=choose_workers(n_workers, largest_case(case.paths for case in cases)), name_of=lambda case: case.case_id,
     ):  # fmt: skip
         waiting[index] = prepared
         while upcoming in waiting:

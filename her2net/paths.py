@@ -118,8 +118,12 @@ class DatasetPaths:
     def splits(self) -> Path:
         return self.preprocessed / "splits.json"
 
+    @property
+    def caches(self) -> Path:
+        return self.preprocessed / "cache"
+
     def cache(self, modality: str, digest: str) -> Path:
-        return self.preprocessed / "cache" / f"{modality}_{digest}.h5"
+        return self.caches / f"{modality}_{digest}.h5"
 
     @property
     def results(self) -> Path:

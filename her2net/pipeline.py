@@ -17,18 +17,19 @@ from typing import Literal
 from her2net import status
 from her2net.archive.licence import Licence
 from her2net.archive.write import WrittenArchive, export_model
+from her2net.artefact import sweep_temporaries
 from her2net.ensemble import EnsembleRecord, ensemble_modality
 from her2net.errors import StaleArtefactError, join_problems
 from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, recorded_options
 from her2net.evaluate.facts import facts_of_dataset
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
+from her2net.locks import hold
 from her2net.paths import DatasetPaths
 from her2net.plan.machine import choose_device
 from her2net.plan.schema import Plan
 from her2net.plan.stage import PlanOptions, plan_dataset
 from her2net.predict import Predictor
 from her2net.predictions import Predictions
-from her2net.progress import available_cores
 from her2net.project import Project, load_project
 from her2net.raw.dataset import read_test_labels
 from her2net.report.material import OWN_PURPOSE
@@ -41,7 +42,9 @@ Say = Callable[[str], None]
 
 def plan(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[str]]:
     """Verify the raw data, fingerprint it, decide, split and preprocess."""
-    return plan_dataset(paths, options)
+    with hold(paths.preprocessed, f"the plan of {paths.folder}"):
+        sweep_temporaries(paths.preprocessed, paths.plan.parent, paths.caches)
+        return plan_dataset(paths, options)
 
 
 def train(project: Project, modality: str, fold: int | str, options: TrainOptions) -> RunRecord:
@@ -53,18 +56,22 @@ def train(project: Project, modality: str, fold: int | str, options: TrainOption
 
 def ensemble(project: Project, modality: str, *, tta: bool, device: str, quiet: bool) -> EnsembleRecord:
     """Pool the OOF predictions of a modality and predict imagesTs with all folds."""
-    test = project.test(modality)
-    return ensemble_modality(
-        project.paths, project.plan, modality, project.training(modality), test, project.files(modality, test),
-        tta=tta, device=choose_device(device), n_workers=available_cores(), quiet=quiet,
-    )  # fmt: skip
+    test, folder = project.test(modality), project.paths.model(modality)
+    with hold(folder, f"the ensemble of {modality}"):
+        sweep_temporaries(folder)
+        return ensemble_modality(
+            project.paths, project.plan, modality, project.training(modality), test, project.files(modality, test),
+            tta=tta, device=choose_device(device), quiet=quiet,
+        )  # fmt: skip
 
 
 def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof") -> FusionRecord:
     """Fuse the modalities."""
     folds = project.splits.folds(project.plan.splits)
     labels = partial(read_test_labels, project.dataset, purpose="fuse --fit-on test", log=project.paths.test_openings)
-    return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels)
+    with hold(project.paths.model(FUSION), "the fusion"):
+        sweep_temporaries(project.paths.model(FUSION))
+        return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels)
 
 
 def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bool) -> dict[str, Predictions]:
@@ -76,6 +83,12 @@ def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bo
 
 def evaluate(project: Project, options: Options | None = None) -> Evaluation:
     """Evaluate every model on OOF and test predictions; the one stage that opens the test labels."""
+    with hold(project.paths.evaluation, "the evaluation"):
+        sweep_temporaries(project.paths.evaluation, project.paths.evaluation / "figures")
+        return _evaluate_locked(project, options)
+
+
+def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     labels = partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings)
     names = status.model_names(project)
     remarks = dict(project.plan.optimistic)
@@ -95,7 +108,8 @@ def report(project: Project, *, paper: bool = False) -> Path:
     """Write the report of a fresh evaluation; opens the test labels once more, and records it."""
     status.require_evaluation(project)
     labels = partial(read_test_labels, project.dataset, purpose=OWN_PURPOSE, log=project.paths.test_openings)
-    return write_report(project, status.model_names(project), test_labels=labels, paper=paper)
+    with hold(project.paths.report.parent, "the report"):
+        return write_report(project, status.model_names(project), test_labels=labels, paper=paper)
 
 
 def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> WrittenArchive:

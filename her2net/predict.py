@@ -27,7 +27,6 @@ from her2net.plan.machine import choose_device
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.predictions import Predictions, make_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
-from her2net.progress import available_cores
 from her2net.raw.layout import JUNK, SUFFIX
 from her2net.trained import TrainedModel, load_trained
 
@@ -95,7 +94,7 @@ class Predictor:
             check = partial(inspect_case, modality=name, trained=self.model.fingerprint.modalities[name])
             probs, found = predict_files(
                 self.model.networks[name], section, cases, tta=tta or section.inference.tta or self.model.tta[name],
-                quiet=quiet, n_workers=n_workers or available_cores(), description=f"Predict {name}", check=check,
+                quiet=quiet, n_workers=n_workers, description=f"Predict {name}", check=check,
             )  # fmt: skip
             findings += found
             ids = [case.case_id for case in cases]

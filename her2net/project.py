@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
+from her2net.fingerprint import dataset_digest
+from her2net.locks import wait_until_free
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.preprocess.cache import CaseFiles, row_digest
@@ -60,11 +62,37 @@ def count_present(dataset: RawDataset) -> dict[tuple[str, ...], int]:
 def load_project(paths: DatasetPaths) -> Project:
     """Load everything `her2net_plan` made and check that it fits the dataset as it is now.
 
+    Waits while a `her2net_plan` of the dataset is at work.
+
     Raises:
         MissingArtefactError: not planned yet.
         StaleArtefactError: images or masks have changed since.
         LeakageError: a patient stands in two parts.
     """
+    wait_until_free(paths.preprocessed, f"the plan of {paths.folder}")
+    project = load_planned(paths)
+    changed = changed_files(project.dataset, project.scan)
+    if changed:
+        raise StaleArtefactError(
+            f"{paths.raw}: {len(changed)} files have changed since they were planned, the first {changed[0]}. "
+            "Run her2net_plan; it recomputes those cases alone."
+        )
+    why = explain_plan_staleness(project)
+    if why:
+        raise StaleArtefactError(f"{paths.plan}: {why}. Run her2net_plan.")
+    return project
+
+
+def explain_plan_staleness(project: Project) -> str:
+    """Say why the plan does not belong to the images, labels and patients of the scan; empty if it does."""
+    digest = dataset_digest(project.dataset, project.scan.find())
+    if project.plan.made_from.get("fingerprint") == digest:
+        return ""
+    return "made for other images, labels, patients, classes or channels than there are now"
+
+
+def load_planned(paths: DatasetPaths) -> Project:
+    """Load what `load_project` does, but do not compare it with the image files as they are now."""
     dataset = read_dataset(paths.raw)
     if not paths.plan.exists():
         have = sorted(p.stem for p in paths.plan.parent.glob("*.json"))
@@ -77,11 +105,4 @@ def load_project(paths: DatasetPaths) -> Project:
     splits = load_splits(paths.splits, dataset)
     if splits.holdout is not None:
         dataset = seal_holdout(dataset, splits.holdout.patients)
-    scan = Scan.load(paths.scan)
-    changed = changed_files(dataset, scan)
-    if changed:
-        raise StaleArtefactError(
-            f"{paths.raw}: {len(changed)} files have changed since they were planned, the first {changed[0]}. "
-            "Run her2net_plan; it recomputes those cases alone."
-        )
-    return Project(paths, dataset, plan, splits, scan)
+    return Project(paths, dataset, plan, splits, Scan.load(paths.scan))

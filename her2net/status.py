@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from her2net.ensemble import EnsembleRecord, ensemble_inputs
@@ -15,12 +15,16 @@ from her2net.errors import Her2netError, MissingArtefactError, StaleArtefactErro
 from her2net.evaluate.evaluation import evaluation_inputs, recorded_inputs
 from her2net.evaluate.facts import facts_of_dataset
 from her2net.fuse.stage import FUSION, FusionRecord, fusion_inputs
+from her2net.locks import find_holder
 from her2net.paths import DatasetPaths
-from her2net.preprocess.cache import cache_is_fresh
-from her2net.project import Project, load_project
+from her2net.plan.schema import ModalityPlan, TrainingPlan
+from her2net.preprocess.cache import explain_staleness
+from her2net.project import Project, explain_plan_staleness, load_planned
+from her2net.raw.scan import changed_files, rehash_changed
 from her2net.report.stage import recorded_report, report_inputs
 from her2net.train.data import select_fold
-from her2net.train.fold import TrainOptions, effective_training, fold_inputs, read_record
+from her2net.train.fold import TrainOptions, effective_training, fold_inputs, is_complete, read_record
+from her2net.train.record import RunRecord
 
 State = Literal["done", "stale", "running", "interrupted", "missing"]
 
@@ -40,98 +44,152 @@ class StageState:
 
 
 def report_status(paths: DatasetPaths) -> list[StageState]:
-    """Return the state of every stage of a dataset under one plan, in pipeline order."""
-    dataset = f"-d {paths.folder}"
+    """Return the state of every stage of a dataset under one plan, in pipeline order. Nothing is written."""
+    command = f"her2net_plan -d {paths.folder}"
+    holder = find_holder(paths.preprocessed)
     try:
-        project = load_project(paths)
+        project = load_planned(paths)
+        plan, project = _plan_state(project, command)
     except MissingArtefactError as error:
-        return [StageState("plan", "missing", str(error), f"her2net_plan {dataset}")]
+        plan, project = StageState("plan", "missing", str(error), command), None
     except Her2netError as error:
-        return [StageState("plan", "stale", str(error), f"her2net_plan {dataset}")]
+        plan, project = StageState("plan", "stale", str(error), command), None
+    if holder is not None:
+        plan = StageState("plan", "running", f"by {holder}", command)
+    return [plan] if project is None else [plan, *_later_states(project)]
+
+
+def _plan_state(project: Project, command: str) -> tuple[StageState, Project]:
+    """Judge the plan; where files have changed, the project returned holds their content as it is now."""
+    changed = changed_files(project.dataset, project.scan)
+    files = f"{len(changed)} files came, went or changed, the first {changed[0]}" if changed else ""
+    if changed:
+        project = replace(project, scan=rehash_changed(project.dataset, project.scan))
+    why = explain_plan_staleness(project)
+    if why or changed:
+        same = "; the content that is trained on is the same, her2net_plan takes note of it" if not why else ""
+        return StageState("plan", "stale", f"{files or why}{same}", command), project
     edits = ", ".join(project.plan.edited)
-    states = [StageState("plan", "done", f"edited by you: {edits}" if edits else "", f"her2net_plan {dataset}")]
+    return StageState("plan", "done", f"edited by you: {edits}" if edits else "", command), project
+
+
+def _later_states(project: Project) -> list[StageState]:
+    """States after the plan; what rests on a stage that is not done is not done either."""
+    states, tables = [], []
     for name in project.plan.modalities:
-        states.append(cache_state(project, name))
-        states += [fold_state(project, name, k) for k in range(project.plan.splits.n_folds)]
-        states.append(ensemble_state(project, name))
+        folds = [fold_state(project, name, k) for k in range(project.plan.splits.n_folds)]
+        tables.append(_after(folds, ensemble_state(project, name)))
+        states += [cache_state(project, name), *folds, tables[-1]]
     if len(project.plan.modalities) > 1:
-        states.append(fusion_state(project))
-    return [*states, evaluation_state(project), report_state(project)]
+        tables.append(_after(tables, fusion_state(project)))
+        states.append(tables[-1])
+    evaluation = _after(tables, evaluation_state(project))
+    return [*states, evaluation, _after([evaluation], report_state(project))]
+
+
+def _after(earlier: Sequence[StageState], state: StageState) -> StageState:
+    wanting = next((other for other in earlier if other.state != "done"), None)
+    if wanting is None or state.state != "done":
+        return state
+    return replace(state, state="stale", why=f"rests on: {wanting.stage}, which is {wanting.state}")
 
 
 def cache_state(project: Project, modality: str) -> StageState:
-    """State of the cache of one modality."""
+    """State of the cache of one modality; its pixels are not read."""
     section = project.plan.modalities[modality]
     path = project.paths.cache(modality, section.preprocessing_digest)
     files = project.files(modality, project.training(modality))
-    command = f"her2net_plan -d {project.paths.folder}"
-    if cache_is_fresh(path, files, section.preprocessing):
-        return StageState(f"cache {modality}", "done", f"{len(files)} cases", command)
-    state: State = "stale" if path.exists() else "missing"
-    return StageState(f"cache {modality}", state, "images, masks or the plan's preprocessing have changed" * path.exists(), command)
+    stage, command = f"cache {modality}", f"her2net_plan -d {project.paths.folder}"
+    try:
+        why = explain_staleness(path, files, section.preprocessing)
+    except MissingArtefactError:
+        return StageState(stage, "missing", "none for the preprocessing that the plan asks for", command)
+    except Her2netError as error:
+        return StageState(stage, "stale", str(error), command)
+    return StageState(stage, "stale" if why else "done", why or f"{len(files)} cases", command)
 
 
 def fold_state(project: Project, modality: str, fold: int, options: TrainOptions | None = None) -> StageState:
     """State of one fold; a run made with other command-line options than `options` counts as what it is."""
     command = f"her2net_train {modality} {fold} -d {project.paths.folder}"
-    stage = f"train {modality} fold {fold}"
+    stage, folder = f"train {modality} fold {fold}", project.paths.fold(modality, fold)
+    holder = find_holder(folder)
     try:
-        record = read_record(project.paths.fold(modality, fold))
+        record = read_record(folder)
     except Her2netError as error:
         return StageState(stage, "stale", str(error), f"{command} --restart")
     if record is None:
-        return StageState(stage, "missing", "", command)
+        return StageState(stage, "running" if holder else "missing", f"by {holder}" if holder else "", command)
     section = project.plan.modalities[modality]
+    training = _wanted_training(section, record, options)
+    if holder is not None:
+        return StageState(stage, "running", f"{record.epochs_done} of {training.epochs} epochs, by {holder}", command)
     cases = select_fold(project.dataset.train, modality, fold, project.plan, project.splits)
     digests = {"training": project.part_digest(modality, cases.training),
                "held_out": project.part_digest(modality, cases.held_out)}  # fmt: skip
-    chosen = options or TrainOptions(epochs=record.training.epochs, seed=record.training.seed)
-    training = effective_training(section, chosen)
-    if options is None or options.pretrained is None:
-        training = training.model_copy(update={"initialisation": record.training.initialisation})
     expected = fold_inputs(training, section, digests, "") | {"weights": record.made_from.get("weights", "")}
     changed = _changed(record.made_from, expected)
     if changed:
         return StageState(stage, "stale", f"changed since: {changed}", f"{command} --restart")
+    if record.status == "finished" and not is_complete(folder, record):
+        return StageState(stage, "interrupted", "files of the finished fold have vanished", command)
     if record.status == "finished" and record.epochs_done >= training.epochs:
         return StageState(stage, "done", f"{record.epochs_done} epochs", command)
-    alive = record.status == "running" and _is_alive(record.pid)
-    return StageState(stage, "running" if alive else "interrupted", f"{record.epochs_done} of {training.epochs} epochs", command)
+    return StageState(stage, "interrupted", f"{record.epochs_done} of {training.epochs} epochs", command)
+
+
+def _wanted_training(section: ModalityPlan, record: RunRecord, options: TrainOptions | None) -> TrainingPlan:
+    if options is None:
+        epochs = record.training.epochs if record.epochs_from == "command line" else None
+        options = TrainOptions(epochs=epochs, seed=record.training.seed)
+    training = effective_training(section, options, record)
+    if options.pretrained is None:
+        training = training.model_copy(update={"initialisation": record.training.initialisation})
+    return training
 
 
 def ensemble_state(project: Project, modality: str) -> StageState:
     """State of the pooled OOF and test tables of one modality."""
-    paths, stage = project.paths, f"ensemble {modality}"
-    command = f"her2net_ensemble {modality} -d {paths.folder}"
+    paths, folder = project.paths, project.paths.model(modality)
+    stage, command = f"ensemble {modality}", f"her2net_ensemble {modality} -d {paths.folder}"
     try:
-        record = EnsembleRecord.load(paths.model(modality) / "ensemble.json")
+        record = EnsembleRecord.load(folder / "ensemble.json")
         files = project.files(modality, project.test(modality))
         expected = ensemble_inputs(paths, project.plan, modality, files, tta=record.tta)
     except MissingArtefactError as error:
-        return StageState(stage, "missing", "" if "ensemble.json" in str(error) else str(error), command)
-    return _judge(stage, record.made_from, expected, command)
+        why = "" if "ensemble.json" in str(error) else str(error)
+        return _or_running(folder, StageState(stage, "missing", why, command))
+    except Her2netError as error:
+        return StageState(stage, "stale", str(error), command)
+    outputs = [folder / "oof.csv", *([folder / "test.csv"] if record.n_test else [])]
+    return _or_running(folder, _judge(stage, record.made_from, expected, command, outputs))
 
 
 def fusion_state(project: Project) -> StageState:
     """State of the fusion."""
-    command = f"her2net_fuse -d {project.paths.folder}"
+    command, folder = f"her2net_fuse -d {project.paths.folder}", project.paths.model(FUSION)
     try:
-        record = FusionRecord.load(project.paths.model(FUSION) / "fusion.json")
+        record = FusionRecord.load(folder / "fusion.json")
         expected = fusion_inputs(project.paths, project.plan, fit_on=record.fitted_on)
     except MissingArtefactError:
-        return StageState("fuse", "missing", "", command)
-    return _judge("fuse", record.made_from, expected, command)
+        return _or_running(folder, StageState("fuse", "missing", "", command))
+    except Her2netError as error:
+        return StageState("fuse", "stale", str(error), command)
+    return _or_running(folder, _judge("fuse", record.made_from, expected, command, [folder / "oof.csv"]))
 
 
 def evaluation_state(project: Project) -> StageState:
     """State of the evaluation."""
-    command = f"her2net_evaluate -d {project.paths.folder}"
+    command, folder = f"her2net_evaluate -d {project.paths.folder}", project.paths.evaluation
     try:
         recorded = recorded_inputs(project.paths)
         expected = evaluation_inputs(project.paths, model_names(project), facts_of_dataset(project.dataset))
     except MissingArtefactError:
-        return StageState("evaluate", "missing", "", command)
-    return _judge("evaluate", recorded, expected, command)
+        return _or_running(folder, StageState("evaluate", "missing", "", command))
+    except Her2netError as error:
+        return StageState("evaluate", "stale", str(error), command)
+    outputs = [folder / name for name in ("metrics.csv", "comparisons.csv", "thresholds.json")]
+    return _or_running(folder, _judge("evaluate", recorded, expected, command, outputs))
 
 
 def require_evaluation(project: Project) -> None:
@@ -173,23 +231,21 @@ def model_names(project: Project) -> list[str]:
     return [*names, FUSION] if len(names) > 1 else names
 
 
-def _judge(stage: str, recorded: dict[str, str], expected: dict[str, str], command: str) -> StageState:
+def _judge(
+    stage: str, recorded: dict[str, str], expected: dict[str, str], command: str, outputs: Sequence[Path]
+) -> StageState:
     changed = _changed(recorded, expected)
-    return StageState(stage, "stale" if changed else "done", f"changed since: {changed}" if changed else "", command)
+    if changed:
+        return StageState(stage, "stale", f"changed since: {changed}", command)
+    gone = [path.name for path in outputs if not path.is_file()]
+    return StageState(stage, "stale" if gone else "done", f"vanished: {', '.join(gone)}" if gone else "", command)
+
+
+def _or_running(folder: Path, state: StageState) -> StageState:
+    holder = find_holder(folder)
+    return state if holder is None else replace(state, state="running", why=f"by {holder}")
 
 
 def _changed(recorded: dict[str, str], expected: dict[str, str]) -> str:
     names: Sequence[str] = sorted({*recorded, *expected})
     return ", ".join(name for name in names if recorded.get(name) != expected.get(name))
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # signal 0 would end the process there
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from her2net.errors import Her2netError
 from her2net.paths import DatasetPaths, find_dataset, find_roots, find_trained
@@ -36,7 +39,8 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 def add_worker_option(parser: argparse.ArgumentParser) -> None:
     """Add `--num-workers`."""
-    parser.add_argument("--num-workers", type=positive_int, default=None, help="worker processes (default: one a core)")
+    parser.add_argument("--num-workers", type=positive_int, default=None,
+                        help="worker processes (default: one a core, fewer if memory is short)")
 
 
 def positive_int(text: str) -> int:
@@ -95,10 +99,33 @@ def execute(
     """Parse, run, and map the outcome to an exit code; the one place that catches errors."""
     args = parser.parse_args(argv)
     try:
-        return run(args) or 0
+        with _ended_like_ctrl_c():
+            return run(args) or 0
     except Her2netError as error:
         print(f"Error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a disk or a network drive that goes away can do so at any line
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"Error: {what}. Files are whole or as they were; bring the file or disk back and try again.", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("Error: out of memory. Use fewer workers (--num-workers 1), or end other programs.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM (batch systems) and SIGHUP (a closed terminal) clean up as Ctrl-C does, unless they are ignored."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names]
+    ours = [n for n in numbers if threading.current_thread() is threading.main_thread() and signal.getsignal(n) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)

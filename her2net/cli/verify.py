@@ -20,7 +20,6 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Verify the dataset and print what was found; 2 if there is an error."""
     from her2net.errors import Her2netError
-    from her2net.progress import available_cores
     from her2net.raw.scan import Scan
     from her2net.raw.verify import format_verification, verify_folder
 
@@ -31,8 +30,7 @@ def run(args: argparse.Namespace) -> int:
             known = Scan.load(paths.scan)
         except Her2netError:
             known = None  # an old or damaged scan only saves time; everything is read again
-    n_workers = args.num_workers or available_cores()
-    dataset, _, verification = verify_folder(paths.raw, n_workers, args.quiet or args.json, known)
+    dataset, _, verification = verify_folder(paths.raw, args.num_workers, args.quiet or args.json, known)
     if args.json:
         print(verification.model_dump_json(indent=2))
         return 2 if verification.n_errors else 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from her2net.artefact import digest_file, digest_json
-from her2net.errors import MissingArtefactError, PredictionTableError, join_problems
+from her2net.errors import MissingArtefactError, PredictionTableError, StaleArtefactError, join_problems
 from her2net.evaluate.facts import Facts, facts_digest, subgroup_levels
 from her2net.evaluate.files import write_evaluation
 from her2net.evaluate.labels import GivenLabels, put_in_labels, refuse_contradictions
@@ -92,6 +92,8 @@ def evaluate_dataset(
         tables[model, "oof"] = read_predictions(paths.model(model) / "oof.csv")
         if f"{model}/test.csv" in made_from:
             tables[model, "test"] = read_predictions(paths.model(model) / "test.csv")
+    if evaluation_inputs(paths, models, facts) != made_from:
+        raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_evaluate again.")
     if test_labels is not None and any(cohort == "test" for _, cohort in tables):
         labels = dict(test_labels())
         made_from["test_labels"] = digest_json(labels)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from her2net.artefact import Artefact, digest_file, digest_json
-from her2net.errors import MissingArtefactError
+from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.fuse.logistic import SubsetModel, apply_fusion, fit_fusion, fuse_out_of_fold
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
@@ -72,6 +72,8 @@ def fuse_modalities(
     """
     made_from = fusion_inputs(paths, plan, fit_on=fit_on)
     oof, test = (read_tables(paths, list(plan.modalities), part) for part in ("oof", "test"))
+    if fusion_inputs(paths, plan, fit_on=fit_on) != made_from:
+        raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_fuse again.")
     subsets, strength, folder = plan.fusion.subsets, plan.fusion.strength, paths.model(FUSION)
     if fit_on == "test":
         if not test or test_labels is None:

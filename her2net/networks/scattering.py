@@ -53,7 +53,8 @@ class ScatteringNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, [D,] H, W) to logits (N, n_classes)."""
-        with torch.autocast(x.device.type, enabled=False):  # Fourier transforms need float32
+        device = "cpu" if x.is_meta else x.device.type  # `meta`: memory is being estimated
+        with torch.autocast(device, enabled=False):  # Fourier transforms need float32
             maps = self.scattering(x.float())
             average, moduli = maps[:, :, :1], maps[:, :, 1:]
             features = torch.cat([average, torch.log(moduli + LOG_OFFSET)], dim=2).flatten(1)

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from her2net.artefact import Artefact, load_json
 from her2net.errors import PlanError
+from her2net.memory import GIB, total_memory
 
 WARMUP_STEPS = 3
 TIMED_STEPS = 6
@@ -28,7 +29,7 @@ class Machine(Artefact):
         device: `cpu`, `cuda` or `mps`.
         name: processor or card.
         n_threads: threads torch computes with.
-        memory_gb: memory of the device, rounded.
+        memory_gb: memory of the device, or of the container or batch job if that is less, in GiB, rounded.
         bf16: whether bfloat16 arithmetic is native.
         samples_per_s: `network|size|channels|batch` -> training speed, rounded.
     """
@@ -67,7 +68,7 @@ def inspect_machine(device: str) -> Machine:
         return Machine(device="cuda", name=card.name, n_threads=torch.get_num_threads(),
                        memory_gb=round(card.total_memory / 2**30), bf16=torch.cuda.is_bf16_supported())
     return Machine(device=device, name=_processor_name(), n_threads=torch.get_num_threads(),
-                   memory_gb=_memory_gb(), bf16=device == "cpu" and cpu_has_bf16())
+                   memory_gb=round(total_memory() / GIB), bf16=device == "cpu" and cpu_has_bf16())
 
 
 def choose_device(wanted: str) -> str:
@@ -107,14 +108,6 @@ def _processor_name() -> str:
     import platform
 
     return platform.processor() or platform.machine()
-
-
-def _memory_gb() -> int:
-    import os
-
-    if not hasattr(os, "sysconf"):
-        return 8
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
 
 
 def round_speed(samples_per_s: float) -> float:
@@ -157,6 +150,14 @@ def measure_speed(network: str, input_vox: list[int], n_channels: int, batch_siz
         _synchronize(torch, device)
         times.append(time.perf_counter() - start)
     return round_speed(batch_size / min(times[WARMUP_STEPS:]))
+
+
+def estimate_gb(network: str, input_vox: list[int], n_channels: int, batch_size: int, n_cases: int) -> float:
+    """Estimate the memory for training a network on this many cases, in GiB, without taking it."""
+    from her2net.train.footprint import estimate_footprint, images_bytes
+
+    images = images_bytes([n + n // 4 for n in input_vox], n_channels, n_cases)
+    return (estimate_footprint(network, tuple(input_vox), n_channels).total(batch_size) + images) / GIB
 
 
 def _synchronize(torch: Any, device: Any) -> None:

@@ -66,6 +66,7 @@ class PlanRequest:
         by_site: hold out one site per fold; the number of sites stands in the fingerprint.
         pretrained_at_hand: network name -> whether its weights can be had now.
         measure: (network, input size, channels, batch) -> training speed in samples/s.
+        memory_gb: (network, input size, channels, batch, cases) -> memory that training takes.
     """
 
     name: str
@@ -79,6 +80,7 @@ class PlanRequest:
     by_site: bool
     pretrained_at_hand: Callable[[str], bool]
     measure: Callable[[str, list[int], int, int], float]
+    memory_gb: Callable[[str, list[int], int, int, int], float]
     seed: int = 0
 
 
@@ -166,8 +168,12 @@ def _plan_auto_modality(
         return decisions.take(f"modalities.{name}.{path}", rule, choice)
 
     n_training = found.n_cases * (n_folds - 1) // n_folds
-    batch_size = take("training.batch_size", "choose_batch_size", rules.choose_batch_size(n_training))
     candidates, pretrained, why = _candidates(request, found, n_training)
+    candidates, batch = rules.fit_memory(
+        candidates, rules.choose_batch_size(n_training), request.machine.memory_gb,
+        lambda c, size: request.memory_gb(c.network, list(c.input_vox), found.n_channels, size, found.n_cases),
+    )  # fmt: skip
+    batch_size = take("training.batch_size", "choose_batch_size", batch)
     initialisation = take("training.initialisation", "pretrained_at_hand",
                           Choice("pretrained" if pretrained else "scratch", why))
     kind = "pretrained" if pretrained else rules.kind_from_scratch(candidates[0].network)

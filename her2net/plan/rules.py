@@ -6,7 +6,7 @@ Nothing here reads a file, a clock or a device. `her2net_plan --explain` prints 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -20,6 +20,8 @@ SCATTERING_UP_TO = 1000
 """Training cases a fold up to which images are described by wavelets instead of learned filters; see `list_candidates`."""
 
 VALIDATION_SHARE = 0.35  # cost of a forward pass without gradients against a training step on the same case
+USABLE_MEMORY = 0.75  # of what there is; the system and other programs take the rest
+MIN_BATCH = 2
 OVERHEAD = 1.25  # loading, checkpoints, final predictions
 
 
@@ -184,6 +186,31 @@ def choose_batch_size(n_training_cases: int) -> Choice:
     if n_training_cases >= 64:
         return Choice(16, f"{n_training_cases} training cases a fold: 16, as in the paper")
     return Choice(8, f"{n_training_cases} training cases a fold: 8, so that an epoch has enough updates")
+
+
+def fit_memory(
+    candidates: Sequence[Candidate], batch: Choice, memory_gb: int, need_gb: Callable[[Candidate, int], float]
+) -> tuple[list[Candidate], Choice]:
+    """Drop candidates whose training does not fit into the memory; if none does, halve the batch of the smallest.
+
+    Args:
+        need_gb: candidate and batch size -> memory for training it, estimated.
+
+    Source:
+        nnU-Net fits its patch and batch to the memory of the card likewise (Isensee et al. 2021).
+    """
+    limit = USABLE_MEMORY * memory_gb
+    fitting = [candidate for candidate in candidates if need_gb(candidate, batch.value) <= limit]
+    dropped = [c.name for c in candidates if c not in fitting]
+    if not dropped:
+        return list(candidates), batch
+    words = f"{batch.reason}; of {memory_gb} GB at most {limit:.1f} are used, too little for {', '.join(dropped)}"
+    if fitting:
+        return fitting, Choice(batch.value, words)
+    smallest, size = candidates[-1], batch.value
+    while size > MIN_BATCH and need_gb(smallest, size) > limit:
+        size //= 2
+    return [smallest], Choice(size, f"{words} in batches of {batch.value}: {smallest.name} in batches of {size}")
 
 
 def kind_from_scratch(network: str) -> str:

@@ -11,11 +11,18 @@ from her2net.errors import MissingArtefactError, PlanError, RawDataError
 from her2net.fingerprint import Fingerprint, extract_fingerprint
 from her2net.networks.pretrained import pretrained_at_hand
 from her2net.paths import DatasetPaths
-from her2net.plan.machine import Machine, choose_device, inspect_machine, measure_speed, read_machine, speed_key
+from her2net.plan.machine import (
+    Machine,
+    choose_device,
+    estimate_gb,
+    inspect_machine,
+    measure_speed,
+    read_machine,
+    speed_key,
+)
 from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
 from her2net.plan.schema import Plan
-from her2net.preprocess.cache import build_cache, cache_is_fresh
-from her2net.progress import available_cores
+from her2net.preprocess.cache import build_cache
 from her2net.project import count_present, list_files
 from her2net.raw.dataset import RawDataset, seal_holdout
 from her2net.raw.scan import Scan
@@ -63,8 +70,7 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
         RawDataError: the dataset has errors; lists them all.
         PlanError: the plan on disk has edits that a new plan would overwrite.
     """
-    n_workers = options.n_workers or available_cores()
-    dataset, scan, verification = _verify(paths, n_workers, options.quiet)
+    dataset, scan, verification = _verify(paths, options.n_workers, options.quiet)
     old_splits = _load_or_none(Splits, paths.splits)
     holdout = _settle_holdout(dataset, options, old_splits, verification.linked_patients)
     if holdout is not None:
@@ -80,25 +86,23 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
         plan.save(paths.plan)
     splits.save(paths.splits)
     if options.preprocess:
-        remarks += [preprocess_modality(paths, plan, name, dataset, scan, n_workers, options.quiet)
+        remarks += [preprocess_modality(paths, plan, name, dataset, scan, options.n_workers, options.quiet)
                     for name in plan.modalities]  # fmt: skip
     return plan, remarks
 
 
 def preprocess_modality(
-    paths: DatasetPaths, plan: Plan, name: str, dataset: RawDataset, scan: Scan, n_workers: int, quiet: bool
+    paths: DatasetPaths, plan: Plan, name: str, dataset: RawDataset, scan: Scan, n_workers: int | None, quiet: bool
 ) -> str:
     """Bring the cache of one modality up to date; return a remark."""
     section = plan.modalities[name].preprocessing
     cases = list_files(scan, name, tuple(case for case in dataset.train if name in case.images))
     path = paths.cache(name, plan.modalities[name].preprocessing_digest)
-    if cache_is_fresh(path, cases, section):
-        return f"cache {name}: fresh, {len(cases)} cases"
     n_computed = build_cache(path, cases, section, n_workers=n_workers, quiet=quiet)
-    return f"cache {name}: {n_computed} of {len(cases)} cases computed"
+    return f"cache {name}: " + (f"{n_computed} of {len(cases)} cases computed" if n_computed else f"fresh, {len(cases)} cases")
 
 
-def _verify(paths: DatasetPaths, n_workers: int, quiet: bool) -> tuple[RawDataset, Scan, Verification]:
+def _verify(paths: DatasetPaths, n_workers: int | None, quiet: bool) -> tuple[RawDataset, Scan, Verification]:
     known = _load_or_none(Scan, paths.scan)
     dataset, scan, verification = verify_folder(paths.raw, n_workers=n_workers, quiet=quiet, known=known)
     if verification.n_errors or dataset is None or scan is None:
@@ -161,7 +165,7 @@ def _settle_plan(
         name=paths.plan_name, preset=preset, fingerprint=fingerprint, present=count_present(dataset),
         file_endings={name: spec.file_ending for name, spec in dataset.spec.modalities.items()}, machine=machine,
         budget_h=budget, n_own_folds=n_own_folds, by_site=scheme == LEAVE_ONE_SITE_OUT,
-        pretrained_at_hand=pretrained_at_hand, measure=measure, seed=SEED,
+        pretrained_at_hand=pretrained_at_hand, measure=measure, memory_gb=estimate_gb, seed=SEED,
     ))  # fmt: skip
     return plan.model_copy(update={"made_from": made_from}), False
 

@@ -4,18 +4,16 @@
     mask      (N, [D,] H, W) uint8
     case_id   (N,) text, sorted            has_mask  (N,) bool
     digest    (N,) text: what the row was made from; one changed case recomputes one row
-    checksum  (N,) text: of the row's bytes; a damaged row is found and rebuilt
-    attribute complete = True, written last
+    checksum  (N,) text: of all else in the row; a damaged row is found and rebuilt
+    attribute version of the preprocessing; complete = True, written last
 
 Workers return arrays and one process writes, to a temporary name that is renamed at
-the end. Files are read whole and closed; no handle outlives a function or a fork.
+the end. Files are opened when needed and closed at once; no handle outlives a function or a fork.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +21,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from her2net.artefact import digest_bytes, digest_json
-from her2net.errors import CacheError, MissingArtefactError
+from her2net.artefact import digest_bytes, digest_json, explain_write_failure, replacing
+from her2net.errors import CacheError, MissingArtefactError, WriteError
+from her2net.memory import largest_case
 from her2net.plan.schema import PreprocessingPlan
+from her2net.preprocess.layout import Layout, create, opened, text_type, texts
 from her2net.preprocess.prepare import PreparedCase, prepare_case
-from her2net.progress import map_in_processes
+from her2net.progress import choose_workers, map_in_processes
 
 CACHE_VERSION = 1  # raise when the same plan gives other arrays
+DIGEST_TYPE = text_type([digest_bytes(b"")])
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class CaseFiles:
     images: tuple[Path, ...]
     mask: Path | None
     source_digest: str
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (*self.images, *([self.mask] if self.mask else []))
 
 
 @dataclass(frozen=True)
@@ -58,130 +63,151 @@ def row_digest(case: CaseFiles, plan: PreprocessingPlan) -> str:
 
 
 def cache_is_fresh(path: Path, cases: Sequence[CaseFiles], plan: PreprocessingPlan) -> bool:
-    """Whether the cache holds exactly these cases, made from exactly this."""
+    """Whether the cache holds exactly these cases, made from exactly this; pixels are not read."""
     try:
-        with _open(path) as file:
-            return _texts(file["digest"]) == [row_digest(case, plan) for case in cases]
+        return not explain_staleness(path, cases, plan)
     except (MissingArtefactError, CacheError):
         return False
 
 
+def explain_staleness(path: Path, cases: Sequence[CaseFiles], plan: PreprocessingPlan) -> str:
+    """Say what differs between the cache and what it should hold; empty if nothing. Pixels are not read.
+
+    Raises:
+        MissingArtefactError: no cache.
+        CacheError: it cannot be read.
+    """
+    with opened(path) as file:
+        found = dict(zip(texts(file["case_id"]), texts(file["digest"]), strict=True))
+        version = int(file.attrs.get("version", 0))
+    if version != CACHE_VERSION:
+        return f"this her2net prepares images in another way (version {CACHE_VERSION}, cache {version})"
+    wanted = {case.case_id: row_digest(case, plan) for case in cases}
+    kinds = {
+        "changed": [c for c in wanted if c in found and found[c] != wanted[c]],
+        "new": [c for c in wanted if c not in found],
+        "gone": [c for c in found if c not in wanted],
+    }
+    parts = [f"{len(ids)} {kind}: {', '.join(ids[:3])}{', ...' * (len(ids) > 3)}" for kind, ids in kinds.items() if ids]
+    return "; ".join(parts)
+
+
 def build_cache(
-    path: Path, cases: Sequence[CaseFiles], plan: PreprocessingPlan, *, n_workers: int, quiet: bool = False
+    path: Path, cases: Sequence[CaseFiles], plan: PreprocessingPlan, *, n_workers: int | None, quiet: bool = False
 ) -> int:
     """Make the cache, or bring it up to date; return how many cases were computed.
 
     Args:
         cases: sorted by case id. Memory does not grow with their number.
+        n_workers: `None` chooses by processors and free memory.
 
     Raises:
         RawDataError: a case cannot be read.
-        CacheError: the disk is full or the folder cannot be written.
+        WriteError: the disk is full or the folder cannot be written; a former cache is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     reusable = _sound_rows(path)
     wanted = [row_digest(case, plan) for case in cases]
+    if reusable and list(reusable) == wanted:
+        return 0
     missing = [i for i, digest in enumerate(wanted) if digest not in reusable]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _write(temporary, path, cases, wanted, reusable, missing, plan, n_workers, quiet)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CacheError(f"{path}: the cache cannot be written ({error}). Free some space or check the folder.") from error
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        with replacing(path) as temporary:
+            _write(temporary, path, cases, wanted, reusable, missing, plan, n_workers, quiet)
+    except RuntimeError as error:  # so the HDF5 library words a full disk
+        if "write failed" in str(error):
+            raise WriteError(explain_write_failure(path, OSError(str(error)))) from error
+        raise
     return len(missing)
 
 
 def _write(
     temporary: Path, path: Path, cases: Sequence[CaseFiles], wanted: list[str], reusable: dict[str, int],
-    missing: list[int], plan: PreprocessingPlan, n_workers: int, quiet: bool,
+    missing: list[int], plan: PreprocessingPlan, n_workers: int | None, quiet: bool,
 ) -> None:  # fmt: skip
-    with h5py.File(temporary, "w", locking=False) as file:
-        n_channels = len(cases[0].images)
-        image = file.create_dataset("image", (len(cases), n_channels, *plan.stored_vox), np.float16)
-        mask = file.create_dataset("mask", (len(cases), *plan.stored_vox), np.uint8)
-        has_mask, checksums = np.zeros(len(cases), bool), [""] * len(cases)
+    n, names = len(cases), [case.case_id for case in cases]
+    layout: Layout = {
+        "image": ((n, len(cases[0].images), *plan.stored_vox), np.dtype(np.float16)),
+        "mask": ((n, *plan.stored_vox), np.dtype(np.uint8)),
+        "case_id": ((n,), text_type(names)), "has_mask": ((n,), np.dtype(bool)),
+        "digest": ((n,), DIGEST_TYPE), "checksum": ((n,), DIGEST_TYPE),
+    }  # fmt: skip
+    todo = [cases[i] for i in missing]
+    with create(temporary, layout, {"version": CACHE_VERSION}) as rows:
 
         def put(row: int, case: PreparedCase) -> None:
-            image[row], mask[row], has_mask[row] = case.image, case.mask, case.has_mask
-            checksums[row] = _checksum(case.image, case.mask)
+            for name, value in (("image", case.image), ("mask", case.mask), ("has_mask", np.bool_(case.has_mask))):
+                rows.put(name, row, value)
+            checksum = _checksum(names[row], wanted[row], case.has_mask, case.image, case.mask)
+            for name, text in (("case_id", names[row]), ("digest", wanted[row]), ("checksum", checksum)):
+                rows.put(name, row, np.array(text.encode(), dtype=layout[name][1]))
 
-        if reusable:
-            with _open(path) as old:
-                for row, digest in enumerate(wanted):
-                    if digest in reusable:
-                        k = reusable[digest]
-                        put(row, PreparedCase(old["image"][k], old["mask"][k], bool(old["has_mask"][k])))
-        todo = [cases[i] for i in missing]
+        for row, case in _kept_rows(path, wanted, reusable):
+            put(row, case)
         for k, case in map_in_processes(
-            partial(_prepare, plan=plan), todo, n_workers=n_workers, description="Preprocess", quiet=quiet,
-            name_of=lambda c: c.case_id,
+            partial(prepare_files, plan=plan), todo, description="Preprocess", quiet=quiet,
+            n_workers=choose_workers(n_workers, largest_case(case.paths for case in todo)), name_of=lambda c: c.case_id,
         ):  # fmt: skip
             put(missing[k], case)
-        file["case_id"], file["has_mask"] = [case.case_id for case in cases], has_mask
-        file["digest"], file["checksum"] = wanted, checksums
-        file.flush()
-        file.attrs["complete"] = True
 
 
-def _prepare(case: CaseFiles, plan: PreprocessingPlan) -> PreparedCase:
+def _kept_rows(path: Path, wanted: list[str], reusable: dict[str, int]) -> Iterator[tuple[int, PreparedCase]]:
+    """Yield the rows of the former cache that go into the new one, and their places there."""
+    if reusable:
+        with opened(path) as old:
+            for row, digest in enumerate(wanted):
+                if digest in reusable:
+                    k = reusable[digest]
+                    yield row, PreparedCase(old["image"][k], old["mask"][k], bool(old["has_mask"][k]))
+
+
+def prepare_files(case: CaseFiles, plan: PreprocessingPlan) -> PreparedCase:
+    """Read and prepare one case; at module level so that worker processes find it."""
     return prepare_case(case.images, case.mask, plan)
 
 
 def load_cache(path: Path, case_ids: Sequence[str]) -> Cache:
-    """Read the given cases, in the given order, and check every row.
+    """Read the given cases, in the given order, and check every row. Takes no more memory than what it returns.
 
     Raises:
         MissingArtefactError: no cache.
         CacheError: incomplete, damaged, or without one of the cases.
     """
-    with _open(path) as file:
-        place = {case_id: i for i, case_id in enumerate(_texts(file["case_id"]))}
+    with opened(path) as file:
+        place = {case_id: i for i, case_id in enumerate(texts(file["case_id"]))}
         absent = [case_id for case_id in case_ids if case_id not in place]
         if absent:
             raise CacheError(f"{path}: holds no case {', '.join(absent[:5])}. Run her2net_plan to bring it up to date.")
-        rows = [place[case_id] for case_id in case_ids]
-        image, mask = file["image"][:][rows], file["mask"][:][rows]
-        digests, checksums = _texts(file["digest"]), _texts(file["checksum"])
-    damaged = [c for c, k, x, m in zip(case_ids, rows, image, mask, strict=True) if _checksum(x, m) != checksums[k]]
+        image = np.empty((len(case_ids), *file["image"].shape[1:]), np.float16)
+        mask = np.empty((len(case_ids), *file["mask"].shape[1:]), np.uint8)
+        digests, damaged = texts(file["digest"]), []
+        for i, case_id in enumerate(case_ids):
+            image[i], mask[i] = file["image"][place[case_id]], file["mask"][place[case_id]]
+            if not _is_sound(file, place[case_id], case_id, digests[place[case_id]], image[i], mask[i]):
+                damaged.append(case_id)
     if damaged:
         raise CacheError(f"{path}: damaged rows: {', '.join(damaged[:5])}. Run her2net_plan; it rebuilds those alone.")
-    return Cache(tuple(case_ids), image, mask, tuple(digests[k] for k in rows))
+    return Cache(tuple(case_ids), image, mask, tuple(digests[place[case_id]] for case_id in case_ids))
 
 
 def _sound_rows(path: Path) -> dict[str, int]:
-    """Return digest -> row for the undamaged rows of an existing cache."""
+    """Return digest -> row for the undamaged rows of an existing cache, in their order."""
     try:
-        with _open(path) as file:
-            digests, checksums = _texts(file["digest"]), _texts(file["checksum"])
+        with opened(path) as file:
+            names, digests = texts(file["case_id"]), texts(file["digest"])
             return {
                 digest: k
-                for k, digest in enumerate(digests)
-                if _checksum(file["image"][k], file["mask"][k]) == checksums[k]
+                for k, (name, digest) in enumerate(zip(names, digests, strict=True))
+                if _is_sound(file, k, name, digest, file["image"][k], file["mask"][k])
             }
     except (MissingArtefactError, CacheError):
         return {}
 
 
-def _checksum(image: np.ndarray, mask: np.ndarray) -> str:
-    return digest_bytes(np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(mask).tobytes())
+def _is_sound(file: h5py.File, row: int, case_id: str, digest: str, image: np.ndarray, mask: np.ndarray) -> bool:
+    found = _checksum(case_id, digest, bool(file["has_mask"][row]), image, mask)
+    return found == file["checksum"][row].decode(errors="replace")
 
 
-def _texts(dataset: h5py.Dataset) -> list[str]:
-    return [text.decode() for text in dataset[:]]
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    if not path.exists():
-        raise MissingArtefactError(f"{path}: no such file. Run her2net_plan first.")
-    remedy = "Delete it and run her2net_plan, which makes it anew."
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            if not file.attrs.get("complete", False):
-                raise CacheError(f"{path}: the cache is incomplete. {remedy}")
-            yield file
-    except (OSError, KeyError) as error:
-        raise CacheError(f"{path}: the cache cannot be read ({error}). {remedy}") from error
+def _checksum(case_id: str, digest: str, has_mask: bool, image: np.ndarray, mask: np.ndarray) -> str:
+    head = digest_json([case_id, digest, bool(has_mask)]).encode()
+    return digest_bytes(head + np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(mask).tobytes())

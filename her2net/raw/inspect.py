@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from her2net.artefact import digest_bytes, digest_file
 from her2net.errors import RawDataError
 from her2net.raw.images import LOSSY_ENDINGS, Volume, compare_grids, mask_remedy, read_image, read_mask_values
 from her2net.raw.intensity import ChannelStatistics, find_lesion, grow_box, measure_channel
 from her2net.raw.lookalike import hash_plane
 from her2net.raw.problems import Problem, Severity, problem
-from her2net.raw.scan import ImageScan, ScanJob
+from her2net.raw.scan import ImageScan, ScanJob, digest_source
 
 TINY_LESION_VOX = 8
 LARGE_LESION_SHARE = 0.9
@@ -72,7 +71,7 @@ class _Inspection:
         plane = image.array[0] if image.array.ndim == 3 else image.array[0, image.array.shape[1] // 2]
         code, thumbnail = hash_plane(plane)
         self.fields.update(
-            source_digest=digest_bytes("".join(digest_file(path) for path in self.job.paths).encode()),
+            source_digest=digest_source(self.job.paths),
             pixel_digest=digest_pixels(image.array),
             perceptual_hash=code,
             thumbnail=thumbnail,

@@ -14,8 +14,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from her2net.artefact import Artefact, Strict
-from her2net.progress import map_in_processes
+from her2net.artefact import Artefact, Strict, digest_bytes, digest_file
+from her2net.memory import largest_case
+from her2net.progress import choose_workers, map_in_processes
 from her2net.raw.dataset import Case, RawDataset
 from her2net.raw.intensity import ChannelStatistics, Lesion
 from her2net.raw.problems import Problem
@@ -118,12 +119,12 @@ def relative_name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def scan_cases(dataset: RawDataset, *, n_workers: int, quiet: bool = False, known: Scan | None = None) -> Scan:
+def scan_cases(dataset: RawDataset, *, n_workers: int | None, quiet: bool = False, known: Scan | None = None) -> Scan:
     """Read every image and mask in parallel; memory does not grow with their number or size.
 
     Args:
         dataset: training and test cases are scanned; labels play no part.
-        n_workers: processes.
+        n_workers: processes; `None` chooses by processors and free memory.
         quiet: no progress bar.
         known: an earlier scan; an image whose files have its size and time is taken from it unread.
 
@@ -142,7 +143,7 @@ def scan_cases(dataset: RawDataset, *, n_workers: int, quiet: bool = False, know
     fresh = map_in_processes(
         scan_image,
         [jobs[index] for index in todo],
-        n_workers=n_workers,
+        n_workers=choose_workers(n_workers, largest_case(jobs[index].paths for index in todo)),
         description="reading images",
         quiet=quiet,
         name_of=_name_job,
@@ -157,6 +158,31 @@ def changed_files(dataset: RawDataset, scan: Scan) -> list[str]:
     jobs = [_make_job(dataset, case, modality) for case in dataset.cases for modality in case.images]
     now = {name: _sign(path) for job in jobs for name, path in zip(job.files, job.paths, strict=True)}
     return sorted(name for name in {*now, *scan.signatures} if now.get(name) != scan.signatures.get(name))
+
+
+def rehash_changed(dataset: RawDataset, scan: Scan) -> Scan:
+    """Return the scan with the content digests of new and changed files; quick, as no image is decoded.
+
+    For looking at what a change means. What else the scan says of those files is empty.
+    """
+    jobs = [_make_job(dataset, case, modality) for case in dataset.cases for modality in case.images]
+    signatures = {name: _sign(path) for job in jobs for name, path in zip(job.files, job.paths, strict=True)}
+    known = _index(scan)
+    results: dict[int, ImageScan] = {}
+    for index, job in enumerate(jobs):
+        image = known.get((job.case_id, job.modality))
+        if image is None or not _unchanged(job, image, signatures, scan.signatures):
+            image = ImageScan(files=job.files, source_digest=digest_source(job.paths), has_mask=job.mask is not None)
+        results[index] = image
+    return Scan(signatures=signatures, cases=_collect(dataset.cases, jobs, results))
+
+
+def digest_source(paths: Sequence[Path]) -> str:
+    """Digest of the content of all files of an image; empty if one cannot be read."""
+    try:
+        return digest_bytes("".join(digest_file(path) for path in paths).encode())
+    except OSError:
+        return ""
 
 
 def scan_image(job: ScanJob) -> ImageScan:

@@ -43,13 +43,13 @@ class Verification(Strict):
 
 
 def verify_folder(
-    folder: Path, n_workers: int, quiet: bool = False, known: Scan | None = None
+    folder: Path, n_workers: int | None, quiet: bool = False, known: Scan | None = None
 ) -> tuple[RawDataset | None, Scan | None, Verification]:
     """Read and check everything; what is wrong with the data is reported, not raised.
 
     Args:
         folder: of the dataset.
-        n_workers: processes that read images.
+        n_workers: processes that read images; `None` chooses by processors and free memory.
         quiet: no progress bar.
         known: an earlier scan, to read only what has changed.
 

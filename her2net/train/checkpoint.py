@@ -3,6 +3,9 @@
 `checkpoint_latest.pt` is what a run continues from; the one before it is kept as
 `checkpoint_previous.pt` until training ends, so a damaged newest file costs a few
 epochs, not the run. `checkpoint_final.pt` holds the weights that predict.
+
+A checkpoint is a zip file with a checksum per tensor. torch does not compare them, and would
+load a flipped byte as another weight; here they are compared whenever a file is read or replaced.
 """
 
 from __future__ import annotations
@@ -11,30 +14,54 @@ import io
 import os
 import pickle
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
-from her2net.artefact import write_bytes
-from her2net.errors import MissingArtefactError, StaleArtefactError
+from her2net.artefact import replacing
+from her2net.errors import MissingArtefactError, StaleArtefactError, WriteError
 
 LATEST, PREVIOUS, FINAL = "checkpoint_latest.pt", "checkpoint_previous.pt", "checkpoint_final.pt"
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values, atomically, and read them back before anything relies on them."""
+def save_checkpoint(path: Path, state: dict[str, Any], *, keep_as: Path | None = None) -> None:
+    """Write tensors and plain values, atomically, after the new file has been read back.
+
+    Args:
+        keep_as: where the file that is replaced goes, if it is sound.
+
+    Raises:
+        WriteError: it cannot be written, or what was read back is not what was written; the former file is untouched.
+    """
     import torch
 
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        if temporary.stat().st_size != len(buffer.getbuffer()) or find_damage(temporary):
+            raise WriteError(f"{path}: what was read back is not what was written. Check the disk; nothing was replaced.")
+        if keep_as is not None and path.exists() and not find_damage(path):
+            os.replace(path, keep_as)
 
 
 def save_latest(folder: Path, state: dict[str, Any]) -> None:
-    """Save the state to continue from; the newest so far becomes the previous one."""
-    latest = folder / LATEST
-    if latest.exists():
-        os.replace(latest, folder / PREVIOUS)
-    save_checkpoint(latest, state)
+    """Save the state to continue from; the newest so far becomes the previous one, unless it is damaged."""
+    save_checkpoint(folder / LATEST, state, keep_as=folder / PREVIOUS)
+
+
+def find_damage(path: Path) -> str:
+    """Compare every checksum of a checkpoint; return what is wrong, empty if nothing is."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    return f"checksum of {broken}" if broken else ""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -48,23 +75,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     if not path.exists():
         raise MissingArtefactError(f"{path}: no such file. Run her2net_train first.")
+    remedy = "Run her2net_train for this fold again; it continues from what is sound."
+    damage = find_damage(path)
+    if damage:
+        raise StaleArtefactError(f"{path}: damaged checkpoint ({damage}). {remedy}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise StaleArtefactError(f"{path}: damaged checkpoint ({reason}). Train the fold again with --restart.") from None
+        raise StaleArtefactError(f"{path}: damaged checkpoint ({reason}). {remedy}") from None
     if not isinstance(state, dict) or "made_from" not in state:
-        raise StaleArtefactError(f"{path}: not a checkpoint of her2net. Train the fold again with --restart.")
+        raise StaleArtefactError(f"{path}: not a checkpoint of her2net. {remedy}")
     return state
 
 
 def read_latest(folder: Path) -> dict[str, Any] | None:
-    """Return the newest sound state, `None` if there is none; a damaged newest one falls back with a warning."""
-    for name in (LATEST, PREVIOUS):
+    """Return the newest sound state, `None` if there is none; a damaged one is passed over with a warning."""
+    for name, instead in ((LATEST, "Falling back to the previous checkpoint."), (PREVIOUS, "Training starts anew.")):
         try:
             return read_checkpoint(folder / name)
         except MissingArtefactError:
             continue
         except StaleArtefactError as error:
-            print(f"Warning: {error} Falling back to the previous checkpoint.", file=sys.stderr)
+            print(f"Warning: {error} {instead}", file=sys.stderr)
     return None

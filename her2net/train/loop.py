@@ -7,9 +7,10 @@ epoch 17 is the same whether the run reached it in one go or was resumed five ti
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from her2net.errors import TrainingError
 from her2net.plan.schema import TrainingPlan
 from her2net.train.augment import augment, center_crop, draw_parameters, mixup
 
+T = TypeVar("T")
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,31 +56,71 @@ def learning_rate_at(step: int, steps_per_epoch: int, plan: TrainingPlan) -> flo
 def training_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, targets: Tensor, *,
     precision: str, gradient_clip: float, scaler: torch.amp.GradScaler | None,
-    loss_weights: Tensor | None = None, label_smoothing: float = 0.0,
-) -> float:  # fmt: skip
-    """One forward, backward and update; return the loss.
+    loss_weights: Tensor | None = None, label_smoothing: float = 0.0, n_parts: int = 1,
+) -> tuple[float, int]:  # fmt: skip
+    """One forward, backward and update.
+
+    A batch that the device has no memory for is halved and its gradients are added up; it stays that way.
 
     Args:
         x: (N, C, [D,] H, W) float32.
         targets: (N, n_classes) float32, rows sum to 1.
+        n_parts: parts in which the batch goes through the network.
+
+    Returns:
+        The loss, and the number of parts that fitted.
+
+    Raises:
+        TrainingError: not even one case at a time fits.
     """
-    x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
-    dtype = AUTOCAST_TYPES.get(precision)
-    with torch.autocast(x.device.type, dtype=dtype) if dtype else nullcontext():
-        logits = model(x)
-    loss = nn.functional.cross_entropy(logits.float(), targets, weight=loss_weights, label_smoothing=label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
+    def forward_backward(n: int) -> float:
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for part, wanted in zip(x.tensor_split(n), targets.tensor_split(n), strict=True):
+            loss = _loss(model, part, wanted, precision, loss_weights, label_smoothing) * (len(part) / len(x))
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            total += float(loss.detach())
+        return total
+
+    loss, n_parts = within_memory(forward_backward, n_parts, len(x), "training batch")
     if scaler is None:
-        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         optimizer.step()
     else:
-        scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         scaler.step(optimizer)
         scaler.update()
-    return float(loss.detach())
+    return loss, n_parts
+
+
+def _loss(
+    model: nn.Module, x: Tensor, targets: Tensor, precision: str, weights: Tensor | None, smoothing: float
+) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    dtype = AUTOCAST_TYPES.get(precision)
+    with torch.autocast(x.device.type, dtype=dtype) if dtype else nullcontext():
+        logits = model(x)
+    return nn.functional.cross_entropy(logits.float(), targets, weight=weights, label_smoothing=smoothing)
+
+
+def within_memory(work: Callable[[int], T], n_parts: int, n_cases: int, what: str) -> tuple[T, int]:
+    """Call `work(n_parts)`; where the graphics memory does not suffice, say so and try with twice as many parts.
+
+    Raises:
+        TrainingError: not even one case at a time fits.
+    """
+    while True:
+        try:
+            return work(n_parts), n_parts
+        except torch.cuda.OutOfMemoryError as error:
+            if n_parts >= n_cases:
+                reason = str(error).split(". ")[0]
+                raise TrainingError(f"out of graphics memory with one case at a time ({reason}). Choose a smaller input_vox.") from None
+        n_parts = min(2 * n_parts, n_cases)  # outside of the handler, which keeps the failed tensors alive
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print(f"Note: out of graphics memory; each {what} of {n_cases} goes in {n_parts} parts from now on.", file=sys.stderr)
 
 
 def make_average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel | None:
@@ -86,6 +128,11 @@ def make_average(model: nn.Module, decay: float) -> torch.optim.swa_utils.Averag
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay > 0 else None
+
+
+def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
+    """Dynamic loss scaling, which float16 needs on a graphics card; `None` otherwise."""
+    return torch.amp.GradScaler("cuda") if precision == "fp16" and device.type == "cuda" else None
 
 
 def balanced_batches(n_cases: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -97,35 +144,41 @@ def balanced_batches(n_cases: int, batch_size: int, generator: torch.Generator) 
 def train_epoch(
     model: nn.Module, average: torch.optim.swa_utils.AveragedModel | None, optimizer: torch.optim.Optimizer,
     images: Tensor, labels: Tensor, case_ids: Sequence[str], plan: TrainingPlan, *,
-    input_vox: Sequence[int], epoch: int, seed: int, scaler: torch.amp.GradScaler | None = None,
-    on_step: Callable[[float], None] = lambda loss: None,
-) -> float:  # fmt: skip
-    """Train one epoch; return the mean loss per case.
+    input_vox: Sequence[int], epoch: int, seed: int, scaler: torch.amp.GradScaler | None = None, n_parts: int = 1,
+) -> tuple[float, int]:  # fmt: skip
+    """Train one epoch.
 
     Args:
-        images: (N, C, *stored_vox) float16, on the device.
-        labels: (N,) int64, on the device.
+        images: (N, C, *stored_vox) float16, on the device or in the memory of the machine.
+        labels: (N,) int64, in the same place.
+        n_parts: parts in which a batch goes through the network, see `training_step`.
+
+    Returns:
+        The mean loss per case, and the number of parts that fitted.
 
     Raises:
         TrainingError: the loss is not finite; names the epoch and the cases of the batch.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout and stochastic depth draw from the global generator
-    device, n_classes = images.device, len(plan.loss_weights)
+    device, n_classes = next(model.parameters()).device, len(plan.loss_weights)
     weights = torch.tensor(plan.loss_weights, device=device)
     steps = max(1, math.ceil(len(labels) / plan.batch_size))
     total = 0.0
     model.train()
     for step, rows in enumerate(balanced_batches(len(labels), plan.batch_size, generator)):
-        on_device = rows.to(device)
+        there = rows.to(images.device)
         parameters = draw_parameters(len(rows), len(input_vox), plan.augmentation, generator)
-        x = augment(images[on_device], input_vox, parameters, dtype=AUTOCAST_TYPES.get(plan.precision, torch.float32))
-        targets = nn.functional.one_hot(labels[on_device], n_classes).float()
+        dtype = AUTOCAST_TYPES.get(plan.precision, torch.float32)
+        x = augment(images[there].to(device), input_vox, parameters, dtype=dtype)
+        targets = nn.functional.one_hot(labels[there].to(device), n_classes).float()
         x, targets = mixup(x, targets, plan.augmentation.mixup_alpha, generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(epoch * steps + step, steps, plan)
-        loss = training_step(model, optimizer, x, targets, precision=plan.precision, gradient_clip=plan.gradient_clip,
-                             scaler=scaler, loss_weights=weights, label_smoothing=plan.label_smoothing)
+        loss, n_parts = training_step(
+            model, optimizer, x, targets, precision=plan.precision, gradient_clip=plan.gradient_clip, scaler=scaler,
+            loss_weights=weights, label_smoothing=plan.label_smoothing, n_parts=n_parts,
+        )  # fmt: skip
         if not math.isfinite(loss):
             raise TrainingError(
                 f"epoch {epoch}, step {step}: the loss is {loss}. Cases of the batch: "
@@ -135,8 +188,12 @@ def train_epoch(
         if average is not None:
             average.update_parameters(model)
         total += loss * len(rows)
-        on_step(loss)
-    return total / len(labels)
+    return total / len(labels), n_parts
+
+
+def flip_axes(plan: TrainingPlan) -> list[int]:
+    """Spatial axes along which training flips, hence along which test-time augmentation may."""
+    return [axis for axis, flipped in enumerate(plan.augmentation.flip_axes) if flipped]
 
 
 @torch.inference_mode()
@@ -147,18 +204,26 @@ def predict_probs(
     """Return (N, n_classes) float64 probabilities; with `flip_axes`, the mean over all their combinations.
 
     Args:
-        images: (N, C, *stored_vox), on the model's device.
+        images: (N, C, *stored_vox), on the model's device or in the memory of the machine.
         flip_axes: spatial axes, 0 the first after the channels.
     """
     model.eval()
-    dtype = AUTOCAST_TYPES.get(precision)
+    device, dtype = next(model.parameters()).device, AUTOCAST_TYPES.get(precision)
     flips = [[a for bit, a in enumerate(flip_axes) if mask >> bit & 1] for mask in range(2 ** len(flip_axes))]
-    probs = []
-    for start in range(0, len(images), batch_size):
-        x = center_crop(images[start : start + batch_size], input_vox).float()
+
+    def predict(batch: Tensor) -> Tensor:
+        x = center_crop(batch, input_vox).to(device).float()
         memory_format = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         views = (x.flip([a + 2 for a in axes]) if axes else x for axes in flips)
         with torch.autocast(x.device.type, dtype=dtype) if dtype else nullcontext():
             logits = [model(view.contiguous(memory_format=memory_format)) for view in views]
-        probs.append(torch.stack([z.double().softmax(1) for z in logits]).mean(0).cpu())
+        return torch.stack([z.double().softmax(1) for z in logits]).mean(0).cpu()
+
+    probs, n_parts = [], 1
+    for batch in images.split(batch_size) if len(images) else ():
+        found, n_parts = within_memory(
+            lambda n, batch=batch: torch.cat([predict(part) for part in batch.tensor_split(n)]),
+            min(n_parts, len(batch)), len(batch), "batch",
+        )  # fmt: skip
+        probs.append(found)
     return torch.cat(probs).numpy() if probs else np.zeros((0, 0))

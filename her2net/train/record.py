@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from her2net.artefact import Artefact, write_bytes, write_csv
 from her2net.plan.schema import TrainingPlan
 
-HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "val_loss", "val_auc", "val_accuracy", "val_recall", "val_f1")
+MONITORED = ("val_loss", "val_auc", "val_accuracy", "val_recall", "val_f1")
+HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", *MONITORED)
 
 
 class RunRecord(Artefact):
@@ -20,6 +23,8 @@ class RunRecord(Artefact):
     Attributes:
         status: `running` while the process lives or after it was killed, `finished` at the end.
         training: the plan's section with what the command line changed.
+        epochs_from: whether the number of epochs was given with `--epochs`.
+        batch_parts: parts in which a batch went through the network for lack of graphics memory; 1 is the whole.
         pid: process that trains or trained it.
         initialisation: what became of the pretrained weights, in words.
         checkpoint: which weights predict, in words; carries the remark where they are optimistic.
@@ -38,6 +43,8 @@ class RunRecord(Artefact):
     n_held_out_cases: int
     epochs_done: int
     training: TrainingPlan
+    epochs_from: Literal["plan", "command line"] = "plan"
+    batch_parts: int = 1
     pid: int
     initialisation: str
     checkpoint: str
@@ -90,3 +97,21 @@ def plot_progress(path: Path, history: Sequence[Mapping[str, Any]], title: str) 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_bytes(path, buffer.getvalue())
+
+
+def monitor(labels: np.ndarray, probs: np.ndarray) -> dict[str, float | None]:
+    """Return loss, AUC, accuracy, recall and F1 (macro for several classes) of held-out cases."""
+    from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+
+    n_classes, guess = probs.shape[1], probs.argmax(1)
+    average = "binary" if n_classes == 2 else "macro"
+    auc = None
+    if len(np.unique(labels)) == n_classes:
+        auc = roc_auc_score(labels, probs[:, 1]) if n_classes == 2 else roc_auc_score(labels, probs, multi_class="ovr")
+    return {
+        "val_loss": float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], 1e-12)).mean()),
+        "val_auc": None if auc is None else float(auc),
+        "val_accuracy": float(accuracy_score(labels, guess)),
+        "val_recall": float(recall_score(labels, guess, average=average, zero_division=0)),
+        "val_f1": float(f1_score(labels, guess, average=average, zero_division=0)),
+    }

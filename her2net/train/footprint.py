@@ -1,0 +1,93 @@
+"""How much memory training takes, estimated without allocating any of it.
+
+The network runs once on torch's `meta` device, where tensors have shapes and no content, and every tensor
+that the backward pass would need is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from her2net.memory import available_memory, refuse_if_too_large
+from her2net.plan.schema import ModalityPlan, TrainingPlan
+
+if TYPE_CHECKING:
+    import torch
+
+COPIES_OF_WEIGHTS = 5  # weights, gradients, two moments of AdamW, running average
+PEAK_OVER_KEPT = 1.7  # gradients and other layouts live beside what is kept; 1.5 to 2.2 measured on a CPU
+WORKSPACE_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes per case of a batch, and bytes that do not depend on the batch."""
+
+    per_case: int
+    fixed: int
+
+    def total(self, batch_size: int) -> int:
+        """Bytes for training with this batch size."""
+        return self.fixed + self.per_case * batch_size
+
+
+@cache
+def estimate_footprint(network: str, input_vox: tuple[int, ...], n_channels: int, n_classes: int = 2) -> Footprint:
+    """Estimate the memory that training a network takes beyond the libraries and the images, in float32."""
+    import torch
+
+    from her2net.networks.build import build_network
+
+    with torch.device("meta"):
+        model = build_network(network, n_channels=n_channels, n_classes=n_classes).train()
+        x = torch.empty((2, n_channels, *input_vox))
+    for module in model.modules():
+        if getattr(module, "momentum", 0.0) is None:  # a cumulative mean reads its count, which has no content here
+            module.momentum = 0.1  # type: ignore[assignment]
+    weights = {id(p) for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no two share an id
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in weights:
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model(x).sum()
+    per_case = PEAK_OVER_KEPT * sum(storage.nbytes() for storage in kept.values()) / len(x)
+    return Footprint(int(per_case), COPIES_OF_WEIGHTS * sum(p.nbytes for p in model.parameters()) + WORKSPACE_BYTES)
+
+
+def images_bytes(stored_vox: list[int], n_channels: int, n_cases: int) -> int:
+    """Bytes of images (float16) and masks of this many cases in memory."""
+    return n_cases * math.prod(stored_vox) * (2 * n_channels + 1)
+
+
+def refuse_what_cannot_fit(what: str, plan: ModalityPlan, training: TrainingPlan, n_cases: int, device: str) -> None:
+    """Refuse a training that the free memory does not allow, before anything is loaded.
+
+    A graphics card must hold one case at a time, because a batch can be parted; other devices a whole batch.
+
+    Raises:
+        MemoryLimitError: names the estimate, what is free, and the batch size that would fit.
+    """
+    import torch
+
+    need = estimate_footprint(training.network, tuple(plan.preprocessing.input_vox), len(plan.channels),
+                              len(training.loss_weights))
+    images = images_bytes(plan.preprocessing.stored_vox, len(plan.channels), n_cases)
+    remedy = "Choose a smaller network or preprocessing.input_vox in the plan, or another machine."
+    if device == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+        refuse_if_too_large(f"{what}: one case of {training.network}", need.total(1), free, remedy)
+        refuse_if_too_large(f"{what}: holding {n_cases} images", images, available_memory(), remedy)
+        return
+    free, batch_size = available_memory(), min(training.batch_size, n_cases)
+    fitting = (free - images - need.fixed) // max(need.per_case, 1)
+    if 2 <= fitting < batch_size:
+        remedy = f"Set training.batch_size to {fitting} in the plan, or end other programs."
+    refuse_if_too_large(f"{what}: {training.network} with batches of {batch_size}", images + need.total(batch_size), free, remedy)

@@ -1,0 +1,236 @@
+"""One training run, from its last checkpoint to its end.
+
+Between two epochs a run is its weights, their average, the optimizer's moments, the loss scale and the history. All
+of them are in the checkpoint. Order, augmentation and dropout of an epoch follow from its number, and so does the
+learning rate, so there is no sampler, generator or scheduler whose state could be lost.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from her2net.networks.build import build_network
+from her2net.networks.pretrained import load_pretrained
+from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
+from her2net.predictions import make_predictions, write_predictions
+from her2net.progress import progress
+from her2net.train.checkpoint import FINAL, PREVIOUS, read_latest, save_checkpoint, save_latest
+from her2net.train.data import ALL, FoldData
+from her2net.train.loop import (
+    channels_last,
+    epoch_seed,
+    flip_axes,
+    make_average,
+    make_optimizer,
+    make_scaler,
+    predict_probs,
+    train_epoch,
+)
+from her2net.train.record import MONITORED, RunRecord, describe_environment, monitor, plot_progress, write_history
+
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained, from what, and where it goes.
+
+    Attributes:
+        made_from: name of each input -> its digest.
+        parts: `training` and `held_out`.
+        pretrained: `--pretrained` as given.
+        epochs_from: where the number of epochs comes from.
+        check: raises if this process may no longer write to the folder.
+    """
+
+    plan: Plan
+    modality: str
+    fold: int | str
+    training: TrainingPlan
+    made_from: dict[str, str]
+    parts: dict[str, FoldData]
+    folder: Path
+    device: str
+    pretrained: str | None
+    epochs_from: Literal["plan", "command line"]
+    check: Callable[[], None]
+    quiet: bool = False
+
+    @property
+    def section(self) -> ModalityPlan:
+        return self.plan.modalities[self.modality]
+
+
+class TrainingRun:
+    """The state of one training run; a class because eight values change together each epoch."""
+
+    def __init__(self, task: Task) -> None:
+        """Take up the run where its newest sound checkpoint was, or start it."""
+        self.task, training, section = task, task.training, task.section
+        self.device = torch.device(task.device)
+        state = read_latest(task.folder)
+        if state is not None and state["made_from"] != task.made_from:
+            state = None
+        torch.manual_seed(epoch_seed(training.seed, task.modality, str(task.fold), "initialisation"))
+        n_channels = len(section.channels)
+        model = build_network(training.network, n_channels=n_channels, n_classes=task.plan.n_classes,
+                              drop_path=training.drop_path)
+        source = task.pretrained or ("auto" if training.initialisation == "pretrained" else "none")
+        report = load_pretrained(model, training.network, source="none" if state else source, n_channels=n_channels)
+        self.initialisation = state["initialisation"] if state else report.message
+        self.model = channels_last(model, section.ndim).to(self.device)
+        self.average = make_average(self.model, training.ema_decay)
+        self.optimizer = make_optimizer(self.model, learning_rate=training.learning_rate,
+                                        weight_decay=training.weight_decay)
+        self.scaler = make_scaler(training.precision, self.device)
+        self.epochs_done, self.n_parts = 0, 1
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.duration_s: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0}
+        if state:
+            self._restore(state)
+
+    def train(self) -> RunRecord:
+        """Run the remaining epochs, then predict the held-out cases."""
+        task = self.task
+        self._write_record("running")
+        part = task.parts["training"]
+        images, labels = self._place(torch.from_numpy(part.cache.image), torch.from_numpy(part.labels))
+        epochs = range(self.epochs_done, task.training.epochs)
+        bar = progress(epochs, description=f"{task.modality} fold {task.fold}", quiet=task.quiet)
+        saved = time.monotonic()
+        for epoch in bar:
+            self._one_epoch(epoch, images, labels, bar)
+            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                self._save()
+                saved = time.monotonic()
+        if len(epochs):
+            self._save()
+        return self._finish()
+
+    def _place(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Put tensors on the device, or leave them where they are if it has no room for them."""
+        try:
+            return tuple(tensor.to(self.device) for tensor in tensors)
+        except torch.cuda.OutOfMemoryError:
+            print("Note: the images do not fit into the graphics memory; each batch is moved there.", file=sys.stderr)
+            return tensors
+
+    def _one_epoch(self, epoch: int, images: torch.Tensor, labels: torch.Tensor, bar: Any) -> None:
+        task, start = self.task, time.perf_counter()
+        loss, self.n_parts = train_epoch(
+            self.model, self.average, self.optimizer, images, labels, task.parts["training"].cache.case_ids,
+            task.training, input_vox=task.section.preprocessing.input_vox, epoch=epoch, scaler=self.scaler,
+            seed=epoch_seed(task.training.seed, task.modality, str(task.fold), epoch), n_parts=self.n_parts,
+        )  # fmt: skip
+        middle = time.perf_counter()
+        row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"], "train_loss": loss}
+        row |= self._validate()
+        self.history.append(row)
+        self.epochs_done = epoch + 1
+        if task.training.checkpoint == "best" and row["val_auc"] is not None:
+            score = float(np.mean([row["val_accuracy"], row["val_recall"], row["val_auc"], row["val_f1"]]))
+            if self.best is None or score > self.best["score"]:
+                weights = {k: v.detach().cpu().clone() for k, v in self._averaged().state_dict().items()}
+                self.best = {"score": score, "epoch": epoch, "weights": weights}
+        self.duration_s["train"] += middle - start
+        self.duration_s["validate"] += time.perf_counter() - middle
+        auc = "" if row["val_auc"] is None else f", AUC {row['val_auc']:.3f}"
+        bar.set_postfix_str(f"loss {loss:.3f}{auc}")
+
+    def _averaged(self) -> torch.nn.Module:
+        return self.model if self.average is None else self.average.module
+
+    def _predict_held_out(self, precision: str) -> np.ndarray:
+        part, section = self.task.parts["held_out"], self.task.section
+        tta = section.inference.tta and precision == "fp32"
+        flips = flip_axes(section.training) if tta else ()
+        return predict_probs(
+            self._averaged(), torch.from_numpy(part.cache.image), section.preprocessing.input_vox,
+            batch_size=section.inference.batch_size, flip_axes=flips, precision=precision,
+        )  # fmt: skip
+
+    def _validate(self) -> dict[str, float | None]:
+        """Metrics of the held-out cases for the progress bar; they steer nothing unless the plan says `best`."""
+        labels = self.task.parts["held_out"].labels
+        if self.task.fold == ALL or not len(labels):
+            return dict.fromkeys(MONITORED)
+        return monitor(labels, self._predict_held_out(self.task.training.precision))
+
+    def _save(self) -> None:
+        start = time.perf_counter()
+        self.task.check()
+        save_latest(self.task.folder, {
+            "made_from": self.task.made_from, "initialisation": self.initialisation, "epochs_done": self.epochs_done,
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(), "n_parts": self.n_parts,
+            "history": self.history, "best": self.best, "duration_s": self.duration_s,
+        })  # fmt: skip
+        self._write_history()
+        self._write_record("running")
+        self.duration_s["checkpoint"] += time.perf_counter() - start
+
+    def _write_history(self) -> None:
+        write_history(self.task.folder / "history.csv", self.history)
+        plot_progress(self.task.folder / "progress.png", self.history, f"{self.task.modality}, fold {self.task.fold}")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.epochs_done, self.history, self.best = state["epochs_done"], state["history"], state["best"]
+        self.duration_s, self.n_parts = state["duration_s"], state["n_parts"]
+
+    def _finish(self) -> RunRecord:
+        """Write what the run made; all of it, because a kill may have come between the checkpoint and the rest."""
+        task, chosen = self.task, self._averaged()
+        task.check()
+        self._write_history()
+        if self.best is not None:
+            chosen.load_state_dict(self.best["weights"])
+        save_checkpoint(task.folder / FINAL, {
+            "made_from": task.made_from, "network": task.training.network, "n_channels": len(task.section.channels),
+            "n_classes": task.plan.n_classes, "weights": chosen.state_dict(),
+        })  # fmt: skip
+        part = task.parts["held_out"]
+        if len(part.labels):
+            cases = part.cases
+            table = make_predictions(
+                [c.case_id for c in cases], [c.patient_id for c in cases], self._predict_held_out("fp32"),
+                labels=part.labels.tolist(), folds=[str(task.fold)] * len(cases),
+            )  # fmt: skip
+            write_predictions(task.folder / "oof.csv", table)
+        (task.folder / PREVIOUS).unlink(missing_ok=True)
+        return self._write_record("finished")
+
+    def _write_record(self, status: Literal["running", "finished"]) -> RunRecord:
+        task = self.task
+        if task.training.checkpoint == "best":
+            chosen = "best epoch" if self.best is None else f"epoch {self.best['epoch'] + 1}"
+            words = f"{chosen} by accuracy, recall, AUC and F1; optimistic: epoch chosen on the reported fold"
+        else:
+            words = "last epoch" + (", running average of the weights" if self.average is not None else "")
+        record = RunRecord(
+            made_from=task.made_from, status=status, dataset=task.plan.dataset, plan=task.plan.name,
+            modality=task.modality, fold=str(task.fold), n_training_cases=len(task.parts["training"].labels),
+            n_held_out_cases=len(task.parts["held_out"].labels), epochs_done=self.epochs_done, training=task.training,
+            epochs_from=task.epochs_from, batch_parts=self.n_parts, pid=os.getpid(),
+            initialisation=self.initialisation, checkpoint=words,
+            duration_s={k: round(v, 2) for k, v in self.duration_s.items()},
+            environment=describe_environment(task.device),
+        )  # fmt: skip
+        record.save(task.folder / "run.json")
+        return record
