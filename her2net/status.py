@@ -208,13 +208,14 @@ def require_evaluation(project: Project) -> None:
 
 def report_state(project: Project) -> StageState:
     """State of the report."""
-    command = f"her2net_report -d {project.paths.folder}"
+    command, folder = f"her2net_report -d {project.paths.folder}", project.paths.report.parent
     try:
         record = recorded_report(project)
+        expected = report_inputs(project, model_names(project), paper=record.paper)
     except MissingArtefactError:
-        return StageState("report", "missing", "", command)
-    expected = report_inputs(project, model_names(project), paper=record.paper)
-    return _judge("report", record.made_from, expected, command + " --paper" * record.paper)
+        return _or_running(folder, StageState("report", "missing", "", command))
+    command += " --paper" * record.paper
+    return _or_running(folder, _judge("report", record.made_from, expected, command, [project.paths.report]))
 
 
 def report_has_paper(project: Project) -> bool:
