@@ -11,11 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from her2net import status
 from her2net.ensemble import EnsembleRecord, ensemble_modality
+from her2net.errors import StaleArtefactError
 from her2net.evaluate.evaluation import Evaluation, evaluate_dataset
+from her2net.explain.record import ExplainRecord
+from her2net.explain.stage import explain_modality, write_features
+from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
 from her2net.paths import DatasetPaths
 from her2net.plan.machine import choose_device
@@ -81,6 +86,29 @@ def evaluate(project: Project) -> Evaluation:
         project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
     )  # fmt: skip
+
+
+def explain(project: Project, modality: str, options: ExplainOptions) -> ExplainRecord:
+    """Show what the networks of one modality saw."""
+    subjects, options = _fresh_subjects(project, modality, options)
+    return explain_modality(project.paths, project.plan, modality, subjects, options)
+
+
+def features(project: Project, modality: str, options: ExplainOptions) -> Path:
+    """Write the deep features of each case."""
+    subjects, options = _fresh_subjects(project, modality, options)
+    return write_features(project.paths, project.plan, modality, subjects, options)
+
+
+def _fresh_subjects(
+    project: Project, modality: str, options: ExplainOptions
+) -> tuple[list[Subject], ExplainOptions]:
+    subjects = choose_subjects(project, modality, options)
+    for fold in sorted({fold for subject in subjects for fold in subject.folds}):
+        found = status.fold_state(project, modality, fold)
+        if found.state == "stale":
+            raise StaleArtefactError(f"{found.stage}: stale ({found.why}). Run {found.command} first.")
+    return subjects, replace(options, device=choose_device(options.device))
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:
