@@ -97,7 +97,7 @@ def _scattering(ndim: int) -> NetworkSpec:
     name = f"scattering_{ndim}d"
     size = (8,) * ndim
     return NetworkSpec(
-        name, ndim, "her2net", name, size, size, "", "classifier", ("scattering",), "", "", SCATTERING_SOURCE
+        name, ndim, "her2net", name, size, size, "", "classifier", ("maps",), "", "", SCATTERING_SOURCE
     )
 
 
