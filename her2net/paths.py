@@ -164,6 +164,10 @@ class DatasetPaths:
     def predictions(self) -> Path:
         return self.results / "predictions"
 
+    def explain(self, modality: str) -> Path:
+        """Folder of the explanations of one modality: one folder per set, and the deep features."""
+        return self.results / "explain" / modality
+
     @property
     def report(self) -> Path:
         return self.results / "report" / "report.html"

@@ -22,6 +22,9 @@ from her2net.ensemble import EnsembleRecord, ensemble_modality
 from her2net.errors import StaleArtefactError, join_problems
 from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, recorded_options
 from her2net.evaluate.facts import facts_of_dataset
+from her2net.explain.record import ExplainRecord
+from her2net.explain.stage import explain_modality, write_features
+from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
@@ -120,6 +123,29 @@ def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> Writte
         lines = [f"{s.stage}: {s.state}{f' ({s.why})' if s.why else ''}. Run {s.command}" for s in undone]
         raise StaleArtefactError(join_problems(f"{paths.results}: cannot be exported yet.", lines))
     return export_model(paths, output, licence)
+
+
+def explain(project: Project, modality: str, options: ExplainOptions) -> ExplainRecord:
+    """Show what the networks of one modality saw."""
+    subjects, options = _fresh_subjects(project, modality, options)
+    return explain_modality(project.paths, project.plan, modality, subjects, options)
+
+
+def features(project: Project, modality: str, options: ExplainOptions) -> Path:
+    """Write the deep features of each case."""
+    subjects, options = _fresh_subjects(project, modality, options)
+    return write_features(project.paths, project.plan, modality, subjects, options)
+
+
+def _fresh_subjects(
+    project: Project, modality: str, options: ExplainOptions
+) -> tuple[list[Subject], ExplainOptions]:
+    subjects = choose_subjects(project, modality, options)
+    for fold in sorted({fold for subject in subjects for fold in subject.folds}):
+        found = status.fold_state(project, modality, fold)
+        if found.state == "stale":
+            raise StaleArtefactError(f"{found.stage}: stale ({found.why}). Run {found.command} first.")
+    return subjects, replace(options, device=choose_device(options.device))
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:

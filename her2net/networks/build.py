@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CONVNEXT_SOURCE = "Woo et al. 2023, ConvNeXt V2, arXiv:2301.00808; timm; ImageNet weights are CC-BY-NC-4.0"
 RESNET_2D_SOURCE = "He et al. 2016, arXiv:1512.03385; Wightman et al. 2021, arXiv:2110.00476; timm"
 SCATTERING_SOURCE = "Mallat 2012, arXiv:1101.2286; Bruna & Mallat 2013, arXiv:1203.1513"
+RESNET_STAGES = ("layer4", "layer3", "layer2")
 RESNET_3D_SOURCE = "Chen et al. 2019, Med3D, arXiv:1904.00625; MONAI ResNet; MedicalNet weights"
 
 
@@ -45,6 +46,7 @@ class NetworkSpec:
         stride: total downsampling per axis; an input of this size ends in one feature voxel.
         first_conv: name of the convolution that reads the image.
         classifier: name of the linear layer that gives the logits.
+        cam_layers: layers whose output is a map (N, channels, grid), the last one first; explanations look at one of them.
         weights_repo: Hugging Face repository of pretrained weights; empty if there are none.
         weights_file: file in that repository.
         source: paper, library and licence of the weights where it restricts their use.
@@ -58,6 +60,7 @@ class NetworkSpec:
     stride: tuple[int, ...]
     first_conv: str
     classifier: str
+    cam_layers: tuple[str, ...]
     weights_repo: str
     weights_file: str
     source: str
@@ -67,14 +70,14 @@ class NetworkSpec:
 def _convnext(size: str, weights: str) -> NetworkSpec:
     name = f"convnextv2_{size}"
     return NetworkSpec(
-        name, 2, "timm", name, (32, 32), (32, 32), "stem.0", "head.fc",
+        name, 2, "timm", name, (32, 32), (32, 32), "stem.0", "head.fc", ("stages.3", "stages.2", "stages.1"),
         f"timm/{name}.{weights}", "model.safetensors", CONVNEXT_SOURCE,
     )  # fmt: skip
 
 
 def _resnet_2d(name: str, first_conv: str, weights: str) -> NetworkSpec:
     return NetworkSpec(
-        name, 2, "timm", name, (16, 16), (32, 32), first_conv, "fc",
+        name, 2, "timm", name, (16, 16), (32, 32), first_conv, "fc", RESNET_STAGES,
         f"timm/{name}.{weights}", "model.safetensors", RESNET_2D_SOURCE,
     )  # fmt: skip
 
@@ -85,7 +88,7 @@ def _resnet_3d(depth: int, suffix: str, stem_stride: tuple[int, int, int]) -> Ne
     shortcut = {"shortcut_type": "A"} if depth in (18, 34) else {"shortcut_type": "B", "bias_downsample": False}
     return NetworkSpec(
         f"resnet{depth}_3d{suffix}", 3, "monai", f"resnet{depth}", tuple(max(n // 4, 4) for n in stride), stride,
-        "conv1", "fc", f"TencentMedicalNet/MedicalNet-Resnet{depth}", f"resnet_{depth}_23dataset.pth",
+        "conv1", "fc", RESNET_STAGES, f"TencentMedicalNet/MedicalNet-Resnet{depth}", f"resnet_{depth}_23dataset.pth",
         RESNET_3D_SOURCE, {"conv1_t_stride": stem_stride, **shortcut},
     )  # fmt: skip
 
@@ -93,7 +96,9 @@ def _resnet_3d(depth: int, suffix: str, stem_stride: tuple[int, int, int]) -> Ne
 def _scattering(ndim: int) -> NetworkSpec:
     name = f"scattering_{ndim}d"
     size = (8,) * ndim
-    return NetworkSpec(name, ndim, "her2net", name, size, size, "", "classifier", "", "", SCATTERING_SOURCE)
+    return NetworkSpec(
+        name, ndim, "her2net", name, size, size, "", "classifier", ("maps",), "", "", SCATTERING_SOURCE
+    )
 
 
 _TABLE = (

@@ -7,6 +7,7 @@ through SimpleITK. A file that is damaged, animated, or claims an absurd size is
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
+from her2net.artefact import write_bytes
 from her2net.errors import RawDataError, describe
 from her2net.raw.headers import check_header, check_spacing, check_voxels, refuse, restore_not_finite
 from her2net.raw.pictures import narrow, quiet_stderr, read_picture
@@ -116,6 +118,27 @@ def read_mask_values(path: Path, like: Volume | None = None) -> Volume:
     if like is not None and like.array.ndim == 3 and raw.array.ndim == 3 and raw.array.shape[0] == 1:
         return Volume(raw.array[0])
     return raw
+
+
+def write_nifti(path: Path, array: np.ndarray, like: Volume) -> None:
+    """Write an array in the geometry of an image, as compressed NIfTI, atomically.
+
+    Args:
+        path: ends in `.nii.gz`.
+        array: ([D,] H, W) on the grid of `like`.
+        like: the image. A flat picture has no geometry: it becomes one slice with voxels of 1 mm, which is how viewers
+            of volumes open a picture.
+    """
+    flat = like.spacing_mm is None or like.origin is None or like.direction is None
+    image = sitk.GetImageFromArray(array[np.newaxis] if flat and array.ndim == 2 else array)
+    if not flat:
+        image.SetSpacing(like.spacing_mm[::-1])  # type: ignore[index]
+        image.SetOrigin(like.origin)
+        image.SetDirection(like.direction)
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "image.nii.gz"
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+        write_bytes(path, temporary.read_bytes())
 
 
 def mask_remedy(mask: Volume, image: Volume | None) -> str:

@@ -1,0 +1,184 @@
+"""Which places of a crop speak for a class: Grad-CAM, Grad-CAM++ and occlusion.
+
+Each method returns a signed map on a coarse grid over the crop: above 0 where the place speaks for the class. What is
+explained is the log odds of the class. A softmax ignores whatever is added to all logits alike, so the logit of one
+class alone would show places that move no probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from her2net.networks.build import NetworkSpec
+from her2net.preprocess.resample import resample
+from her2net.train.loop import predict_probs
+
+Method = Literal["gradcam", "gradcam++", "occlusion"]
+
+LEAST_GRID = 4
+"""Places in H and in W below which a map says little about where; a layer before the last is taken then."""
+
+OCCLUSION_GRID = {2: (8, 8), 3: (3, 6, 6)}
+"""Places that are hidden one after the other, per number of spatial axes."""
+
+BLUR = 0.25
+"""Standard deviation of the Gaussian that takes the detail out of a crop, in edges of the crop."""
+
+LEAST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The layer that Grad-CAM looks at, and its grid."""
+
+    name: str
+    grid: tuple[int, ...]
+
+
+def choose_layer(network: nn.Module, spec: NetworkSpec, n_channels: int, input_vox: Sequence[int]) -> Layer:
+    """Return the last layer of the table whose grid is at least 4 x 4 in plane, or else the finest one."""
+    device = next(network.parameters()).device
+    found: list[Layer] = []
+    for name in spec.cam_layers:
+        shapes: list[tuple[int, ...]] = []
+        hook = network.get_submodule(name).register_forward_hook(lambda m, i, out, kept=shapes: kept.append(tuple(out.shape)))
+        try:
+            with torch.inference_mode():
+                network(torch.zeros(1, n_channels, *input_vox, device=device))
+        finally:
+            hook.remove()
+        found.append(Layer(name, shapes[0][-spec.ndim :]))
+        if min(found[-1].grid[-2:]) >= LEAST_GRID:
+            break
+    return found[-1]
+
+
+def attribute(
+    method: Method, network: nn.Module, layer: Layer, x: Tensor, target: int, *, batch_size: int
+) -> np.ndarray:
+    """Explain one crop.
+
+    Args:
+        network: in evaluation mode.
+        x: (1, C, *input_vox) float32, on the network's device.
+        target: class number.
+
+    Returns:
+        Signed map on the layer's grid, or on `OCCLUSION_GRID`, float64.
+    """
+    if method == "occlusion":
+        return occlusion(network, x, target, batch_size=batch_size)
+    maps, gradient = layer_gradient(network, layer, x, target)
+    return grad_cam(maps, gradient) if method == "gradcam" else grad_cam_plus_plus(maps, gradient)
+
+
+def layer_gradient(network: nn.Module, layer: Layer, x: Tensor, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the layer's output for one crop and the gradient of the log odds of a class there, each (K, *grid) float64."""
+    kept: list[Tensor] = []
+
+    def cut(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        kept.append(output.detach().requires_grad_())  # fixed wavelets have no gradient of their own
+        return kept[0]
+
+    hook = network.get_submodule(layer.name).register_forward_hook(cut)
+    try:
+        with torch.enable_grad():
+            logits = network(x)
+            others = torch.cat([logits[:, :target], logits[:, target + 1 :]], dim=1)
+            log_odds = (logits[:, target] - others.logsumexp(1)).sum()
+            (gradient,) = torch.autograd.grad(log_odds, kept[0])
+    finally:
+        hook.remove()
+    # the scattering output has an axis for image channels and one for coefficients: together they are the channels
+    flat = [t.detach().double().reshape(-1, *layer.grid).cpu().numpy() for t in (kept[0], gradient)]
+    return flat[0], flat[1]
+
+
+def grad_cam(maps: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Weigh each channel by its mean gradient and add up.
+
+    Args:
+        maps, gradient: (K, *grid).
+
+    Returns:
+        (*grid) signed.
+
+    Source:
+        Selvaraju et al. 2017, arXiv:1610.02391; its rectifier comes later, once the map is at its final size.
+    """
+    weights = gradient.reshape(len(gradient), -1).mean(axis=1)
+    return np.tensordot(weights, maps, axes=1)
+
+
+def grad_cam_plus_plus(maps: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Weigh each channel by its rectified gradients, each place by how much of the score it carries.
+
+    The method supposes rectified maps; of others, only what is above 0 enters the weights, so that the denominator
+    cannot vanish.
+
+    Source:
+        Chattopadhay et al. 2018, arXiv:1710.11063, equations 10, 11 and 19.
+    """
+    spatial = tuple(range(1, maps.ndim))
+    total = np.maximum(maps, 0).sum(axis=spatial, keepdims=True)
+    positive = np.maximum(gradient, 0)
+    # alpha * g = g^3 / (2 g^2 + total * g^3) = g / (2 + total * g) where g > 0, and 0 elsewhere
+    weights = (positive / (2 + total * positive)).sum(axis=spatial)
+    return np.tensordot(weights, maps, axes=1)
+
+
+def occlusion(network: nn.Module, x: Tensor, target: int, *, batch_size: int) -> np.ndarray:
+    """Hide one place after the other behind a heavily blurred copy, and note by how much the log odds fall.
+
+    The places overlap and fade into each other, so that hiding draws no edges that the network could take for a sign.
+
+    Returns:
+        (*OCCLUSION_GRID) signed: fall of the log odds of the class.
+
+    Source:
+        Zeiler & Fergus 2014, arXiv:1311.2901, section 4.2, who hide grey squares.
+    """
+    size_vox = tuple(x.shape[2:])
+    grid = tuple(min(n, size) for n, size in zip(OCCLUSION_GRID[len(size_vox)], size_vox, strict=True))
+    blurred = blur(x)
+    one_each = np.eye(int(np.prod(grid)), dtype=np.float32).reshape(-1, *grid)
+    covers = torch.from_numpy(stretch(one_each, size_vox)).to(x.device)
+    odds = []
+    for part in covers.split(batch_size):
+        cover = part[:, None]
+        odds.append(_log_odds(predict_probs(network, x * (1 - cover) + blurred * cover, size_vox, batch_size=batch_size), target))
+    before = _log_odds(predict_probs(network, x, size_vox, batch_size=1), target)
+    return (before - np.concatenate(odds)).reshape(grid)
+
+
+def _log_odds(probs: np.ndarray, target: int) -> np.ndarray:
+    p = np.clip(probs[:, target], LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return np.log(p) - np.log1p(-p)
+
+
+def blur(x: Tensor) -> Tensor:
+    """Return a copy of (N, C, *size_vox) without its detail: what hiding a place shows instead."""
+    sigma = (0.0, 0.0, *(BLUR * n for n in x.shape[2:]))
+    return torch.from_numpy(ndimage.gaussian_filter(x.cpu().numpy(), sigma, mode="nearest")).to(x.device)
+
+
+def stretch(maps: np.ndarray, size_vox: Sequence[int]) -> np.ndarray:
+    """Stretch maps (N, *grid) over the crop, linearly between the centres of the grid's cells: (N, *size_vox) float32."""
+    return resample(maps, [0.0] * (maps.ndim - 1), [float(n) for n in maps.shape[1:]], size_vox, linear=True)
+
+
+def combine(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Join the maps of several networks: each counts alike, and what they disagree on cancels.
+
+    Args:
+        maps: signed, on one grid; each is scaled to a largest absolute value of 1 before the mean.
+    """
+    scaled = [m / peak if (peak := np.abs(m).max()) > 0 else m for m in maps]
+    return np.mean(scaled, axis=0)
