@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = (HERE / "her2net" / "version.py").read_text(encoding="utf-8").split('__version__ = "')[1].split('"')[0]
 COMMANDS = (
-    "verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "run", "demo", "status",
+    "verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "run", "demo", "status", "selftest",
 )  # fmt: skip
 
 setup(

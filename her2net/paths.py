@@ -125,5 +125,9 @@ class DatasetPaths:
         return self.results / "predictions"
 
     @property
+    def selftest(self) -> Path:
+        return self.results / "selftest"
+
+    @property
     def report(self) -> Path:
         return self.results / "report" / "report.html"

@@ -22,10 +22,12 @@ from her2net.plan.machine import choose_device
 from her2net.plan.schema import Plan
 from her2net.plan.stage import PlanOptions, plan_dataset
 from her2net.predict import Predictor
-from her2net.predictions import Predictions
+from her2net.predictions import Predictions, read_predictions
 from her2net.progress import available_cores
 from her2net.project import Project, load_project
 from her2net.raw.dataset import read_test_labels
+from her2net.selftest.record import SelfTest
+from her2net.selftest.stage import run_selftest
 from her2net.train.data import select_fold
 from her2net.train.fold import RunRecord, TrainOptions, train_fold
 
@@ -81,6 +83,13 @@ def evaluate(project: Project) -> Evaluation:
         project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
     )  # fmt: skip
+
+
+def selftest(project: Project, *, n_permutations: int, device: str, quiet: bool) -> SelfTest:
+    """Look for shortcuts and leaks; the real models are compared with where they are trained and fresh."""
+    names = [name for name in project.plan.modalities if status.ensemble_state(project, name).state == "done"]
+    real = {name: read_predictions(project.paths.model(name) / "oof.csv") for name in names}
+    return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:

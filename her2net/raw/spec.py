@@ -14,7 +14,7 @@ from her2net.raw.names import explain_bad_name
 from her2net.raw.problems import Problem, problem
 
 CovariateKind = Literal["continuous", "binary", "ordinal", "categorical"]
-TAKEN_NAMES = {"fusion", "evaluation", "explain", "report", "predictions"}
+TAKEN_NAMES = {"fusion", "evaluation", "explain", "report", "predictions", "selftest"}
 """Names of folders that stand beside the modalities' in the results."""
 FIXED_COLUMNS = ("case_id", "label")
 

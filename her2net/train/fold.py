@@ -25,7 +25,7 @@ from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.predictions import make_predictions, write_predictions
 from her2net.progress import progress
 from her2net.train.checkpoint import FINAL, PREVIOUS, read_latest, save_checkpoint, save_latest
-from her2net.train.data import ALL, FoldCases, FoldData, load_part
+from her2net.train.data import ALL, FoldCases, FoldData, PartLoader, load_part
 from her2net.train.loop import channels_last, epoch_seed, make_average, make_optimizer, predict_probs, train_epoch
 from her2net.train.record import RunRecord, describe_environment, plot_progress, write_history
 
@@ -70,12 +70,14 @@ def fold_inputs(training: TrainingPlan, plan: ModalityPlan, data_digests: dict[s
 
 
 def train_fold(
-    paths: DatasetPaths, plan: Plan, modality: str, fold: int | str, cases: FoldCases, options: TrainOptions
-) -> RunRecord:
+    paths: DatasetPaths, plan: Plan, modality: str, fold: int | str, cases: FoldCases, options: TrainOptions,
+    load: PartLoader = load_part,
+) -> RunRecord:  # fmt: skip
     """Train one fold and predict its held-out cases.
 
     Args:
         cases: of this modality and fold, see `select_fold`.
+        load: reads the arrays of some cases; the self-test shows the network something else than the cache.
 
     Raises:
         StaleArtefactError: the folder holds a run made from other inputs, and no `--restart` was given.
@@ -85,8 +87,8 @@ def train_fold(
     section, folder = plan.modalities[modality], paths.fold(modality, fold)
     training = effective_training(section, options)
     parts = {
-        "training": load_part(paths, modality, section, cases.training),
-        "held_out": load_part(paths, modality, section, cases.held_out),
+        "training": load(paths, modality, section, cases.training),
+        "held_out": load(paths, modality, section, cases.held_out),
     }
     made_from = fold_inputs(training, section, {k: p.digest for k, p in parts.items()}, options.pretrained or "")
     if options.restart and folder.exists():
