@@ -53,6 +53,9 @@ SELFTEST_VERSION = 1  # raise when the same inputs give other figures
 MIN_VOX = {2: 32, 3: 16}
 """Image axes are averaged down to no less than this: 2D, 3D."""
 
+PASSES = 10
+"""Half of what the plan gives a scattering network."""
+
 LEAK_ALPHA = 0.01
 FOREST = "random forest"
 Change = Callable[[Cache], Cache]
@@ -60,15 +63,21 @@ Change = Callable[[Cache], Cache]
 
 @dataclass(frozen=True)
 class _Modality:
-    """One modality with what all its probes share; `factors` shrink the cache to what the quick network sees."""
+    """One modality with what all its probes share.
+
+    Attributes:
+        factors: shrink the cache to what the quick network sees.
+        quick: the plan with the quick network in place of the modality's own.
+        work: folder that holds the trainings until the self-test is done.
+    """
 
     project: Project
     name: str
     cases: tuple[Case, ...]
     factors: tuple[int, ...]
     quick: Plan
-    work: Path
     options: TrainOptions
+    work: Path = Path()
 
     @property
     def section(self) -> ModalityPlan:
@@ -92,7 +101,9 @@ def run_selftest(
         MissingArtefactError: no cache; names the command that makes it.
     """
     paths = project.paths
-    made_from = selftest_inputs(project, real, n_permutations)
+    options = TrainOptions(device=device, quiet=quiet)
+    modalities = [_prepare(project, name, options) for name in project.plan.modalities]
+    made_from = selftest_inputs(modalities, real, n_permutations)
     try:
         known = SelfTest.load(paths.selftest / "selftest.json")
         if known.made_from == made_from:
@@ -100,14 +111,13 @@ def run_selftest(
     except MissingArtefactError:
         pass
     work = paths.selftest / f"work_{digest_json(made_from)}"
-    for other in paths.selftest.glob("work_*"):
-        if other != work:
-            shutil.rmtree(other)
+    for other in set(paths.selftest.glob("work_*")) - {work}:
+        shutil.rmtree(other)
     results: list[ProbeResult] = []
     skipped: dict[str, str] = {}
-    for name in project.plan.modalities:
-        modality = _prepare(project, name, work, TrainOptions(device=device, quiet=quiet))
-        rows, absent = _probe(modality, real.get(name), n_permutations)
+    for modality in modalities:
+        name = modality.name
+        rows, absent = _probe(replace(modality, work=work), real.get(name), n_permutations)
         results += rows
         skipped |= {f"{name} {probe}": why for probe, why in absent.items()}
     leak = any(row.probe == "permuted labels" and is_leak(row.ci_low) for row in results)
@@ -118,31 +128,41 @@ def run_selftest(
     return record
 
 
-def selftest_inputs(project: Project, real: dict[str, Predictions], n_permutations: int) -> dict[str, str]:
-    """Digests of images, labels, folds, plan and real predictions."""
+def selftest_inputs(
+    modalities: Sequence[_Modality], real: dict[str, Predictions], n_permutations: int
+) -> dict[str, str]:
+    """Digests of images, labels, folds, the probes' training and the real predictions."""
+    project = modalities[0].project
     plan = project.plan
     return {
         "version": str(SELFTEST_VERSION),
         "cases": digest_json({name: project.part_digest(name, project.training(name)) for name in plan.modalities}),
         "folds": digest_json([list(fold) for fold in project.splits.folds(plan.splits)]),
-        "plan": digest_json({name: section.model_dump(mode="json") for name, section in plan.modalities.items()}),
+        "training": digest_json({m.name: m.quick_section.model_dump(mode="json") for m in modalities}),
         "sites": digest_json([case.site for case in project.dataset.train]),
         "real": digest_json({name: table.probs.tolist() for name, table in real.items()}),
         "n_permutations": str(n_permutations),
     }
 
 
-def _prepare(project: Project, name: str, work: Path, options: TrainOptions) -> _Modality:
+def _prepare(project: Project, name: str, options: TrainOptions) -> _Modality:
     section, cases = project.plan.modalities[name], project.training(name)
     preprocessing = section.preprocessing
-    factors = tuple(
-        max(f for f in range(1, n + 1) if n % f == 0 and s % f == 0 and (f == 1 or (n // f >= MIN_VOX[section.ndim] and (s - n) // f % 2 == 0)))
-        for n, s in zip(preprocessing.input_vox, preprocessing.stored_vox, strict=True)
-    )
+    sizes = zip(preprocessing.input_vox, preprocessing.stored_vox, strict=True)
+    factors = tuple(choose_factor(n, stored, MIN_VOX[section.ndim]) for n, stored in sizes)
     n_folds = project.plan.splits.n_folds
     quick = choose_quick_section(section, factors, len(cases) * (n_folds - 1) // n_folds)
     plan = project.plan.model_copy(update={"modalities": {name: quick}})
-    return _Modality(project, name, cases, factors, plan, work, options)
+    return _Modality(project, name, cases, factors, plan, options)
+
+
+def choose_factor(input_vox: int, stored_vox: int, at_least: int) -> int:
+    """Return the largest factor that divides both sizes, keeps the room around the input even, and leaves enough."""
+    fits = (
+        f for f in range(2, input_vox // at_least + 1)
+        if input_vox % f == 0 and stored_vox % f == 0 and (stored_vox - input_vox) // f % 2 == 0
+    )  # fmt: skip
+    return max(fits, default=1)
 
 
 def choose_quick_section(section: ModalityPlan, factors: Sequence[int], n_training: int) -> ModalityPlan:
@@ -152,9 +172,9 @@ def choose_quick_section(section: ModalityPlan, factors: Sequence[int], n_traini
     """
     kind, training, preprocessing = "scattering", section.training, section.preprocessing
     network = f"scattering_{section.ndim}d"
-    epochs = rules.choose_epochs(n_training, training.batch_size, kind=kind).value
     settings = {key: choice.value for key, choice in rules.choose_optimisation(network, kind=kind).items()}
     steps = -(-n_training // training.batch_size)
+    epochs = max(PASSES, -(-rules.MIN_STEPS // steps))
     smaller = {
         key: [n // f for n, f in zip(getattr(preprocessing, key), factors, strict=True)]
         for key in ("input_vox", "stored_vox")
