@@ -23,7 +23,7 @@ from her2net.raw.dataset import Case
 from her2net.raw.phantoms import make_us
 from her2net.selftest import stage
 from her2net.selftest.columns import metadata_columns, predict_from_columns, size_columns
-from her2net.selftest.inputs import background_only, choose_region, outline_only, permute_labels, shrink
+from her2net.selftest.inputs import background_only, choose_region, fits, outline_only, permute_labels, shrink
 from her2net.selftest.record import SelfTest, word_verdict
 from her2net.train.data import FoldCases, select_fold
 from her2net.train.fold import TrainOptions
@@ -129,6 +129,15 @@ def test_surroundings_do_not_know_what_was_in_the_hole(seed: int, scale: float, 
     np.testing.assert_allclose(one.astype(float), other.astype(float), atol=0.01)
     holes = (one == 0).sum(axis=(1, 2, 3))
     assert holes[0] == holes[1]  # of one size, whatever the outline
+
+
+def test_a_lesion_that_reaches_out_of_the_hole_is_left_out() -> None:
+    masks = np.zeros((40, 40, 40), np.float32)
+    masks[:, 12:24, 10:28] = 1
+    masks[0, 12:38] = 1
+    region = choose_region(masks, (32, 32))
+    assert region is not None
+    assert [fits(mask, region, (32, 32)) for mask in masks] == [False] + [True] * 39
 
 
 def test_lesions_that_fill_the_crop_leave_no_surroundings() -> None:

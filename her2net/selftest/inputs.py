@@ -12,6 +12,9 @@ from her2net.raw.dataset import Case
 GUARD_SHARE = 1 / 12
 """Around the lesion box this share of the crop is removed too: the lesion's border, and what resampling smeared over it."""
 
+COVERED = 95
+"""Percentile of the lesions' sizes in the crop that the hole covers."""
+
 MIN_SURROUNDINGS = 0.1
 """With less of the crop left there are no surroundings to look at."""
 
@@ -51,9 +54,10 @@ def outline_only(masks: np.ndarray, n_channels: int) -> np.ndarray:
 
 
 def choose_region(masks: np.ndarray, input_vox: Sequence[int]) -> Region | None:
-    """Choose the box that covers the largest lesion of all cases and a guard around it.
+    """Choose the box that covers the lesions of most cases and a guard around them.
 
-    One size for all cases, so that the hole tells nothing of the outline that it hides.
+    One size for all cases, so that the hole tells nothing of the outline that it hides. The few lesions that are
+    larger than nearly all others in the crop (they reach over the border of the image) are left out, see `fits`.
 
     Args:
         masks: (N, *spatial); every case has some lesion.
@@ -62,11 +66,21 @@ def choose_region(masks: np.ndarray, input_vox: Sequence[int]) -> Region | None:
     Returns:
         `None` if too little of the crop would be left.
     """
-    guard = [max(2, int(np.ceil(n * GUARD_SHARE))) for n in input_vox]
-    edges = np.max([np.subtract(stop, start) for start, stop in map(_box, masks)], axis=0)
-    size = tuple(int(e) + 2 * g for e, g in zip(edges, guard, strict=True))
+    guard = _guard(input_vox)
+    edges = np.percentile([np.subtract(stop, start) for start, stop in map(_box, masks)], COVERED, axis=0)
+    size = tuple(int(np.ceil(e)) + 1 + 2 * g for e, g in zip(edges, guard, strict=True))
     left = 1 - np.prod([min(s, n) / n for s, n in zip(size, input_vox, strict=True)])
     return Region(size) if left >= MIN_SURROUNDINGS else None
+
+
+def fits(mask: np.ndarray, region: Region, input_vox: Sequence[int]) -> bool:
+    """Whether the region covers a lesion and its guard."""
+    start, stop = _box(mask)
+    return bool(np.all(stop - start + 2 * np.array(_guard(input_vox)) <= region.size_vox))
+
+
+def _guard(input_vox: Sequence[int]) -> list[int]:
+    return [max(2, int(np.ceil(n * GUARD_SHARE))) for n in input_vox]
 
 
 def background_only(images: np.ndarray, masks: np.ndarray, region: Region) -> np.ndarray:

@@ -36,7 +36,7 @@ from her2net.selftest.columns import (
     size_columns,
     strongest_column,
 )
-from her2net.selftest.inputs import Region, background_only, choose_region, outline_only, permute_labels, shrink
+from her2net.selftest.inputs import Region, background_only, choose_region, fits, outline_only, permute_labels, shrink
 from her2net.selftest.record import (
     COLUMNS,
     ProbeName,
@@ -200,19 +200,23 @@ def _probe(
     skipped: dict[str, str] = {}
     scans = {entry.case_id: entry.images[modality.name] for entry in project.scan.cases if modality.name in entry.images}
     with_mask = tuple(case for case in modality.cases if scans[case.case_id].lesion is not None)
-    changes: dict[ProbeName, Change | None] = {"outline": partial(_outline, modality), "background": None}
+    changes: dict[ProbeName, tuple[tuple[Case, ...], Change]] = {}
     if with_mask:
-        masks = _shrunk(modality, _load(modality, with_mask)).mask
-        region = choose_region(masks, modality.quick_section.preprocessing.input_vox)
-        changes["background"] = None if region is None else partial(_background, modality, region)
-    for probe, change in changes.items():
-        why = "no case has a mask" if not with_mask else "the lesions fill the crop" if change is None else ""
+        changes["outline"] = with_mask, partial(_outline, modality)
+        masks, size = _shrunk(modality, _load(modality, with_mask)).mask, modality.quick_section.preprocessing.input_vox
+        region = choose_region(masks, size)
+        if region is not None:
+            covered = tuple(case for case, mask in zip(with_mask, masks, strict=True) if fits(mask, region, size))
+            changes["background"] = covered, partial(_background, modality, region)
+    for probe in ("outline", "background"):
+        if probe not in changes:
+            skipped[probe] = "the lesions fill the crop" if with_mask else "no case has a mask"
+            continue
+        cases, change = changes[probe]
         try:
-            if change is not None and with_mask:
-                rows.append(_row(modality.name, probe, network, _train(modality, probe, with_mask, change), image_auc))
+            rows.append(_row(modality.name, probe, network, _train(modality, probe, cases, change), image_auc))
         except PlanError as error:
-            why = f"with the cases that have a mask: {error}"
-        skipped |= {probe: why} if why else {}
+            skipped[probe] = f"too few cases: {error}"
     tables: dict[ProbeName, tuple[tuple[Case, ...], Columns]] = {
         "lesion size": (with_mask, size_columns([scans[c.case_id] for c in with_mask]) if with_mask else {}),
         "metadata": (modality.cases, metadata_columns(modality.cases, [scans[c.case_id] for c in modality.cases], modality.name)),
