@@ -15,7 +15,7 @@ from typing import Literal
 
 from her2net import status
 from her2net.ensemble import EnsembleRecord, ensemble_modality
-from her2net.evaluate.evaluation import Evaluation, evaluate_dataset
+from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
 from her2net.paths import DatasetPaths
 from her2net.plan.machine import choose_device
@@ -82,6 +82,7 @@ def evaluate(project: Project) -> Evaluation:
     return evaluate_dataset(
         project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
+        options=Options(ordinal=project.dataset.spec.ordinal),
     )  # fmt: skip
 
 

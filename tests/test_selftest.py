@@ -107,7 +107,7 @@ def test_training_on_the_held_out_cases_is_noticed(
         return FoldCases(found.training + found.held_out, found.held_out)
 
     monkeypatch.setattr(stage, "select_fold", leaky)
-    modality = replace(stage._prepare(project, "US", TrainOptions(device="cpu", quiet=True)), work=tmp_path)
+    modality = replace(stage._prepare(project, "US", TrainOptions(device="cpu", quiet=True), stage.MIN_VOX), work=tmp_path)
     row = stage._permuted(modality, 1, 0.5)
     assert row.auc > 0.8
     assert row.verdict.startswith("LEAK")

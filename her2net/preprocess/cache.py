@@ -99,7 +99,7 @@ def _write(
     missing: list[int], plan: PreprocessingPlan, n_workers: int, quiet: bool,
 ) -> None:  # fmt: skip
     with h5py.File(temporary, "w", locking=False) as file:
-        n_channels = len(cases[0].images)
+        n_channels = len(cases[0].images) + len(plan.derived_channels)
         image = file.create_dataset("image", (len(cases), n_channels, *plan.stored_vox), np.float16)
         mask = file.create_dataset("mask", (len(cases), *plan.stored_vox), np.uint8)
         has_mask, checksums = np.zeros(len(cases), bool), [""] * len(cases)

@@ -53,6 +53,9 @@ SELFTEST_VERSION = 1  # raise when the same inputs give other figures
 MIN_VOX = {2: 32, 3: 16}
 """Image axes are averaged down to no less than this: 2D, 3D."""
 
+OUTLINE_MIN_VOX = {2: 64, 3: 16}
+"""The same for outlines, whose roughness is lost first."""
+
 PASSES = 10
 """Half of what the plan gives a scattering network."""
 
@@ -102,8 +105,9 @@ def run_selftest(
     """
     paths = project.paths
     options = TrainOptions(device=device, quiet=quiet)
-    modalities = [_prepare(project, name, options) for name in project.plan.modalities]
-    made_from = selftest_inputs(modalities, real, n_permutations)
+    modalities = [_prepare(project, name, options, MIN_VOX) for name in project.plan.modalities]
+    outlines = [_prepare(project, name, options, OUTLINE_MIN_VOX) for name in project.plan.modalities]
+    made_from = selftest_inputs([*modalities, *outlines], real, n_permutations)
     try:
         known = SelfTest.load(paths.selftest / "selftest.json")
         if known.made_from == made_from:
@@ -115,9 +119,9 @@ def run_selftest(
         shutil.rmtree(other)
     results: list[ProbeResult] = []
     skipped: dict[str, str] = {}
-    for modality in modalities:
+    for modality, outline in zip(modalities, outlines, strict=True):
         name = modality.name
-        rows, absent = _probe(replace(modality, work=work), real.get(name), n_permutations)
+        rows, absent = _probe(replace(modality, work=work), replace(outline, work=work), real.get(name), n_permutations)
         results += rows
         skipped |= {f"{name} {probe}": why for probe, why in absent.items()}
     leak = any(row.probe == "permuted labels" and is_leak(row.ci_low) for row in results)
@@ -138,18 +142,18 @@ def selftest_inputs(
         "version": str(SELFTEST_VERSION),
         "cases": digest_json({name: project.part_digest(name, project.training(name)) for name in plan.modalities}),
         "folds": digest_json([list(fold) for fold in project.splits.folds(plan.splits)]),
-        "training": digest_json({m.name: m.quick_section.model_dump(mode="json") for m in modalities}),
+        "training": digest_json([[m.name, m.quick_section.model_dump(mode="json")] for m in modalities]),
         "sites": digest_json([case.site for case in project.dataset.train]),
         "real": digest_json({name: table.probs.tolist() for name, table in real.items()}),
         "n_permutations": str(n_permutations),
     }
 
 
-def _prepare(project: Project, name: str, options: TrainOptions) -> _Modality:
+def _prepare(project: Project, name: str, options: TrainOptions, at_least: dict[int, int]) -> _Modality:
     section, cases = project.plan.modalities[name], project.training(name)
     preprocessing = section.preprocessing
     sizes = zip(preprocessing.input_vox, preprocessing.stored_vox, strict=True)
-    factors = tuple(choose_factor(n, stored, MIN_VOX[section.ndim]) for n, stored in sizes)
+    factors = tuple(choose_factor(n, stored, at_least[section.ndim]) for n, stored in sizes)
     n_folds = project.plan.splits.n_folds
     quick = choose_quick_section(section, factors, len(cases) * (n_folds - 1) // n_folds)
     plan = project.plan.model_copy(update={"modalities": {name: quick}})
@@ -190,9 +194,13 @@ def choose_quick_section(section: ModalityPlan, factors: Sequence[int], n_traini
 
 
 def _probe(
-    modality: _Modality, real: Predictions | None, n_permutations: int
+    modality: _Modality, outline: _Modality, real: Predictions | None, n_permutations: int
 ) -> tuple[list[ProbeResult], dict[str, str]]:
-    """Run every probe on one modality; return the rows, and why a probe could not be made."""
+    """Run every probe on one modality; return the rows, and why a probe could not be made.
+
+    Args:
+        outline: the same modality on the grid that outlines are shown on.
+    """
     project, network = modality.project, modality.quick_section.training.network
     image = _train(modality, "image", modality.cases, partial(_shrunk, modality))
     image_auc = estimate_auc(image if real is None else real).value
@@ -200,21 +208,20 @@ def _probe(
     skipped: dict[str, str] = {}
     scans = {entry.case_id: entry.images[modality.name] for entry in project.scan.cases if modality.name in entry.images}
     with_mask = tuple(case for case in modality.cases if scans[case.case_id].lesion is not None)
-    changes: dict[ProbeName, tuple[tuple[Case, ...], Change]] = {}
+    changes: dict[ProbeName, tuple[_Modality, tuple[Case, ...], Change]] = {}
     if with_mask:
-        changes["outline"] = with_mask, partial(_outline, modality)
+        changes["outline"] = outline, with_mask, partial(_outline, outline)
         masks, size = _shrunk(modality, _load(modality, with_mask)).mask, modality.quick_section.preprocessing.input_vox
         region = choose_region(masks, size)
         if region is not None:
             covered = tuple(case for case, mask in zip(with_mask, masks, strict=True) if fits(mask, region, size))
-            changes["background"] = covered, partial(_background, modality, region)
+            changes["background"] = modality, covered, partial(_background, modality, region)
     for probe in ("outline", "background"):
         if probe not in changes:
             skipped[probe] = "the lesions fill the crop" if with_mask else "no case has a mask"
             continue
-        cases, change = changes[probe]
         try:
-            rows.append(_row(modality.name, probe, network, _train(modality, probe, cases, change), image_auc))
+            rows.append(_row(modality.name, probe, network, _train(changes[probe][0], probe, *changes[probe][1:]), image_auc))
         except PlanError as error:
             skipped[probe] = f"too few cases: {error}"
     tables: dict[ProbeName, tuple[tuple[Case, ...], Columns]] = {
@@ -326,7 +333,7 @@ def _shrunk(modality: _Modality, cache: Cache) -> Cache:
 
 def _outline(modality: _Modality, cache: Cache) -> Cache:
     small = _shrunk(modality, cache)
-    return replace(small, image=outline_only(small.mask, len(modality.section.channels)))
+    return replace(small, image=outline_only(small.mask, small.image.shape[1]))
 
 
 def _background(modality: _Modality, region: Region, cache: Cache) -> Cache:

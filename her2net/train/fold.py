@@ -131,13 +131,13 @@ class _Run:
         self.made_from, self.parts, self.options = made_from, parts, options
         self.device = torch.device(options.device)
         torch.manual_seed(epoch_seed(training.seed, modality, str(fold), "initialisation"))
-        model = build_network(training.network, n_channels=len(self.section.channels), n_classes=plan.n_classes,
+        model = build_network(training.network, n_channels=self.section.n_inputs, n_classes=plan.n_classes,
                               drop_path=training.drop_path)
         source = options.pretrained or ("auto" if training.initialisation == "pretrained" else "none")
         state = read_latest(folder)
         resumed = state is not None and state["made_from"] == made_from
         report = load_pretrained(model, training.network, source="none" if resumed else source,
-                                 n_channels=len(self.section.channels))
+                                 n_channels=self.section.n_inputs)
         self.initialisation = state["initialisation"] if resumed and state else report.message
         self.model = channels_last(model, self.section.ndim).to(self.device)
         self.average = make_average(self.model, training.ema_decay)
@@ -238,7 +238,7 @@ class _Run:
         if self.best is not None:
             chosen.load_state_dict(self.best["weights"])
         save_checkpoint(self.folder / FINAL, {
-            "made_from": self.made_from, "network": self.training.network, "n_channels": len(self.section.channels),
+            "made_from": self.made_from, "network": self.training.network, "n_channels": self.section.n_inputs,
             "n_classes": self.plan.n_classes, "weights": chosen.state_dict(),
         })  # fmt: skip
         part = self.parts["held_out"]
