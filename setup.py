@@ -8,8 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = (HERE / "her2net" / "version.py").read_text(encoding="utf-8").split('__version__ = "')[1].split('"')[0]
 COMMANDS = (
-    "verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "report", "explain", "run", "demo", "status",
-    "export", "import",
+    "verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "report", "explain", "selftest", "run", "demo",
+    "status", "export", "import",
 )  # fmt: skip
 
 setup(

@@ -169,5 +169,9 @@ class DatasetPaths:
         return self.results / "explain" / modality
 
     @property
+    def selftest(self) -> Path:
+        return self.results / "selftest"
+
+    @property
     def report(self) -> Path:
         return self.results / "report" / "report.html"

@@ -32,11 +32,13 @@ from her2net.plan.machine import choose_device
 from her2net.plan.schema import Plan
 from her2net.plan.stage import PlanOptions, plan_dataset
 from her2net.predict import Predictor
-from her2net.predictions import Predictions
+from her2net.predictions import Predictions, read_predictions
 from her2net.project import Project, load_project
 from her2net.raw.dataset import read_test_labels
 from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
+from her2net.selftest.record import SelfTest
+from her2net.selftest.stage import run_selftest
 from her2net.train.data import select_fold
 from her2net.train.fold import RunRecord, TrainOptions, train_fold
 
@@ -92,6 +94,8 @@ def evaluate(project: Project, options: Options | None = None) -> Evaluation:
 
 
 def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
+    options = options or Options()
+    options = replace(options, ordinal=options.ordinal or project.dataset.spec.ordinal)
     labels = partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings)
     names = status.model_names(project)
     remarks = dict(project.plan.optimistic)
@@ -146,6 +150,13 @@ def _fresh_subjects(
         if found.state == "stale":
             raise StaleArtefactError(f"{found.stage}: stale ({found.why}). Run {found.command} first.")
     return subjects, replace(options, device=choose_device(options.device))
+
+
+def selftest(project: Project, *, n_permutations: int, device: str, quiet: bool) -> SelfTest:
+    """Look for shortcuts and leaks; the real models are compared with where they are trained and fresh."""
+    names = [name for name in project.plan.modalities if status.ensemble_state(project, name).state == "done"]
+    real = {name: read_predictions(project.paths.model(name) / "oof.csv") for name in names}
+    return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:

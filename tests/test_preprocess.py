@@ -127,6 +127,30 @@ def test_joint_channels_keep_enhancement() -> None:
     assert abs(apart[1].mean() - apart[0].mean()) < 0.01
 
 
+def test_derived_channels_are_uptake_without_the_gain_of_the_scanner() -> None:
+    pre = np.random.default_rng(0).normal(100, 10, (4, 20, 20))
+    sizes = {"input_vox": [4, 20, 20], "stored_vox": [4, 20, 20], "aspect": "squash", "joint_channels": True}
+    plan = make_plan(derived_channels=["subtraction", "wash-in", "wash-out"], **sizes)
+    image = np.stack([pre, 2 * pre, 1.5 * pre]).astype(np.float32)
+    one = prepare_arrays(Volume(image), None, plan).image.astype(np.float32)
+    louder = prepare_arrays(Volume(7 * image), None, plan).image.astype(np.float32)
+    assert one.shape == (6, 4, 20, 20)
+    np.testing.assert_allclose(one[3], one[1] - one[0], atol=0.01)
+    np.testing.assert_allclose(one[4], 1, atol=0.01)  # the signal doubles
+    np.testing.assert_allclose(one[5], -0.25, atol=0.01)  # and a quarter of it leaves again
+    np.testing.assert_allclose(one, louder, atol=0.02)
+    np.testing.assert_array_equal(one[:3], prepare_arrays(Volume(image), None, make_plan(**sizes)).image)
+
+
+def test_uptake_of_air_is_bounded() -> None:
+    image = np.stack([np.zeros((4, 20, 20)), np.full((4, 20, 20), 3.0)]).astype(np.float32)
+    image[:, :, :10] = 100
+    sizes = {"input_vox": [4, 20, 20], "stored_vox": [4, 20, 20], "aspect": "squash"}
+    plan = make_plan(derived_channels=["wash-in"], **sizes)
+    found = prepare_arrays(Volume(image), None, plan).image
+    assert 0 < float(found[2].max()) < 1
+
+
 def test_constant_image_stays_finite() -> None:
     found = prepare_arrays(Volume(np.full((1, 30, 30), 5, np.uint8)), None, make_plan())
     assert np.isfinite(found.image).all()

@@ -32,6 +32,8 @@ SUBGROUP_COLUMNS = (
 CERTAINTY_COLUMNS = (
     "model", "cohort", "n", "n_positive", "permutation_p", "permutation", "half_width", "cases_for_005", "advice",
 )  # fmt: skip
+TWO_CLASSES = {"auc": "AUC [95 % CI]", "sensitivity": "sensitivity", "specificity": "specificity"}
+SEVERAL_CLASSES = {"auc": "mean AUC [95 % CI]", "balanced_accuracy": "balanced accuracy", "weighted_kappa": "weighted kappa"}
 RESEMBLING = "test-without-resembling"
 
 
@@ -138,17 +140,22 @@ class Evaluation(Artefact):
 
 
 def format_summary(folder: Path) -> str:
-    """Return AUC, sensitivity and specificity per model and cohort, the comparisons of AUCs, and how sure they are."""
+    """Return `metrics.csv` as a short table per model and cohort, the comparisons of AUCs, and how sure they are.
+
+    AUC, sensitivity and specificity; for several classes the mean one-vs-rest AUC, balanced accuracy, and weighted
+    kappa where the classes have an order.
+    """
     rows = list(csv.DictReader(io.StringIO(read_text(folder / "metrics.csv", made_by="her2net_evaluate"))))
     cells = {(row["model"], row["cohort"], row["metric"]): row for row in rows}
     evaluation = Evaluation.load(folder / "metrics.json")
     flagged = {(metric.model, metric.cohort): metric.remark for metric in evaluation.metrics if metric.remark}
     width = max([12, *(len(row["model"]) + 2 for row in rows)])
     header = f"{'model':<{width}}{'cohort':<25}{'n':>5}{'pos':>5}  "
-    lines = [header + "".join(f"{text:<24}" for text in ("AUC [95 % CI]", "sensitivity", "specificity")).rstrip()]
+    shown_columns = SEVERAL_CLASSES if any(row["metric"] == "auc_hand_till" for row in rows) else TWO_CLASSES
+    lines = [header + "".join(f"{text:<24}" for text in shown_columns.values()).rstrip()]
     for model, cohort in dict.fromkeys((row["model"], row["cohort"]) for row in rows):
         first = cells[model, cohort, "auc"]
-        shown = [_shown(cells.get((model, cohort, name))) for name in ("auc", "sensitivity", "specificity")]
+        shown = [_shown(cells.get((model, cohort, name))) for name in shown_columns]
         line = f"{model:<{width}}{cohort:<25}{first['n']:>5}{first['n_positive']:>5}  "
         line += "".join(f"{text:<24}" for text in shown) + flagged.get((model, cohort), "")
         lines.append(line.rstrip())

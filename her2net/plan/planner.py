@@ -38,6 +38,7 @@ DEFAULT_REASONS = {
     "channels": "declared in dataset.json",
     "file_ending": "declared in dataset.json",
     "margin_unit": "a margin in lesion sizes scales with the lesion",
+    "derived_channels": "the paper names none",
     "missing_mask": "a case without a mask is shown whole; her2net_verify warns of it",
     "warmup_epochs": "a tenth of the epochs, at most 5, so that the first updates do not break the weights",
     "label_smoothing": "a little tempers overconfidence on small cohorts (Szegedy et al. 2016, arXiv:1512.00567); 0 in the paper",
@@ -210,6 +211,8 @@ def _plan_auto_modality(
             statistics=take("preprocessing.statistics", "choose_statistics", rules.choose_statistics(found)),
             joint_channels=take("preprocessing.joint_channels", "choose_joint_channels",
                                 rules.choose_joint_channels(found)),
+            derived_channels=take("preprocessing.derived_channels", "choose_derived_channels",
+                                  rules.choose_derived_channels(found)),
             input_vox=size, stored_vox=stored,
         ),
         training=TrainingPlan(

@@ -13,6 +13,7 @@ from typing import Any
 
 from her2net.fingerprint import ModalityFingerprint
 from her2net.plan.machine import Machine, speed_key
+from her2net.plan.schema import DCE_PHASES
 
 PASSES = {"scattering": 20, "scratch": 40, "pretrained": 40}
 MIN_STEPS, MAX_STEPS = 100, 4000
@@ -102,6 +103,18 @@ def choose_joint_channels(modality: ModalityFingerprint) -> Choice:
     if dynamic:
         return Choice(True, "the channels are phases of one dynamic series: common statistics keep the enhancement")
     return Choice(False, "channels of unrelated units, or only one: each has its own statistics")
+
+
+def choose_derived_channels(modality: ModalityFingerprint) -> Choice:
+    """None: maps of uptake were not shown to help; the phases with common statistics hold the same information.
+
+    Source:
+        docs/LOG.md, "subtraction, wash-in and wash-out channels".
+    """
+    if tuple(modality.channel_names[:2]) == DCE_PHASES[:2]:
+        possible = ["subtraction", "wash-in"] + ["wash-out"] * (tuple(modality.channel_names[:3]) == DCE_PHASES)
+        return Choice([], f"{', '.join(possible)} can be made from these phases, but were not shown to help (docs/LOG.md)")
+    return Choice([], f"the channels are not {', '.join(DCE_PHASES)}")
 
 
 def choose_depth_vox(modality: ModalityFingerprint, in_plane_vox: int) -> Choice:

@@ -21,6 +21,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+DCE_PHASES = ("DCE-pre", "DCE-early", "DCE-late")
+"""Names of the first channels that derived channels are made from."""
+DerivedChannel = Literal["subtraction", "wash-in", "wash-out"]
+
+
 class PreprocessingPlan(Strict):
     """How one image becomes one array of the cache.
 
@@ -32,6 +37,7 @@ class PreprocessingPlan(Strict):
         missing_mask: what stands in for the lesion box of a case without a mask.
         statistics: voxels whose mean and SD the z-score takes, always of the case itself.
         joint_channels: one mean and SD for all channels of a case (keeps enhancement), or one each.
+        derived_channels: made from the phases of a dynamic series and appended to its channels.
         input_vox: size the network sees, (H, W) or (D, H, W).
         stored_vox: size in the cache; the surplus is room for shifting and scaling.
     """
@@ -42,6 +48,7 @@ class PreprocessingPlan(Strict):
     missing_mask: Literal["whole_image"] = "whole_image"
     statistics: Literal["image", "crop"]
     joint_channels: bool
+    derived_channels: list[DerivedChannel] = Field(default_factory=list)
     input_vox: list[Count] = Field(min_length=2, max_length=3)
     stored_vox: list[Count] = Field(min_length=2, max_length=3)
 
@@ -107,6 +114,21 @@ class ModalityPlan(Strict):
         if len(self.preprocessing.input_vox) != self.ndim:
             raise ValueError(f"preprocessing.input_vox {self.preprocessing.input_vox} is not {self.ndim}-dimensional")
         return self
+
+    @model_validator(mode="after")
+    def _phases_are_there(self) -> ModalityPlan:
+        derived = self.preprocessing.derived_channels
+        phases = DCE_PHASES[: 3 if "wash-out" in derived else 2]
+        if derived and tuple(self.channels[: len(phases)]) != phases:
+            raise ValueError(f"preprocessing.derived_channels {derived} need {', '.join(phases)} as the first channels")
+        if len(set(derived)) < len(derived):
+            raise ValueError(f"preprocessing.derived_channels {derived} name one twice")
+        return self
+
+    @property
+    def n_inputs(self) -> int:
+        """Channels the network reads: those of the files and the derived ones."""
+        return len(self.channels) + len(self.preprocessing.derived_channels)
 
     @property
     def preprocessing_digest(self) -> str:

@@ -126,7 +126,7 @@ def _write(
 ) -> None:  # fmt: skip
     n, names = len(cases), [case.case_id for case in cases]
     layout: Layout = {
-        "image": ((n, len(cases[0].images), *plan.stored_vox), np.dtype(np.float16)),
+        "image": ((n, len(cases[0].images) + len(plan.derived_channels), *plan.stored_vox), np.dtype(np.float16)),
         "mask": ((n, *plan.stored_vox), np.dtype(np.uint8)),
         "case_id": ((n,), text_type(names)), "has_mask": ((n,), np.dtype(bool)),
         "digest": ((n,), DIGEST_TYPE), "checksum": ((n,), DIGEST_TYPE),

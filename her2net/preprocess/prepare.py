@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from her2net.plan.schema import PreprocessingPlan
+from her2net.plan.schema import DerivedChannel, PreprocessingPlan
 from her2net.preprocess.crop import crop_window, lesion_box, widen
 from her2net.preprocess.resample import resample
 from her2net.raw.images import Volume, read_image, read_mask
 
 MIN_STD = 1e-6
+MAX_RATIO = 4.0
+MIN_SIGNAL = 0.05
+"""Share of the 99.5th percentile of the crop below which signal counts as this much."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class PreparedCase:
     """What the cache stores.
 
     Attributes:
-        image: (C, *stored_vox) float16, z-scored.
+        image: (C, *stored_vox) float16, z-scored; derived channels last.
         mask: (*stored_vox) uint8, 1 inside the lesion; all 0 where the case has no mask.
         has_mask: whether a lesion box was found.
     """
@@ -66,12 +69,45 @@ def prepare_arrays(image: Volume, mask: np.ndarray | None, plan: PreprocessingPl
     window = crop_window(box, image.array.shape[1:], image.spacing_mm, plan)
     mean, std = _statistics(image.array, window, plan)
     start, stop = widen(window, plan)
-    x = (resample(image.array, start, stop, plan.stored_vox) - mean) / std
+    raw = resample(image.array, start, stop, plan.stored_vox)
+    x = (raw - mean) / std
+    if plan.derived_channels:
+        x = np.concatenate([x, derive_channels(raw, std, plan.derived_channels)])
     stored_mask = np.zeros(plan.stored_vox, np.uint8)
     if mask is not None and box is not None:
         stored_mask = (resample(mask[None], start, stop, plan.stored_vox, linear=True)[0] >= 0.5).astype(np.uint8)
     limit = np.finfo(np.float16).max
     return PreparedCase(np.clip(x, -limit, limit).astype(np.float16), stored_mask, box is not None)
+
+
+def derive_channels(raw: np.ndarray, std: np.ndarray, names: Sequence[DerivedChannel]) -> np.ndarray:
+    """Make maps of contrast uptake from the phases of a dynamic series.
+
+    - subtraction: early - pre, in standard deviations of the crop;
+    - wash-in: (early - pre) / pre;
+    - wash-out: (late - early) / early, negative where contrast leaves.
+
+    The ratios have no unit, and the scanner's gain cancels; they are cut at `MAX_RATIO`, and where there is next to no
+    signal (air) the denominator is held at a share of the brightest.
+
+    Args:
+        raw: (C, *spatial), unnormalised; channels 0, 1 and 2 are pre, early and late.
+        std: (C or 1, 1, ...) of the z-score.
+
+    Returns:
+        (len(names), *spatial).
+
+    Source:
+        Kuhl et al. 1999, doi:10.1148/radiology.211.1.r99ap38101 (uptake and wash-out of breast lesions).
+    """
+    floor = MIN_SIGNAL * max(float(np.percentile(raw, 99.5)), MIN_STD)
+    relative = lambda a, b: np.clip((a - b) / np.maximum(b, floor), -MAX_RATIO, MAX_RATIO)
+    made = {
+        "subtraction": lambda: (raw[1] - raw[0]) / std.reshape(-1)[0],
+        "wash-in": lambda: relative(raw[1], raw[0]),
+        "wash-out": lambda: relative(raw[2], raw[1]),
+    }
+    return np.stack([made[name]() for name in names])
 
 
 def _statistics(

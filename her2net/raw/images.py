@@ -7,6 +7,7 @@ through SimpleITK. A file that is damaged, animated, or claims an absurd size is
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from her2net.artefact import write_bytes
-from her2net.errors import RawDataError, describe
+from her2net.artefact import load_json, write_bytes
+from her2net.errors import Her2netError, RawDataError, describe
 from her2net.raw.headers import check_header, check_spacing, check_voxels, refuse, restore_not_finite
 from her2net.raw.pictures import narrow, quiet_stderr, read_picture
 
@@ -24,6 +25,8 @@ ENDINGS_2D = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS_3D = (".nii.gz", ".nii", ".mha", ".nrrd")
 ENDINGS = (*ENDINGS_2D, *ENDINGS_3D)
 LOSSY_ENDINGS = (".jpg", ".jpeg")
+CHANNEL_SUFFIX = re.compile(r"^(.+)_\d{4}$")
+MAX_PIXEL_MM = 10.0
 SPACING_TOLERANCE = 1e-3
 """Relative; NIfTI stores 32-bit floats and tools round."""
 DIRECTION_TOLERANCE = 1e-3
@@ -36,7 +39,7 @@ class Volume:
 
     Attributes:
         array: image (C, H, W) or (C, D, H, W), of uint8, int16, uint16 or float32; mask bool (H, W) or (D, H, W).
-        spacing_mm: (H, W) or (D, H, W) order; `None` where the file says nothing.
+        spacing_mm: (H, W) or (D, H, W) order; `None` where neither the file nor, for a picture, its sidecar says.
         origin: as SimpleITK gives it (x, y, z); `None` for pictures.
         direction: row-major direction cosines as SimpleITK gives them; `None` for pictures.
     """
@@ -82,11 +85,43 @@ def read_image(paths: Sequence[Path]) -> Volume:
             )
             remedy = f"Resample it onto the grid of {paths[0].name}."
             raise RawDataError(describe("the channels do not share a grid", where=path, found=text, remedy=remedy))
+    sidecar = find_sidecar(paths[0])
+    if sidecar is not None:
+        first = replace(first, spacing_mm=read_spacing(sidecar))
     if len(channels) == 1:
         return replace(first, array=first.array[np.newaxis])
     dtype = np.result_type(*(channel.array.dtype for channel in channels))
     dtype = dtype if dtype in (np.uint8, np.int16, np.uint16) else np.dtype(np.float32)
     return replace(first, array=np.stack([channel.array.astype(dtype, copy=False) for channel in channels]))
+
+
+def find_sidecar(image: Path) -> Path | None:
+    """Return `<case>.json` beside a picture, which tells its pixel spacing; `None` without one, and for volumes."""
+    ending = next((e for e in ENDINGS_2D if image.name.lower().endswith(e)), None)
+    if ending is None:
+        return None
+    stem = image.name[: -len(ending)]
+    names = [stem, match[1]] if (match := CHANNEL_SUFFIX.match(stem)) else [stem]
+    return next((path for name in names if (path := image.with_name(f"{name}.json")).is_file()), None)
+
+
+def read_spacing(sidecar: Path) -> tuple[float, float]:
+    """Return `spacing_mm` of a sidecar: the height and the width of a pixel. Other keys are of no concern.
+
+    Raises:
+        RawDataError: not JSON, or no two positive numbers.
+    """
+    try:
+        found = load_json(sidecar)
+    except Her2netError as error:
+        raise RawDataError(str(error)) from None
+    value = found.get("spacing_mm") if isinstance(found, dict) else None
+    numbers = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+    if not numbers or len(value) != 2 or not all(0 < v <= MAX_PIXEL_MM for v in value):
+        expected = f'{{"spacing_mm": [height, width]}} of a pixel in millimetres, above 0 and at most {MAX_PIXEL_MM:g}'
+        raise refuse(sidecar, "tells no pixel spacing", found=str(found)[:80], expected=expected,
+                     remedy="Correct the file, or remove it if the spacing is not known.")  # fmt: skip
+    return float(value[0]), float(value[1])
 
 
 def read_mask(path: Path, like: Volume | None = None) -> Volume:
@@ -159,6 +194,8 @@ def compare_grids(volume: Volume, reference: Volume, *, has_channels: bool = Tru
     if volume.array.shape != shape:
         return [GridDifference("size", _by(volume.array.shape), _by(shape))]
     if volume.spacing_mm is None or reference.spacing_mm is None:
+        return []
+    if volume.origin is None or reference.origin is None:  # a picture with a sidecar has no place in space
         return []
     found: list[GridDifference] = []
     if not np.allclose(volume.spacing_mm, reference.spacing_mm, rtol=SPACING_TOLERANCE, atol=0):

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from her2net.errors import RawDataError
+from her2net.raw.burned_in import describe_marks, find_burned_in
 from her2net.raw.images import LOSSY_ENDINGS, Volume, compare_grids, mask_remedy, read_image, read_mask_values
 from her2net.raw.intensity import ChannelStatistics, find_lesion, grow_box, measure_channel
 from her2net.raw.lookalike import hash_plane
+from her2net.raw.pictures import read_colours
 from her2net.raw.problems import Problem, Severity, problem
 from her2net.raw.scan import ImageScan, ScanJob, digest_source
 
@@ -66,6 +68,8 @@ class _Inspection:
         self.fields["image"] = _measure(image.array)
         if self.job.mask is not None:
             self._inspect_mask(self.job.mask, image)
+        if image.array.ndim == 3 and image.array.dtype == np.uint8:
+            self._look_for_marks(image)
 
     def _describe(self, image: Volume) -> None:
         plane = image.array[0] if image.array.ndim == 3 else image.array[0, image.array.shape[1] // 2]
@@ -79,6 +83,19 @@ class _Inspection:
             spacing_mm=None if image.spacing_mm is None else list(image.spacing_mm),
             shape=list(image.array.shape[1:]),
         )
+
+    def _look_for_marks(self, image: Volume) -> None:
+        """Note what a scanner or a reader drew into a picture; the picture is left as it is."""
+        found = [
+            find_burned_in(grey, read_colours(path)) for path, grey in zip(self.job.images, image.array, strict=True)
+        ]
+        self.fields["burned_in"] = found
+        lesion = self.fields.get("lesion")
+        for index, marks in enumerate(found):
+            if marks.kinds:
+                crop = None if lesion is None else grow_box(lesion, image.array.shape[1:])
+                remedy = "Export it without them if you can; nothing is changed in the image."
+                self.add("note", "burned-in", index, describe_marks(marks, crop), remedy=remedy)
 
     def _check_values(self, image: Volume) -> None:
         if min(image.array.shape[-2:]) < TINY_IMAGE_VOX:

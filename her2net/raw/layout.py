@@ -143,9 +143,16 @@ def _match_images(
     images: dict[str, dict[int, Path]] = {}
     problems: list[Problem] = []
     orphans: list[str] = []
-    for stem, path, trouble in _candidates(folder / where, where, (modality.file_ending,)):
+    sidecars = () if is_3d(modality.file_ending) else (".json",)
+    for stem, path, trouble in _candidates(folder / where, where, (modality.file_ending, *sidecars)):
         if path is None:
             problems.append(trouble)  # type: ignore[arg-type]
+            continue
+        if sidecars and path.name.lower().endswith(sidecars):
+            if stem not in case_ids:
+                what = "a sidecar without a row in cases.csv"
+                remedy = "It is named <case>.json, without a channel number; rename or remove it."
+                problems.append(problem("warning", "sidecar-without-row", f"{where}/{path.name}", what, remedy=remedy))
             continue
         case_id, channel = _identify(stem, modality, case_ids)
         if case_id is None:

@@ -17,6 +17,7 @@ from her2net.errors import RawDataError
 from her2net.raw.headers import refuse
 
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB")
+GREY_MODES = ("1", "L", "LA", "I", "F")
 MAX_PIXELS = 170_000_000
 """Just below where Pillow itself takes a picture for a decompression bomb."""
 
@@ -42,6 +43,14 @@ def read_picture(path: Path, *, mask: bool) -> np.ndarray:
         raise refuse(
             path, "the picture is truncated or damaged", found=str(error)[:120] or type(error).__name__
         ) from None
+
+
+def read_colours(path: Path) -> np.ndarray | None:
+    """Return (H, W, 3) uint8 of a picture that `read_picture` can read, `None` if it is grey."""
+    with Image.open(path, formats=PILLOW_FORMATS) as picture:
+        if picture.mode in GREY_MODES or picture.mode.startswith("I;16"):
+            return None
+        return np.asarray(picture.convert("RGB"))
 
 
 def _check_picture(path: Path, picture: Image.Image) -> None:
@@ -76,7 +85,7 @@ def _to_grey(picture: Image.Image) -> np.ndarray:
 
 def _to_values(picture: Image.Image) -> np.ndarray:
     """Return mask values: of a coloured picture the brightest channel, so that no dark colour rounds to 0."""
-    if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
+    if picture.mode in GREY_MODES or picture.mode.startswith("I;16"):
         return _to_grey(picture)
     return np.asarray(picture.convert("RGB")).max(axis=2)
 

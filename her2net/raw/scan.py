@@ -17,19 +17,23 @@ from pydantic import Field
 from her2net.artefact import Artefact, Strict, digest_bytes, digest_file
 from her2net.memory import largest_case
 from her2net.progress import choose_workers, map_in_processes
+from her2net.raw.burned_in import BurnedIn
 from her2net.raw.dataset import Case, RawDataset
+from her2net.raw.images import find_sidecar
 from her2net.raw.intensity import ChannelStatistics, Lesion
 from her2net.raw.problems import Problem
 from her2net.version import __version__
 
 __all__ = ["CaseScan", "ChannelStatistics", "ImageScan", "Lesion", "Problem", "Scan", "scan_cases"]
 
+SCAN_VERSION = 2  # raise when the same files give another scan
+
 
 class ImageScan(Strict):
     """What one image (all channels) and its mask hold. An unreadable image has its problems and no shape.
 
     Attributes:
-        files: image files in channel order, then the mask if there is one; relative to the dataset.
+        files: image files in channel order, then sidecar and mask if there are any; relative to the dataset.
         shape: (H, W) or (D, H, W), without the channels.
         spacing_mm: in the same order; `None` if the files do not say.
         dtype: of the pixels.
@@ -42,6 +46,7 @@ class ImageScan(Strict):
         crop: the same within the lesion box grown by half its size; empty without a lesion.
         mask: the same within the lesion; empty without a lesion.
         lesion: `None` without a readable mask that marks something.
+        burned_in: calipers, text, rulers and colour, per channel; empty where nothing is looked for (volumes, 16 bits).
         problems: found in these files.
     """
 
@@ -58,6 +63,7 @@ class ImageScan(Strict):
     crop: list[ChannelStatistics] = Field(default_factory=list)
     mask: list[ChannelStatistics] = Field(default_factory=list)
     lesion: Lesion | None = None
+    burned_in: list[BurnedIn] = Field(default_factory=list)
     problems: list[Problem] = Field(default_factory=list)
 
     @property
@@ -76,11 +82,13 @@ class Scan(Artefact):
     """All cases of a dataset, training and test, sorted by case id.
 
     Attributes:
+        scan_version: of what is looked for; a scan of another version is made anew.
         signatures: file (relative to the dataset) -> "size:mtime_ns" when it was read.
     """
 
     MADE_BY: ClassVar[str] = "her2net_plan"
 
+    scan_version: int = 1
     signatures: dict[str, str]
     cases: list[CaseScan]
 
@@ -102,16 +110,17 @@ class ScanJob:
     case_id: str
     modality: str
     images: tuple[Path, ...]
+    sidecar: Path | None
     mask: Path | None
 
     @property
     def files(self) -> list[str]:
-        """Image files, then the mask, relative to the dataset."""
+        """Image files, then the sidecar, then the mask, relative to the dataset."""
         return [relative_name(path, self.folder) for path in self.paths]
 
     @property
     def paths(self) -> list[Path]:
-        return [*self.images, *([self.mask] if self.mask else [])]
+        return [*self.images, *(path for path in (self.sidecar, self.mask) if path is not None)]
 
 
 def relative_name(path: Path, folder: Path) -> str:
@@ -134,7 +143,8 @@ def scan_cases(dataset: RawDataset, *, n_workers: int | None, quiet: bool = Fals
     jobs = [_make_job(dataset, case, modality) for case in dataset.cases for modality in case.images]
     signatures = {name: _sign(path) for job in jobs for name, path in zip(job.files, job.paths, strict=True)}
     results: dict[int, ImageScan] = {}
-    earlier = _index(known) if known is not None and known.her2net_version == __version__ else {}
+    current = known is not None and (known.her2net_version, known.scan_version) == (__version__, SCAN_VERSION)
+    earlier = _index(known) if known is not None and current else {}
     for index, job in enumerate(jobs):
         image = earlier.get((job.case_id, job.modality))
         if image is not None and known is not None and _unchanged(job, image, signatures, known.signatures):
@@ -150,7 +160,7 @@ def scan_cases(dataset: RawDataset, *, n_workers: int | None, quiet: bool = Fals
     )
     for position, image in fresh:
         results[todo[position]] = image
-    return Scan(signatures=signatures, cases=_collect(dataset.cases, jobs, results))
+    return Scan(scan_version=SCAN_VERSION, signatures=signatures, cases=_collect(dataset.cases, jobs, results))
 
 
 def changed_files(dataset: RawDataset, scan: Scan) -> list[str]:
@@ -193,7 +203,8 @@ def scan_image(job: ScanJob) -> ImageScan:
 
 
 def _make_job(dataset: RawDataset, case: Case, modality: str) -> ScanJob:
-    return ScanJob(dataset.folder, case.case_id, modality, case.images[modality], case.masks.get(modality))
+    images = case.images[modality]
+    return ScanJob(dataset.folder, case.case_id, modality, images, find_sidecar(images[0]), case.masks.get(modality))
 
 
 def _name_job(job: ScanJob) -> str:

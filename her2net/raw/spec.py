@@ -14,7 +14,7 @@ from her2net.raw.names import explain_bad_name
 from her2net.raw.problems import Problem, problem
 
 CovariateKind = Literal["continuous", "binary", "ordinal", "categorical"]
-TAKEN_NAMES = {"fusion", "evaluation", "explain", "report", "predictions"}
+TAKEN_NAMES = {"fusion", "evaluation", "explain", "report", "predictions", "selftest"}
 """Names of folders that stand beside the modalities' in the results."""
 FIXED_COLUMNS = ("case_id", "label")
 
@@ -53,6 +53,7 @@ class DatasetSpec(Strict):
         name: of the dataset.
         labels: class name -> number, consecutive from 0; in a binary task 1 is the positive class.
         modalities: name -> its channels and file ending.
+        ordinal: whether the classes, of which there are at least three, have the order of their numbers.
         covariates: column of `cases.csv` -> kind; no other column may be read as a covariate.
         patient: column that holds the patient, the unit of splitting.
         site: column that holds the site, if declared.
@@ -61,6 +62,7 @@ class DatasetSpec(Strict):
     name: str
     labels: dict[str, int]
     modalities: dict[str, ModalitySpec]
+    ordinal: bool = False
     description: str = ""
     reference: str = ""
     licence: str = ""
@@ -103,6 +105,8 @@ class DatasetSpec(Strict):
 
     @model_validator(mode="after")
     def _check_columns(self) -> DatasetSpec:
+        if self.ordinal and len(self.labels) < 3:
+            raise ValueError("ordinal: an order says something from three classes on; remove the key")
         reserved = {*FIXED_COLUMNS, self.patient.strip().casefold()}
         for column in self.covariates:
             if column.strip().casefold() in reserved:

@@ -20,6 +20,10 @@ FEW_PATIENTS = 10
 """Fewer of a class than this leave a fold of a cross-validation with one or two."""
 
 
+MARKS_APART, MARKS_P = 0.1, 0.01
+"""Classes whose share of marked images differs by this much, and by more than chance, are worth a warning."""
+
+
 class Verification(Strict):
     """Everything found in a raw dataset.
 
@@ -87,7 +91,29 @@ def verify(dataset: RawDataset, scan: Scan) -> Verification:
         alike, found = _check_lookalikes(modality, images, same)
         problems += found
         _link([*same, *alike], links, resembling)
+        problems += _check_marks(modality, images, dataset.class_names)
     return _conclude(problems, links.groups(), sorted(resembling))
+
+
+def _check_marks(modality: str, images: list[tuple[Case, ImageScan]], class_names: tuple[str, ...]) -> list[Problem]:
+    """Warn where burned-in marks go with the class: a network would learn the mark."""
+    from scipy.stats import chi2_contingency
+
+    train = [(case.label, image) for case, image in images if case.label is not None and image.burned_in]
+    problems = []
+    for kind in ("calipers", "text", "ruler", "colour"):
+        marked = [any(kind in marks.kinds for marks in image.burned_in) for _, image in train]
+        table = [[sum(m == k and label == c for m, (label, _) in zip(marked, train, strict=True)) for k in (True, False)]
+                 for c in range(len(class_names))]  # fmt: skip
+        rates = [with_mark / max(with_mark + without, 1) for with_mark, without in table]
+        if not all(map(sum, table)) or max(rates) - min(rates) < MARKS_APART or not all(map(sum, zip(*table, strict=True))):
+            continue
+        if chi2_contingency(table).pvalue < MARKS_P:
+            counts = ", ".join(f"{n[0]} of {sum(n)} {name}" for n, name in zip(table, class_names, strict=True))
+            remedy = "A network may learn them instead of the lesion: export without them, and run her2net_selftest."
+            problems.append(problem("warning", "burned-in-class", f"modality {modality}",
+                                    f"{kind} burned into the images of {counts}", remedy=remedy))  # fmt: skip
+    return problems
 
 
 def _conclude(problems: list[Problem], linked: list[list[str]], resembling: list[str]) -> Verification:

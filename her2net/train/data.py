@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,3 +79,6 @@ def load_part(paths: DatasetPaths, modality: str, plan: ModalityPlan, cases: tup
     path = paths.cache(modality, plan.preprocessing_digest)
     cache = load_cache(path, [case.case_id for case in cases])
     return FoldData(cases, cache, np.array([case.label for case in cases], dtype=np.int64))
+
+
+PartLoader = Callable[[DatasetPaths, str, ModalityPlan, tuple[Case, ...]], FoldData]

@@ -18,7 +18,7 @@ from her2net.locks import Lock, hold
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.train.checkpoint import FINAL, find_damage
-from her2net.train.data import FoldCases, load_part
+from her2net.train.data import FoldCases, PartLoader, load_part
 from her2net.train.footprint import refuse_what_cannot_fit
 from her2net.train.record import RunRecord, describe_environment
 from her2net.train.run import Task, TrainingRun
@@ -71,12 +71,14 @@ def fold_inputs(training: TrainingPlan, plan: ModalityPlan, data_digests: dict[s
 
 
 def train_fold(
-    paths: DatasetPaths, plan: Plan, modality: str, fold: int | str, cases: FoldCases, options: TrainOptions
-) -> RunRecord:
+    paths: DatasetPaths, plan: Plan, modality: str, fold: int | str, cases: FoldCases, options: TrainOptions,
+    load: PartLoader = load_part,
+) -> RunRecord:  # fmt: skip
     """Train one fold and predict its held-out cases.
 
     Args:
         cases: of this modality and fold, see `select_fold`.
+        load: reads the arrays of some cases; the self-test shows the network something else than the cache.
 
     Raises:
         LockError: another process trains this fold.
@@ -86,12 +88,13 @@ def train_fold(
         PlanError: the weights given do not fit.
     """
     with hold(paths.fold(modality, fold), f"{modality} fold {fold}", wait=False) as lock:
-        return _train_locked(paths, plan, modality, fold, cases, options, lock)
+        return _train_locked(paths, plan, modality, fold, cases, options, load, lock)
 
 
 def _train_locked(
-    paths: DatasetPaths, plan: Plan, modality: str, fold: int | str, cases: FoldCases, options: TrainOptions, lock: Lock
-) -> RunRecord:
+    paths: DatasetPaths, plan: Plan, modality: str, fold: int | str, cases: FoldCases, options: TrainOptions,
+    load: PartLoader, lock: Lock,
+) -> RunRecord:  # fmt: skip
     section, folder = plan.modalities[modality], paths.fold(modality, fold)
     sweep_temporaries(folder)
     if options.restart and folder.exists():
@@ -103,8 +106,8 @@ def _train_locked(
         n_cases = len(cases.training) + len(cases.held_out)
         refuse_what_cannot_fit(f"{modality} fold {fold}", section, training, n_cases, options.device)
     parts = {
-        "training": load_part(paths, modality, section, cases.training),
-        "held_out": load_part(paths, modality, section, cases.held_out),
+        "training": load(paths, modality, section, cases.training),
+        "held_out": load(paths, modality, section, cases.held_out),
     }
     made_from = fold_inputs(training, section, {k: p.digest for k, p in parts.items()}, options.pretrained or "")
     if record is not None:
