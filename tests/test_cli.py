@@ -13,8 +13,8 @@ import pytest
 from her2net.paths import Roots
 from her2net.raw.synthetic import make_synthetic_dataset
 
-COMMANDS = ("verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "report", "explain", "run", "demo",
-            "status", "export", "import")
+COMMANDS = ("verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "report", "explain", "selftest", "run",
+            "demo", "status", "export", "import")
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "h5py", "SimpleITK", "matplotlib", "monai", "timm", "jinja2")
 
 
