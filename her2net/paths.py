@@ -47,17 +47,27 @@ def find_dataset(roots: Roots, dataset: str | None) -> str:
             f"{roots.raw}: the raw root does not exist. Create it and put a folder Dataset001_Name into it, "
             "or set the environment variable her2net_raw to where your datasets are."
         )
-    folders = sorted(p.name for p in roots.raw.iterdir() if p.is_dir() and DATASET_FOLDER.match(p.name))
+    try:
+        folders = sorted(p.name for p in roots.raw.iterdir() if DATASET_FOLDER.match(p.name) and p.is_dir())
+    except OSError as error:
+        raise RawDataError(f"{roots.raw}: cannot be searched for datasets ({error.strerror}). Make it readable.") from None
+    matches = folders if dataset is None else [name for name in folders if _matches(name, dataset)]
+    if len(matches) == 1:
+        _check_utf8(roots.raw / matches[0])
+        return matches[0]
     listing = ", ".join(folders) or "none (a dataset is a folder named like Dataset001_Name)"
     if dataset is None:
-        if len(folders) == 1:
-            return folders[0]
         raise RawDataError(f"{roots.raw}: say which dataset with -d, there is not exactly one. Found: {listing}.")
-    matches = [name for name in folders if _matches(name, dataset)]
-    if len(matches) == 1:
-        return matches[0]
     problem = "several datasets match" if matches else "no dataset matches"
     raise RawDataError(f"{roots.raw}: {problem} {dataset!r}. Found: {listing}.")
+
+
+def _check_utf8(folder: Path) -> None:
+    """Refuse a path that libraries in C cannot open, or end the interpreter over."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise RawDataError(f"{folder}: the path holds bytes that are not UTF-8. Rename the folder.") from None
 
 
 def _matches(folder: str, wanted: str) -> bool:

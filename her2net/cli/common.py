@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from her2net.errors import Her2netError
+from her2net.errors import Her2netError, PlanError
 from her2net.paths import DatasetPaths, find_dataset, find_roots
+from her2net.raw.names import explain_bad_name
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -75,6 +76,9 @@ def resolve_paths(args: argparse.Namespace) -> DatasetPaths:
             f"Note: {', '.join(roots.defaulted)} not set in the environment; using folders of that name in {os.getcwd()}.",
             file=sys.stderr,
         )
+    reason = explain_bad_name(args.plan)
+    if reason:
+        raise PlanError(f"--plan {args.plan!r}: {reason}. A plan is named like a file, without its ending.")
     return DatasetPaths(roots, find_dataset(roots, args.dataset), args.plan)
 
 
@@ -83,11 +87,17 @@ def execute(
 ) -> int:
     """Parse, run, and map the outcome to an exit code; the one place that catches errors."""
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks a letter shows its number; a name may be any bytes
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return run(args) or 0
     except Her2netError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"Error: {place}{error.strerror or error}. Check the disk, and that you may read and write there.", file=sys.stderr)
+        return 2 if isinstance(error, (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)) else 1
     except KeyboardInterrupt:
         print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)
         return 130
