@@ -24,6 +24,7 @@ from her2net.errors import MissingArtefactError, PlanError, join_problems
 from her2net.version import __version__
 
 ArtefactT = TypeVar("ArtefactT", bound="Artefact")
+MAX_TEXT_BYTES = 1 << 30
 
 
 class Strict(BaseModel):
@@ -96,7 +97,13 @@ def _parse_json(path: Path, text: str) -> Any:
         raise PlanError(f"{path}: {name} is not allowed in JSON; write a finite number or null.")
 
     try:
-        return json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
+        value = json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        escape = f"\\u{ord(error.object[error.start]):04x}"
+        raise PlanError(f"{path}: {escape} is half a character and cannot stand alone. Correct that text.") from None
     except json.JSONDecodeError as error:
         raise PlanError(f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
     except ValueError as error:  # an integer of thousands of digits
@@ -120,9 +127,13 @@ def read_text(path: Path, *, made_by: str = "") -> str:
 
     Raises:
         MissingArtefactError: no such file; names the command that makes it.
-        PlanError: a folder, unreadable, or not UTF-8.
+        PlanError: no regular file, unreadable, too large, or not UTF-8.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would never end
+            raise PlanError(f"{path}: is not a file. Move it away.")
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise PlanError(f"{path}: larger than {MAX_TEXT_BYTES >> 20} MiB, so not one of her2net's files. Move it away.")
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         remedy = f" Run {made_by} first." if made_by else ""

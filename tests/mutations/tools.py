@@ -132,7 +132,10 @@ def change_ending(d: DatasetPaths, modality: str, ending: str) -> None:
             if modality == "US":
                 Image.open(path).save(target)
             else:
-                sitk.WriteImage(sitk.ReadImage(str(path)), str(target))
+                image = sitk.ReadImage(str(path))
+                for key in image.GetMetaDataKeys():
+                    image.EraseMetaData(key)
+                sitk.WriteImage(image, str(target))
             path.unlink()
     set_spec(d, lambda spec: spec["modalities"][modality].update(file_ending=ending))
 
@@ -176,7 +179,8 @@ def rows(change: Callable[[list[list[str]]], object]) -> Damage:
 
     def damage(d: DatasetPaths) -> None:
         table = read_rows(d.raw)
-        write_table(d.raw / "cases.csv", change(table) or table)
+        changed = change(table)
+        write_table(d.raw / "cases.csv", changed if isinstance(changed, list) else table)
 
     return damage
 
