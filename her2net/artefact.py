@@ -26,6 +26,7 @@ from her2net.errors import Her2netError, MissingArtefactError, PlanError, WriteE
 from her2net.version import __version__
 
 ArtefactT = TypeVar("ArtefactT", bound="Artefact")
+MAX_TEXT_BYTES = 1 << 30
 
 
 class Strict(BaseModel):
@@ -107,7 +108,13 @@ def _parse_json(where: object, text: str) -> Any:
         raise PlanError(f"{where}: {name} is not allowed in JSON; write a finite number or null.")
 
     try:
-        return json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
+        value = json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        escape = f"\\u{ord(error.object[error.start]):04x}"
+        raise PlanError(f"{where}: {escape} is half a character and cannot stand alone. Correct that text.") from None
     except json.JSONDecodeError as error:
         raise PlanError(f"{where}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
     except ValueError as error:  # an integer of thousands of digits
@@ -131,9 +138,13 @@ def read_text(path: Path, *, made_by: str = "") -> str:
 
     Raises:
         MissingArtefactError: no such file; names the command that makes it.
-        PlanError: a folder, unreadable, or not UTF-8.
+        PlanError: no regular file, unreadable, too large, or not UTF-8.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would never end
+            raise PlanError(f"{path}: is not a file. Move it away.")
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise PlanError(f"{path}: larger than {MAX_TEXT_BYTES >> 20} MiB, so not one of her2net's files. Move it away.")
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         remedy = f" Run {made_by} first." if made_by else ""

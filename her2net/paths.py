@@ -47,7 +47,9 @@ def find_dataset(roots: Roots, dataset: str | None) -> str:
             f"{roots.raw}: the raw root does not exist. Create it and put a folder Dataset001_Name into it, "
             "or set the environment variable her2net_raw to where your datasets are."
         )
-    return _choose(_list_datasets(roots.raw), dataset, where=roots.raw)
+    found = _choose(_list_datasets(roots.raw), dataset, where=roots.raw)
+    _check_utf8(roots.raw / found)
+    return found
 
 
 def find_trained(roots: Roots, dataset: str | None, plan: str = "auto") -> DatasetPaths:
@@ -64,8 +66,11 @@ def find_trained(roots: Roots, dataset: str | None, plan: str = "auto") -> Datas
 
 
 def _list_datasets(root: Path) -> list[str]:
-    folders = root.iterdir() if root.is_dir() else ()
-    return sorted(p.name for p in folders if p.is_dir() and DATASET_FOLDER.match(p.name))
+    try:
+        folders = root.iterdir() if root.is_dir() else ()
+        return sorted(p.name for p in folders if DATASET_FOLDER.match(p.name) and p.is_dir())
+    except OSError as error:
+        raise RawDataError(f"{root}: cannot be searched for datasets ({error.strerror}). Make it readable.") from None
 
 
 def _choose(folders: list[str], dataset: str | None, *, where: Path) -> str:
@@ -79,6 +84,14 @@ def _choose(folders: list[str], dataset: str | None, *, where: Path) -> str:
         return matches[0]
     problem = "several datasets match" if matches else "no dataset matches"
     raise RawDataError(f"{where}: {problem} {dataset!r}. Found: {listing}.")
+
+
+def _check_utf8(folder: Path) -> None:
+    """Refuse a path that libraries in C cannot open, or end the interpreter over."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise RawDataError(f"{folder}: the path holds bytes that are not UTF-8. Rename the folder.") from None
 
 
 def _matches(folder: str, wanted: str) -> bool:

@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from her2net.errors import Her2netError
+from her2net.errors import Her2netError, PlanError
 from her2net.paths import DatasetPaths, find_dataset, find_roots, find_trained
+from her2net.raw.names import explain_bad_name
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -83,6 +84,9 @@ def resolve_paths(args: argparse.Namespace, *, trained: bool = False) -> Dataset
             f"Note: {', '.join(roots.defaulted)} not set in the environment; using folders of that name in {os.getcwd()}.",
             file=sys.stderr,
         )
+    reason = explain_bad_name(args.plan)
+    if reason:
+        raise PlanError(f"--plan {args.plan!r}: {reason}. A plan is named like a file, without its ending.")
     if trained:
         return find_trained(roots, args.dataset, args.plan)
     return DatasetPaths(roots, find_dataset(roots, args.dataset), args.plan)
@@ -98,6 +102,8 @@ def execute(
 ) -> int:
     """Parse, run, and map the outcome to an exit code; the one place that catches errors."""
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks a letter shows its number; a name may be any bytes
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with _ended_like_ctrl_c():
             return run(args) or 0
@@ -107,7 +113,7 @@ def execute(
     except OSError as error:  # a disk or a network drive that goes away can do so at any line
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"Error: {what}. Files are whole or as they were; bring the file or disk back and try again.", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)) else 1
     except MemoryError:
         print("Error: out of memory. Use fewer workers (--num-workers 1), or end other programs.", file=sys.stderr)
         return 1

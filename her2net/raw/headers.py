@@ -1,14 +1,13 @@
 """Check what a volume's header claims, before a reader believes it and reserves memory.
 
-A few bytes can claim a terabyte, a zero spacing, or that the pixels lie in some other file.
-Sources: NIfTI-1 and NIfTI-2 headers, https://nifti.nimh.nih.gov; MetaImage and NRRD text headers.
+A few bytes can claim a terabyte or a zero spacing. `text_headers` does the same for MetaImage and NRRD.
+Source: NIfTI-1 and NIfTI-2 headers, https://nifti.nimh.nih.gov.
 """
 
 from __future__ import annotations
 
 import gzip
 import math
-import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -22,12 +21,19 @@ from her2net.errors import RawDataError, describe
 MAX_VOXELS = 1 << 30
 MAX_DEFLATE_RATIO = 1032
 """zlib cannot compress better than this."""
-TEXT_HEADER_BYTES = 1 << 16
 BLOCK = 1 << 20
 TRAILING_BYTES = 64 << 20
 FLOAT_TYPES = {16: "f4", 64: "f8"}
 """NIfTI datatype code -> numpy type."""
-DETACHED = re.compile(rb"^\s*(?:data ?file\s*:|ElementDataFile\s*=)\s*(\S*)", re.IGNORECASE | re.MULTILINE)
+LAYOUTS = {
+    348: {"dim": (40, "8h"), "type": (70, "h"), "bits": (72, "h"), "spacing": (76, "8f"), "offset": (108, "f"),
+          "forms": (252, "2h"), "qform": (256, "6f"), "sform": (280, "12f"), "magic": (344, "4s")},
+    540: {"dim": (16, "8q"), "type": (12, "h"), "bits": (14, "h"), "spacing": (104, "8d"), "offset": (168, "q"),
+          "forms": (344, "2i"), "qform": (352, "6d"), "sform": (400, "12d"), "magic": (4, "8s")},
+}  # fmt: skip
+"""Size of the header (NIfTI-1, NIfTI-2) -> field -> its place and binary form."""
+MAGIC = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
+"""Of a file that holds header and voxels."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +58,30 @@ class NiftiHeader:
         return self.data_offset + math.prod(self.shape) * self.bits_per_voxel / 8
 
 
-def check_header(path: Path) -> bool:
-    """Refuse a volume whose header cannot be true.
+def check_nifti(path: Path) -> bool:
+    """Refuse a NIfTI file whose header cannot be true.
 
     Returns:
-        Whether a NIfTI file holds NaN or infinity. SimpleITK reads them as 0 without a word, see `restore_not_finite`.
+        Whether it holds NaN or infinity. SimpleITK reads them as 0 without a word, see `restore_not_finite`.
 
     Raises:
-        RawDataError: impossible size or spacing, size beyond the file or beyond her2net's limit,
-            damaged compression, or pixels kept in another file.
+        RawDataError: impossible size, spacing or geometry, size beyond the file or beyond her2net's limit, or damaged
+            compression.
     """
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        return _check_nifti(path)
-    _check_text_header(path)
-    return False
+    try:
+        with _open(path) as file:
+            header = _parse_nifti(path, file.read(540))
+            _check_nifti_claims(path, header)
+            check_voxels(path, header.shape, header.bits_per_voxel / 8, path.stat().st_size)
+            file.seek(header.data_offset)
+            found, all_finite = _walk(file, header)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise refuse(path, "the compressed file is truncated or damaged", found=str(error)) from None
+    except OSError as error:
+        raise refuse(path, "cannot be read", found=error.strerror or str(error)) from None
+    if found < header.n_bytes:
+        raise refuse(path, "truncated", found=f"{found} bytes", expected=f"{int(header.n_bytes)} by its header")
+    return not all_finite
 
 
 def restore_not_finite(path: Path, array: np.ndarray) -> np.ndarray:
@@ -101,23 +117,6 @@ def check_voxels(path: Path, shape: tuple[int, ...], bytes_per_voxel: float, fil
         raise refuse(path, "the file is too short for the size in its header: truncated or damaged", found=found)
 
 
-def _check_nifti(path: Path) -> bool:
-    try:
-        with _open(path) as file:
-            header = _parse_nifti(path, file.read(540))
-            _check_nifti_claims(path, header)
-            check_voxels(path, header.shape, header.bits_per_voxel / 8, path.stat().st_size)
-            file.seek(header.data_offset)
-            found, all_finite = _walk(file, header)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise refuse(path, "the compressed file is truncated or damaged", found=str(error)) from None
-    except OSError as error:
-        raise refuse(path, "cannot be read", found=error.strerror or str(error)) from None
-    if found < header.n_bytes:
-        raise refuse(path, "truncated", found=f"{found} bytes", expected=f"{int(header.n_bytes)} by its header")
-    return not all_finite
-
-
 def _walk(file: BinaryIO | Any, header: NiftiHeader) -> tuple[int, bool]:
     """Read to the end, which verifies the checksum of a compressed file, but not far behind the last voxel.
 
@@ -138,32 +137,39 @@ def _walk(file: BinaryIO | Any, header: NiftiHeader) -> tuple[int, bool]:
 
 
 def _parse_nifti(path: Path, content: bytes) -> NiftiHeader:
-    for order in "<>":
-        if len(content) >= 348 and struct.unpack_from(order + "i", content)[0] == 348:
-            dims = struct.unpack_from(order + "8h", content, 40)
-            pixdim = struct.unpack_from(order + "8f", content, 76)
-            bits = struct.unpack_from(order + "h", content, 72)[0]
-            code = struct.unpack_from(order + "h", content, 70)[0]
-            offset = struct.unpack_from(order + "f", content, 108)[0]
-            break
-        if len(content) >= 540 and struct.unpack_from(order + "i", content)[0] == 540:
-            dims = struct.unpack_from(order + "8q", content, 16)
-            pixdim = struct.unpack_from(order + "8d", content, 104)
-            bits = struct.unpack_from(order + "h", content, 14)[0]
-            code = struct.unpack_from(order + "h", content, 12)[0]
-            offset = float(struct.unpack_from(order + "q", content, 168)[0])
-            break
-    else:
+    found = _find_layout(content)
+    if found is None:
         raise refuse(
             path, "not a NIfTI file", found=f"{content[:4]!r} at its start", expected="a header of 348 or 540 bytes"
         )
-    if not 1 <= dims[0] <= 7:
-        raise refuse(path, "the header is damaged", found=f"{dims[0]} dimensions", expected="1 to 7")
-    if not math.isfinite(offset) or not 0 <= offset < 1 << 30:
-        raise refuse(path, "the header is damaged", found=f"voxels beginning at byte {offset}")
-    n = dims[0]
+    size, order = found
+    field = {
+        name: struct.unpack_from(order + code, content, place) for name, (place, code) in LAYOUTS[size].items()
+    }
+    if field["magic"][0] != MAGIC[size]:
+        raise refuse(path, "not a NIfTI file of one piece", found=f"magic {field['magic'][0]!r}", expected=repr(MAGIC[size]))
+    n, *shape = field["dim"]
+    if not 1 <= n <= 7:
+        raise refuse(path, "the header is damaged", found=f"{n} dimensions", expected="1 to 7")
+    offset = field["offset"][0]
+    if not size + 4 <= offset < 1 << 30:  # NaN is neither
+        expected = f"{size + 4} or more"
+        raise refuse(path, "the header is damaged", found=f"voxels beginning at byte {offset:g}", expected=expected)
+    for code, name in zip(field["forms"], ("qform", "sform"), strict=True):
+        if code > 0 and not all(map(math.isfinite, field[name])):
+            raise refuse(path, f"the {name} of the header holds NaN or infinity")
+    code = field["type"][0]
     float_type = np.dtype(order + FLOAT_TYPES[code]) if code in FLOAT_TYPES else np.dtype(np.uint8)
-    return NiftiHeader(tuple(dims[1 : n + 1]), tuple(pixdim[1 : n + 1]), bits, int(offset), float_type)
+    return NiftiHeader(tuple(shape[:n]), field["spacing"][1 : n + 1], field["bits"][0], int(offset), float_type)
+
+
+def _find_layout(content: bytes) -> tuple[int, str] | None:
+    """Return the size of the header and its byte order."""
+    for order in "<>":
+        for size in LAYOUTS:
+            if len(content) >= size and struct.unpack_from(order + "i", content)[0] == size:
+                return size, order
+    return None
 
 
 def _check_nifti_claims(path: Path, header: NiftiHeader) -> None:
@@ -182,23 +188,3 @@ def check_spacing(path: Path, spacing: tuple[float, ...]) -> None:
         found = " x ".join(f"{value:g}" for value in spacing) + " mm"
         remedy = "Correct the voxel spacing in the header, or export the file again."
         raise refuse(path, "the voxel spacing is impossible", found=found, expected="positive numbers", remedy=remedy)
-
-
-def _check_text_header(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(TEXT_HEADER_BYTES)
-    except OSError as error:
-        raise refuse(path, "cannot be read", found=error.strerror or str(error)) from None
-    is_nrrd = path.name.lower().endswith(".nrrd")
-    if is_nrrd and not start.startswith(b"NRRD"):
-        raise refuse(path, "not a NRRD file", found=f"{start[:4]!r} at its start", expected="'NRRD'")
-    end = re.search(rb"\r?\n\r?\n", start) if is_nrrd else re.search(rb"ElementDataFile[^\n]*", start, re.IGNORECASE)
-    if end is None:
-        raise refuse(path, "the header has no end: truncated, damaged, or not such a file")
-    detached = DETACHED.search(start[: end.end()])
-    if detached and detached.group(1).upper() != b"LOCAL":
-        remedy = "Save header and voxels in one file (.nii.gz)."
-        raise refuse(
-            path, "the voxels lie in another file", found=detached.group(1).decode("latin-1")[:80], remedy=remedy
-        )

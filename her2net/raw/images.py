@@ -18,12 +18,16 @@ import SimpleITK as sitk  # noqa: N813
 
 from her2net.artefact import load_json, write_bytes
 from her2net.errors import Her2netError, RawDataError, describe
-from her2net.raw.headers import check_header, check_spacing, check_voxels, refuse, restore_not_finite
+from her2net.raw.headers import check_nifti, check_spacing, check_voxels, refuse, restore_not_finite
 from her2net.raw.pictures import narrow, quiet_stderr, read_picture
+from her2net.raw.text_headers import check_text_header
 
 ENDINGS_2D = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS_3D = (".nii.gz", ".nii", ".mha", ".nrrd")
 ENDINGS = (*ENDINGS_2D, *ENDINGS_3D)
+NIFTI = "NiftiImageIO"
+READERS = {"i.gz": NIFTI, ".nii": NIFTI, ".mha": "MetaImageIO", "nrrd": "NrrdImageIO"}
+"""Last four letters -> reader of SimpleITK, so that no other one tries its luck with a damaged file."""
 LOSSY_ENDINGS = (".jpg", ".jpeg")
 CHANNEL_SUFFIX = re.compile(r"^(.+)_\d{4}$")
 MAX_PIXEL_MM = 10.0
@@ -228,10 +232,20 @@ def _read_file(path: Path, *, mask: bool = False) -> Volume:
 
 
 def _read_volume(path: Path) -> Volume:
-    holds_not_finite = check_header(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # SimpleITK would end the interpreter
+        remedy = "Rename the file, or the folder in which it lies."
+        raise refuse(path, "the path holds bytes that are not UTF-8", remedy=remedy) from None
+    holds_not_finite = False
+    if READERS[path.name.lower()[-4:]] == NIFTI:
+        holds_not_finite = check_nifti(path)
+    else:
+        check_text_header(path)
     try:
         with quiet_stderr():
             reader = sitk.ImageFileReader()
+            reader.SetImageIO(READERS[path.name.lower()[-4:]])
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
             _check_information(path, reader)

@@ -11,11 +11,12 @@ import numpy as np
 
 from her2net.errors import RawDataError
 from her2net.raw.burned_in import describe_marks, find_burned_in
+from her2net.raw.headers import refuse
 from her2net.raw.images import LOSSY_ENDINGS, Volume, compare_grids, mask_remedy, read_image, read_mask_values
 from her2net.raw.intensity import ChannelStatistics, find_lesion, grow_box, measure_channel
 from her2net.raw.lookalike import hash_plane
 from her2net.raw.pictures import read_colours
-from her2net.raw.problems import Problem, Severity, problem
+from her2net.raw.problems import Problem, Severity, printable, problem
 from her2net.raw.scan import ImageScan, ScanJob, digest_source
 
 TINY_LESION_VOX = 8
@@ -30,6 +31,9 @@ def inspect_image(job: ScanJob) -> ImageScan:
         inspection.run()
     except RawDataError as error:
         inspection.refuse(error, "image-unreadable")
+    except OSError as error:  # while the file is read once more for its digest
+        path = Path(error.filename or job.paths[0])
+        inspection.refuse(refuse(path, "cannot be read", found=error.strerror or str(error)), "image-unreadable")
     except MemoryError:
         inspection.add("error", "image-unreadable", 0, "does not fit into memory", remedy="Use fewer workers.")
     except Exception as error:  # a reader may fail in any way on a damaged file, and one file must not end the scan
@@ -55,11 +59,11 @@ class _Inspection:
         text = str(error)
         for path, name in zip(self.job.paths, self.job.files, strict=True):
             if text.startswith(f"{path}: "):
-                self.problems.append(
-                    Problem(severity="error", check=check, where=name, message=text.removeprefix(f"{path}: "))
-                )
+                message = printable(text.removeprefix(f"{path}: "))
+                self.problems.append(Problem(severity="error", check=check, where=printable(name), message=message))
                 return
-        self.problems.append(Problem(severity="error", check=check, where=self.job.files[0], message=text))
+        message = printable(text)
+        self.problems.append(Problem(severity="error", check=check, where=printable(self.job.files[0]), message=message))
 
     def run(self) -> None:
         image = read_image(self.job.images)

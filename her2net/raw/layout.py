@@ -63,7 +63,7 @@ def find_files(
 
 
 def _check_top(folder: Path, spec: DatasetSpec, *, required: bool) -> list[Problem]:
-    if not folder.is_dir():
+    if not os.path.lexists(folder):
         remedy = "Create it, with one folder per modality, and put the images of the training cases there."
         return [problem("error", "folder-missing", folder.name, "no such folder", remedy=remedy)] if required else []
     problems = []
@@ -92,14 +92,14 @@ def _check_top(folder: Path, spec: DatasetSpec, *, required: bool) -> list[Probl
 
 def _list(folder: Path, where: str) -> tuple[list[tuple[str, bool]], list[Problem]]:
     """Return (name, is a file) of a folder's entries, sorted, without those that systems leave behind."""
-    if not folder.exists():
-        return [], []
     entries = []
     try:
         with os.scandir(folder) as listing:
             for entry in listing:
                 if entry.name.lower() not in JUNK and not entry.name.startswith("._"):
                     entries.append((entry.name, _is_file(entry)))
+    except FileNotFoundError:
+        return [], []
     except OSError as error:
         remedy = "Check that it is a folder you may read."
         return [], [problem("error", "folder-unreadable", where, f"cannot be listed ({error.strerror})", remedy=remedy)]
