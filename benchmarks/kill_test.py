@@ -39,8 +39,8 @@ from her2net.paths import DatasetPaths, Roots
 from her2net.plan.machine import Machine, speed_key
 from her2net.plan.stage import PlanOptions
 from her2net.project import load_project
+from her2net.raw import synthetic
 from her2net.raw.dataset import read_dataset
-from her2net.raw.synthetic import make_synthetic_dataset
 from her2net.train import run as train_run
 from her2net.train.fold import TrainOptions
 
@@ -56,10 +56,18 @@ def make_paths(root: Path) -> DatasetPaths:
     return DatasetPaths(Roots(*(root / n for n in ("her2net_raw", "her2net_preprocessed", "her2net_results"))), FOLDER)
 
 
-def make_cohort(root: Path, *, n_folds: int = 2) -> PlanOptions:
+def make_cohort(root: Path, *, n_folds: int = 2, modalities: tuple[str, ...] = ("US", "MRI")) -> PlanOptions:
     """Make the raw data, the folds and a recorded machine that leads to the smallest networks; return how to plan."""
     paths = make_paths(root)
-    make_synthetic_dataset(paths.raw, n_train=16, n_test=4, us_size=(64, 72), mri_size=(8, 32, 32))
+    if len(modalities) == 1:
+        synthetic.MISSING[modalities[0]] = 0.0  # a case must have something
+    synthetic.make_synthetic_dataset(paths.raw, n_train=16, n_test=4, us_size=(64, 72), mri_size=(8, 32, 32))
+    declared = json.loads((paths.raw / "dataset.json").read_text())
+    for name in set(declared["modalities"]) - set(modalities):
+        del declared["modalities"][name]
+        for folder in paths.raw.glob(f"*/{name}"):
+            shutil.rmtree(folder)
+    (paths.raw / "dataset.json").write_text(json.dumps(declared))
     by_class: dict[Any, list[str]] = {}
     for case in read_dataset(paths.raw).train:
         by_class.setdefault(case.label, []).append(case.patient_id)

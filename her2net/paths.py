@@ -74,6 +74,11 @@ class DatasetPaths:
     plan_name: str = "auto"
 
     @property
+    def options(self) -> str:
+        """What names this dataset and plan on the command line."""
+        return f"-d {self.folder}" + ("" if self.plan_name == "auto" else f" -p {self.plan_name}")
+
+    @property
     def raw(self) -> Path:
         return self.roots.raw / self.folder
 

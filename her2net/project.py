@@ -79,7 +79,7 @@ def load_project(paths: DatasetPaths) -> Project:
         )
     why = explain_plan_staleness(project)
     if why:
-        raise StaleArtefactError(f"{paths.plan}: {why}. Run her2net_plan.")
+        raise StaleArtefactError(f"{paths.plan}: {why}. Run her2net_plan {paths.options}.")
     return project
 
 

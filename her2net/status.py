@@ -43,7 +43,7 @@ class StageState:
 
 def report_status(paths: DatasetPaths) -> list[StageState]:
     """Return the state of every stage of a dataset under one plan, in pipeline order. Nothing is written."""
-    command = f"her2net_plan -d {paths.folder}"
+    command = f"her2net_plan {paths.options}"
     holder = find_holder(paths.preprocessed)
     try:
         project = load_planned(paths)
@@ -96,7 +96,7 @@ def cache_state(project: Project, modality: str) -> StageState:
     section = project.plan.modalities[modality]
     path = project.paths.cache(modality, section.preprocessing_digest)
     files = project.files(modality, project.training(modality))
-    stage, command = f"cache {modality}", f"her2net_plan -d {project.paths.folder}"
+    stage, command = f"cache {modality}", f"her2net_plan {project.paths.options}"
     try:
         why = explain_staleness(path, files, section.preprocessing)
     except MissingArtefactError:
@@ -108,7 +108,7 @@ def cache_state(project: Project, modality: str) -> StageState:
 
 def fold_state(project: Project, modality: str, fold: int, options: TrainOptions | None = None) -> StageState:
     """State of one fold; a run made with other command-line options than `options` counts as what it is."""
-    command = f"her2net_train {modality} {fold} -d {project.paths.folder}"
+    command = f"her2net_train {modality} {fold} {project.paths.options}"
     stage, folder = f"train {modality} fold {fold}", project.paths.fold(modality, fold)
     holder = find_holder(folder)
     try:
@@ -148,7 +148,7 @@ def _wanted_training(section: ModalityPlan, record: RunRecord, options: TrainOpt
 def ensemble_state(project: Project, modality: str) -> StageState:
     """State of the pooled OOF and test tables of one modality."""
     paths, folder = project.paths, project.paths.model(modality)
-    stage, command = f"ensemble {modality}", f"her2net_ensemble {modality} -d {paths.folder}"
+    stage, command = f"ensemble {modality}", f"her2net_ensemble {modality} {paths.options}"
     try:
         record = EnsembleRecord.load(folder / "ensemble.json")
         files = project.files(modality, project.test(modality))
@@ -164,7 +164,7 @@ def ensemble_state(project: Project, modality: str) -> StageState:
 
 def fusion_state(project: Project) -> StageState:
     """State of the fusion."""
-    command, folder = f"her2net_fuse -d {project.paths.folder}", project.paths.model(FUSION)
+    command, folder = f"her2net_fuse {project.paths.options}", project.paths.model(FUSION)
     try:
         record = FusionRecord.load(folder / "fusion.json")
         expected = fusion_inputs(project.paths, project.plan, fit_on=record.fitted_on)
@@ -177,7 +177,7 @@ def fusion_state(project: Project) -> StageState:
 
 def evaluation_state(project: Project) -> StageState:
     """State of the evaluation."""
-    command, folder = f"her2net_evaluate -d {project.paths.folder}", project.paths.evaluation
+    command, folder = f"her2net_evaluate {project.paths.options}", project.paths.evaluation
     try:
         recorded = recorded_inputs(project.paths)
         expected = evaluation_inputs(project.paths, model_names(project))

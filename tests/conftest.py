@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes side by side would wait for each other
@@ -18,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +41,22 @@ def make_paths(root: Path, folder: str = "Dataset001_Small") -> DatasetPaths:
     """Return the paths of a dataset whose roots lie below one folder."""
     names = ("her2net_raw", "her2net_preprocessed", "her2net_results")
     return DatasetPaths(Roots(*(root / name for name in names)), folder)
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
+    """A finished run; tests that change it copy it first."""
+    from small_run import make_small_run
+
+    return make_small_run(tmp_path_factory.mktemp("done"))
+
+
+@pytest.fixture
+def copied(done: DatasetPaths, tmp_path: Path) -> DatasetPaths:
+    """A copy of the finished run, to be damaged; checkpoints are linked, as nothing writes into one that is there."""
+
+    def copy(source: str, target: str) -> None:
+        (os.link if source.endswith(".pt") else shutil.copy2)(source, target)
+
+    shutil.copytree(done.roots.raw.parent, tmp_path / "copy", copy_function=copy)
+    return make_paths(tmp_path / "copy")

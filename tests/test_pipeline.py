@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_paths
-from small_run import TRAIN, make_small_run, plan_options
+from small_run import TRAIN, plan_options
 
 from her2net import pipeline, status
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
@@ -23,21 +23,6 @@ from her2net.predict import Predictor
 from her2net.predictions import read_predictions
 from her2net.project import load_project
 from her2net.raw.synthetic import make_synthetic_dataset
-from her2net.train.record import RunRecord
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
-    """A finished run; tests that change it copy it first."""
-    return make_small_run(tmp_path_factory.mktemp("done"))
-
-
-@pytest.fixture
-def copied(done: DatasetPaths, tmp_path: Path) -> DatasetPaths:
-    """A copy of the finished run, to be damaged."""
-    root = tmp_path / "copy"
-    shutil.copytree(done.roots.raw.parent, root)
-    return make_paths(root)
 
 
 def test_run_leaves_exactly_these_files(done: DatasetPaths) -> None:
@@ -141,23 +126,6 @@ def test_fusion_fitted_on_the_test_set_is_marked(copied: DatasetPaths) -> None:
     assert "test" in marked
 
 
-def test_a_changed_image_makes_its_own_results_stale(copied: DatasetPaths) -> None:
-    from PIL import Image
-
-    path = sorted((copied.raw / "imagesTr" / "US").iterdir())[0]
-    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    with pytest.raises(StaleArtefactError, match=path.name):
-        load_project(copied)
-    states = {state.stage: state.state for state in status.report_status(copied)}
-    assert states == {"plan": "stale"}
-    _, remarks = plan_dataset(copied, plan_options(copied.roots.raw.parent))
-    assert any("cache US: 1 of" in remark for remark in remarks)
-    assert any("cache MRI: fresh" in remark for remark in remarks)
-    states = {state.stage: state.state for state in status.report_status(copied)}
-    assert states["train US fold 0"] == "stale"
-    assert states["train MRI fold 0"] == "done"
-
-
 def test_an_edited_plan_is_kept_shown_and_makes_the_folds_stale(copied: DatasetPaths) -> None:
     text = json.loads(copied.plan.read_text())
     text["modalities"]["US"]["training"]["learning_rate"] = 0.0007
@@ -172,56 +140,6 @@ def test_an_edited_plan_is_kept_shown_and_makes_the_folds_stale(copied: DatasetP
         pipeline.train(load_project(copied), "US", 0, TRAIN)
     with pytest.raises(PlanError, match="you edited"):
         plan_dataset(copied, plan_options(copied.roots.raw.parent, preset="paper"))
-
-
-def test_a_killed_run_ends_with_the_same_bits(done: DatasetPaths, copied: DatasetPaths) -> None:
-    """Train 2 + 2 epochs after a kill, and 4 at once: same weights, history and predictions."""
-    import torch
-
-    long = replace(TRAIN, epochs=4, restart=True)
-    pipeline.train(load_project(copied), "US", 1, long)
-    folder = copied.fold("US", 1)
-    whole = {name: (folder / name).read_bytes() for name in ("history.csv", "oof.csv")}
-    weights = torch.load(folder / "checkpoint_final.pt", weights_only=True)["weights"]
-
-    shutil.rmtree(folder)
-    from her2net.train import fold as fold_module
-
-    original, seconds = fold_module._Run._one_epoch, fold_module.SECONDS_BETWEEN_CHECKPOINTS
-    fold_module.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-
-    def dies_at_epoch_two(self, epoch, images, labels, bar):  # type: ignore[no-untyped-def]
-        if epoch == 2:
-            raise KeyboardInterrupt
-        original(self, epoch, images, labels, bar)
-
-    fold_module._Run._one_epoch = dies_at_epoch_two
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.train(load_project(copied), "US", 1, replace(long, restart=False))
-    finally:
-        fold_module._Run._one_epoch, fold_module.SECONDS_BETWEEN_CHECKPOINTS = original, seconds
-    assert RunRecord.load(folder / "run.json").epochs_done == 2
-    pipeline.train(load_project(copied), "US", 1, replace(long, restart=False))
-    assert {name: (folder / name).read_bytes() for name in whole} == whole
-    again = torch.load(folder / "checkpoint_final.pt", weights_only=True)["weights"]
-    assert all(torch.equal(weights[key], again[key]) for key in weights)
-
-
-def test_a_damaged_newest_checkpoint_falls_back(copied: DatasetPaths, capsys: pytest.CaptureFixture[str]) -> None:
-    from her2net.train.checkpoint import read_latest
-
-    folder = copied.fold("US", 0)
-    shutil.copy(folder / "checkpoint_latest.pt", folder / "checkpoint_previous.pt")
-    (folder / "checkpoint_latest.pt").write_bytes((folder / "checkpoint_latest.pt").read_bytes()[:500])
-    assert read_latest(folder) is not None
-    assert "Falling back" in capsys.readouterr().err
-
-
-def test_more_epochs_extend_a_finished_run(copied: DatasetPaths) -> None:
-    record = pipeline.train(load_project(copied), "MRI", 0, replace(TRAIN, epochs=3))
-    assert record.epochs_done == 3
-    assert len((copied.fold("MRI", 0) / "history.csv").read_text().splitlines()) == 4
 
 
 def test_all_trains_on_every_case_and_holds_nobody_out(copied: DatasetPaths) -> None:

@@ -1,0 +1,175 @@
+"""her2net_status: what a change makes stale, exactly that, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_run import plan_options
+
+from her2net import status
+from her2net.errors import StaleArtefactError
+from her2net.locks import hold
+from her2net.paths import DatasetPaths
+from her2net.plan.schema import Plan
+from her2net.plan.stage import plan_dataset
+from her2net.project import load_project
+
+STAGES = {"US": ["cache US", *(f"train US fold {k}" for k in range(4)), "ensemble US"],
+          "MRI": ["cache MRI", *(f"train MRI fold {k}" for k in range(4)), "ensemble MRI"]}  # fmt: skip
+LATER = ["fuse", "evaluate"]
+
+
+def states(paths: DatasetPaths) -> dict[str, status.StageState]:
+    return {state.stage: state for state in status.report_status(paths)}
+
+
+def not_done(paths: DatasetPaths) -> set[str]:
+    return {name for name, state in states(paths).items() if state.state != "done"}
+
+
+def first_image(paths: DatasetPaths, folder: str) -> Path:
+    return sorted((paths.raw / folder).iterdir())[0]
+
+
+def invert(path: Path) -> None:
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+
+
+def edit_plan(paths: DatasetPaths, modality: str, section: str, **values: object) -> None:
+    plan = json.loads(paths.plan.read_text())
+    plan["modalities"][modality][section].update(values)
+    paths.plan.write_text(json.dumps(plan))
+
+
+def plan_again(paths: DatasetPaths) -> list[str]:
+    return plan_dataset(paths, plan_options(paths.roots.raw.parent))[1]
+
+
+def test_a_changed_image_makes_its_modality_and_what_rests_on_it_stale_and_nothing_else(copied: DatasetPaths) -> None:
+    path = first_image(copied, "imagesTr/US")
+    invert(path)
+    with pytest.raises(StaleArtefactError, match=path.name):
+        load_project(copied)
+    found = states(copied)
+    assert not_done(copied) == {"plan", *STAGES["US"], *LATER}
+    assert found["plan"].why == f"1 files came, went or changed, the first imagesTr/US/{path.name}"
+    assert found["cache US"].why == f"1 changed: {path.name.split('_0000')[0].split('.')[0]}"
+    assert all("changed since: " in found[f"train US fold {k}"].why for k in range(4))
+    assert found["ensemble US"].why == "rests on: train US fold 0, which is stale"
+    assert found["evaluate"].why == "rests on: ensemble US, which is stale"
+    remarks = plan_again(copied)
+    assert any("cache US: 1 of" in remark for remark in remarks)
+    assert any("cache MRI: fresh" in remark for remark in remarks)
+    assert not_done(copied) == {*STAGES["US"][1:], *LATER}
+
+
+def test_a_file_saved_again_costs_no_training(copied: DatasetPaths) -> None:
+    path = first_image(copied, "imagesTr/US")
+    os.utime(path, (1, 1))
+    assert not_done(copied) == {"plan"}
+    assert "the content that is trained on is the same" in states(copied)["plan"].why
+    plan_again(copied)
+    assert not_done(copied) == set()
+
+
+def test_a_changed_mask_of_a_test_case_concerns_the_ensemble_of_its_modality(copied: DatasetPaths) -> None:
+    path = first_image(copied, "masksTs/US")
+    mask = np.asarray(Image.open(path)).copy()
+    mask[mask.nonzero()[0][0], mask.nonzero()[1][0]] = 0
+    Image.fromarray(mask).save(path)
+    assert not_done(copied) == {"plan", "ensemble US", *LATER}
+    plan_again(copied)
+    assert states(copied)["ensemble US"].why == "changed since: test_images"
+    assert not_done(copied) == {"ensemble US", *LATER}
+
+
+def test_a_changed_label_asks_for_a_new_plan(copied: DatasetPaths) -> None:
+    test_ids = {case.case_id for case in load_project(copied).dataset.test}
+    lines = (copied.raw / "cases.csv").read_text().splitlines()
+    header = lines[0].split(",")
+    rows = [line.split(",") for line in lines[1:]]
+    row = next(row for row in rows if row[header.index("case_id")] not in test_ids)
+    row[header.index("label")] = {"0": "1", "1": "0", "negative": "positive", "positive": "negative"}[row[header.index("label")]]
+    (copied.raw / "cases.csv").write_text("\n".join([lines[0], *map(",".join, rows)]) + "\n")
+    state = status.report_status(copied)[0]
+    assert (state.stage, state.state) == ("plan", "stale")
+    assert "other cases, patients or labels" in state.why
+
+
+def test_renamed_classes_ask_for_a_new_plan_and_for_no_training(copied: DatasetPaths) -> None:
+    spec = json.loads((copied.raw / "dataset.json").read_text())
+    spec["labels"] = {f"{name} finding": number for name, number in spec["labels"].items()}
+    (copied.raw / "dataset.json").write_text(json.dumps(spec))
+    table = (copied.raw / "cases.csv").read_text()
+    for name in ("negative", "positive"):
+        table = table.replace(name, f"{name} finding")
+    (copied.raw / "cases.csv").write_text(table)
+    assert not_done(copied) == {"plan"}
+    plan_again(copied)
+    assert Plan.load(copied.plan).class_names == list(spec["labels"])
+    assert not_done(copied) == set()
+
+
+def test_edits_of_the_plan_concern_what_depends_on_them(copied: DatasetPaths) -> None:
+    edit_plan(copied, "US", "training", learning_rate=0.0007)
+    assert not_done(copied) == {*STAGES["US"][1:], *LATER}
+    assert states(copied)["train US fold 0"].why == "changed since: training_plan"
+    assert states(copied)["train US fold 0"].command.endswith("--restart")
+    edit_plan(copied, "MRI", "preprocessing", margin=0.5)
+    found = states(copied)
+    assert (found["cache MRI"].state, found["cache US"].state) == ("missing", "done")
+    assert {found[f"train MRI fold {k}"].state for k in range(4)} == {"stale"}
+
+
+@pytest.mark.parametrize(
+    ("constant", "stale", "why"),
+    [
+        ("her2net.preprocess.cache.CACHE_VERSION", {*STAGES["US"], *STAGES["MRI"], *LATER}, "prepares images in another way"),
+        ("her2net.train.fold.TRAINING_VERSION", {*STAGES["US"][1:], *STAGES["MRI"][1:], *LATER}, "training_version"),
+        ("her2net.evaluate.evaluation.EVALUATION_VERSION", {"evaluate"}, "version"),
+    ],
+)
+def test_another_her2net_makes_stale_what_it_would_make_differently(
+    done: DatasetPaths, monkeypatch: pytest.MonkeyPatch, constant: str, stale: set[str], why: str
+) -> None:
+    monkeypatch.setattr(constant, 99)
+    assert not_done(done) == stale
+    assert any(why in state.why for state in states(done).values())
+
+
+def test_what_vanished_is_named(copied: DatasetPaths) -> None:
+    (copied.model("US") / "oof.csv").unlink()
+    (copied.evaluation / "metrics.csv").unlink()
+    (copied.fold("MRI", 2) / "checkpoint_final.pt").unlink()
+    found = states(copied)
+    assert found["ensemble US"].why == "vanished: oof.csv"
+    assert found["train MRI fold 2"].why == "files of the finished fold have vanished"
+    assert found["evaluate"].state == "missing", "a table it needs is gone"
+
+
+def test_a_plan_of_another_name_is_stale_too(copied: DatasetPaths) -> None:
+    other = replace(copied, plan_name="other")
+    plan_dataset(other, plan_options(copied.roots.raw.parent))
+    invert(first_image(copied, "imagesTr/US"))
+    plan_again(copied)
+    assert "made for other images" in states(other)["plan"].why
+    assert states(other)["plan"].command == "her2net_plan -d Dataset001_Small -p other"
+    with pytest.raises(StaleArtefactError, match=r"other.json: made for .* Run her2net_plan -d Dataset001_Small -p other\."):
+        load_project(other)
+
+
+def test_who_is_at_work_is_shown(done: DatasetPaths) -> None:
+    with hold(done.evaluation, "x"), hold(done.fold("US", 1), "x"), hold(done.preprocessed, "x"):
+        found = states(done)
+    running = {name for name, state in found.items() if state.state == "running"}
+    assert running == {"plan", "train US fold 1", "evaluate"}
+    assert found["train US fold 1"].why.startswith("2 of 2 epochs, by ")
+    assert f"(process {os.getpid()} on " in found["plan"].why
+    assert found["ensemble US"].why == "rests on: train US fold 1, which is running"
+    assert not_done(done) == set()
