@@ -23,7 +23,7 @@ from her2net.paths import DatasetPaths
 from her2net.project import load_project
 from her2net.train import footprint
 from her2net.train import run as train_run
-from her2net.train.checkpoint import FINAL, LATEST, read_checkpoint
+from her2net.train.checkpoint import FINAL, LATEST, PREVIOUS, read_checkpoint
 from her2net.train.fold import TrainOptions
 from her2net.train.footprint import estimate_footprint
 from her2net.train.loop import make_optimizer, predict_probs, training_step
@@ -140,6 +140,20 @@ def test_wherever_the_end_of_a_run_is_cut_off_nothing_is_missing(
     go_on()
     assert train(paths).status == "finished"
     assert contents(paths) == expected
+
+
+def test_a_kill_between_the_renames_of_the_last_checkpoint_leaves_a_run_that_can_be_extended(
+    paths: DatasetPaths, expected: dict[str, object]
+) -> None:
+    train(paths)
+    folder = paths.fold("US", 0)
+    (folder / LATEST).rename(folder / PREVIOUS)
+    record = RunRecord.load(folder / "run.json")
+    record.model_copy(update={"status": "running"}).save(folder / "run.json")
+    train(paths)
+    assert contents(paths) == expected
+    assert read_checkpoint(folder / LATEST)["epochs_done"] == 2
+    assert not (folder / PREVIOUS).exists()
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,10 @@ def states(paths: DatasetPaths) -> dict[str, status.StageState]:
 
 
 def not_done(paths: DatasetPaths) -> set[str]:
-    return {name for name, state in states(paths).items() if state.state != "done"}
+    """Return the stages that are not done, but for the report, which whatever concerns any stage concerns."""
+    found = {name for name, state in states(paths).items() if state.state != "done"}
+    assert not found or "plan" in found or "report" in found
+    return found - {"report"}
 
 
 def first_image(paths: DatasetPaths, folder: str) -> Path:
@@ -160,8 +163,7 @@ def test_a_plan_of_another_name_is_stale_too(copied: DatasetPaths) -> None:
     plan_again(copied)
     assert "made for other images" in states(other)["plan"].why
     assert states(other)["plan"].command == "her2net_plan -d Dataset001_Small -p other"
-    words = r"other.json: made for other images.* Run her2net_plan -d Dataset001_Small -p other\."
-    with pytest.raises(StaleArtefactError, match=words):
+    with pytest.raises(StaleArtefactError, match=r"other.json: made for .* Run her2net_plan -d Dataset001_Small -p other\."):
         load_project(other)
 
 

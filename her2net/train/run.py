@@ -23,7 +23,7 @@ from her2net.networks.pretrained import load_pretrained
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.predictions import make_predictions, write_predictions
 from her2net.progress import progress
-from her2net.train.checkpoint import FINAL, PREVIOUS, read_latest, save_checkpoint, save_latest
+from her2net.train.checkpoint import FINAL, LATEST, PREVIOUS, find_damage, read_latest, save_checkpoint, save_latest
 from her2net.train.data import ALL, FoldData
 from her2net.train.loop import (
     channels_last,
@@ -113,7 +113,7 @@ class TrainingRun:
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self._save()
                 saved = time.monotonic()
-        if len(epochs):
+        if len(epochs) or find_damage(task.folder / LATEST):  # a kill between two renames leaves the previous one only
             self._save()
         return self._finish()
 
