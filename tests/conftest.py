@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes side by side would wait for each other
@@ -24,6 +25,32 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asks a hub for weights."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
+    """One finished run for all test files and all test processes; who changes it copies it first (`copy_run`)."""
+    from filelock import FileLock
+    from small_run import make_small_run
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # the folder that the processes have in common
+    root = shared / "small_run"
+    with FileLock(shared / "small_run.lock"):
+        if (root / "done").exists():
+            return make_paths(root)
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        paths = make_small_run(root)
+        (root / "done").touch()
+        return paths
+
+
+def copy_run(run: DatasetPaths, root: Path, *, without: str = "") -> DatasetPaths:
+    """Copy a finished run, to be damaged; files that match `without` stay behind."""
+    shutil.copytree(run.roots.raw.parent, root, ignore=shutil.ignore_patterns(without))
+    return make_paths(root)
 
 
 @pytest.fixture

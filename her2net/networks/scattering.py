@@ -46,6 +46,7 @@ class ScatteringNetwork(nn.Module):
         n_features = n_channels * self.scattering.n_coefficients * math.prod(POOLED_VOX[ndim])
         # what it standardises does not change while the head learns: the mean over all batches is the right estimate
         self.standardise = nn.BatchNorm1d(n_features, affine=False, momentum=None)
+        self.maps = nn.Identity()  # the last place where a coefficient still has a place in the image: explanations look here
         self.dropout = nn.Dropout(dropout)
         self.hidden = nn.Linear(n_features, hidden)
         self.classifier = nn.Linear(hidden, n_classes)
@@ -57,7 +58,9 @@ class ScatteringNetwork(nn.Module):
             maps = self.scattering(x.float())
             average, moduli = maps[:, :, :1], maps[:, :, 1:]
             features = torch.cat([average, torch.log(moduli + LOG_OFFSET)], dim=2).flatten(1)
-            hidden = self.hidden(self.dropout(self.standardise(features) * self.gain))
+            grid = maps.shape[3:]
+            standardised = self.maps(self.standardise(features).unflatten(1, (-1, *grid))).flatten(1)
+            hidden = self.hidden(self.dropout(standardised * self.gain))
             return self.classifier(self.dropout(F.gelu(hidden)))
 
 
