@@ -161,6 +161,7 @@ def test_the_gallery_shows_what_is_there_and_says_when_it_is_stale(small_run: Da
     [
         (("US", "--class", "maybe"), "negative (0), positive (1)"),
         (("US", "--cases", "NOBODY"), "NOBODY"),
+        (("US", "--method", "gradcam++"), "--method gradcam"),
         (("XR",), "US, MRI"),
         (("US", "--fold", "9"), "0 to 3"),
     ],
@@ -211,13 +212,13 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     return paths
 
 
-@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "occlusion"])
+@pytest.mark.parametrize("method", ["gradcam", "occlusion"])
 def test_the_map_finds_the_planted_sign(learned: DatasetPaths, method: str) -> None:
     """Every pixel that depends on the sign lies inside the lesion: so must the map, clearly more than its share."""
     record: ExplainRecord = pipeline.explain(load_project(learned), "US", replace(QUIET, method=method, fold=0))
     summary = record.summary
     assert summary["energy_inside"].n >= 0.8 * len(record.cases)
     assert summary["energy_inside"].value > 1.3 * summary["mask_share"].value
-    assert summary["pointing"].value >= 0.6
+    assert summary["pointing"].value > 1.5 * summary["mask_share"].value
     assert summary["insertion_auc"].value > summary["deletion_auc"].value
     assert summary["randomised_abs_rho"].value < 0.8

@@ -20,6 +20,7 @@ from her2net.explain.maps import (
     choose_layer,
     combine,
     grad_cam,
+    grad_cam_per_place,
     grad_cam_plus_plus,
     layer_gradient,
     occlusion,
@@ -71,6 +72,13 @@ def test_grad_cam_is_what_its_definition_says() -> None:
     assert np.allclose(grad_cam(maps, gradient), by_hand)
 
 
+def test_behind_mean_pooling_per_place_is_grad_cam_up_to_a_factor() -> None:
+    rng = np.random.default_rng(0)
+    maps, weights = rng.random((3, 4, 4)), rng.standard_normal((3, 1, 1))
+    gradient = np.broadcast_to(weights, maps.shape)
+    assert np.allclose(grad_cam_per_place(maps, gradient), grad_cam(maps, gradient))
+
+
 def test_grad_cam_plus_plus_is_what_its_definition_says() -> None:
     rng = np.random.default_rng(0)
     maps, g = rng.random((3, 2, 2)), rng.standard_normal((3, 2, 2))
@@ -105,17 +113,17 @@ def test_the_table_names_layers_that_are_maps(name: str) -> None:
 
 
 def test_the_gradient_is_that_of_the_log_odds() -> None:
-    """Against a small step on the scattering output itself."""
+    """Against a small step on the standardised scattering coefficients."""
     torch.manual_seed(1)
     network = build_network("scattering_2d", n_channels=1, n_classes=3).eval()
     x = torch.randn(1, 1, 32, 32)
-    maps, gradient = layer_gradient(network, Layer("scattering", (4, 4)), x, 1)
+    maps, gradient = layer_gradient(network, Layer("maps", (4, 4)), x, 1)
     place = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
     odds = []
     for step in (-1e-2, 1e-2):
         moved = torch.from_numpy(maps.copy()).float()
         moved[place] += step
-        hook = network.scattering.register_forward_hook(lambda m, i, out, moved=moved: moved.reshape(out.shape))
+        hook = network.maps.register_forward_hook(lambda m, i, out, moved=moved: moved.reshape(out.shape))
         with torch.no_grad():
             p = network(x).double().softmax(1)[0, 1].item()
         hook.remove()
@@ -130,7 +138,7 @@ def test_monai_agrees_with_us_but_for_its_normaliser() -> None:
     torch.manual_seed(0)
     network = build_network("resnet10_3d_s122", n_channels=1, n_classes=2).eval()
     x = torch.randn(1, 1, 8, 64, 64)
-    layer = Layer("layer3", (2, 8, 8))
+    layer = Layer("layer3", (2, 4, 4))
     maps, gradient = layer_gradient(network, layer, x, 1)
     theirs = GradCAM(network, "layer3", postprocessing=lambda m: m).compute_map(x, class_idx=1)[0, 0].detach().numpy()
     logit_gradient = _gradient_of_logit(network, x, 1)

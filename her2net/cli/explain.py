@@ -53,7 +53,7 @@ def _print_summary(project, record) -> None:  # type: ignore[no-untyped-def]
 
     where = f", layer {record.layer}" if record.layer else ""
     grid = " x ".join(map(str, record.grid))
-    print(f"{record.modality}: {len(record.cases)} cases, {record.method}, {record.network}{where}, map of {grid} places")
+    print(f"{record.modality}: {len(record.cases)} cases, {record.method_name}, {record.network}{where}, map of {grid} places")
     for name, mean in record.summary.items():
         if mean.value is not None:
             limits = "" if mean.ci_low is None else f" ({mean.ci_low:.3f} to {mean.ci_high:.3f})"

@@ -29,7 +29,6 @@ MOST_OPAQUE = 0.75
 N_MONTAGE = 12
 N_COLUMNS = 6
 TILE_PX = 160
-METHOD_NAMES = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "occlusion": "occlusion"}
 
 
 def _heat_colours() -> ListedColormap:
@@ -47,6 +46,7 @@ class Caption:
     """What stands on the picture of a case.
 
     Attributes:
+        method: in words.
         who: whose network, e.g. `fold 2, which never saw this patient`.
         label_name: the known class; `None` where it is unknown or sealed.
     """
@@ -64,7 +64,7 @@ class Caption:
         label = f" · labelled {self.label_name}" if self.label_name else ""
         return (
             f"{self.modality} {self.case_id} · P({self.class_name}) = {self.probability:.2f}{label}\n"
-            f"{METHOD_NAMES[self.method]} for {self.class_name} · {self.who}"
+            f"{self.method} for {self.class_name} · {self.who}"
         )
 
 

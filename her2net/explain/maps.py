@@ -36,10 +36,11 @@ LEAST_PROBABILITY = 1e-12
 
 @dataclass(frozen=True)
 class Layer:
-    """The layer that Grad-CAM looks at, and its grid."""
+    """The layer that Grad-CAM looks at, and its grid; `weighs_places` as in the table of networks."""
 
     name: str
     grid: tuple[int, ...]
+    weighs_places: bool = False
 
 
 def choose_layer(network: nn.Module, spec: NetworkSpec, n_channels: int, input_vox: Sequence[int]) -> Layer:
@@ -54,7 +55,7 @@ def choose_layer(network: nn.Module, spec: NetworkSpec, n_channels: int, input_v
                 network(torch.zeros(1, n_channels, *input_vox, device=device))
         finally:
             hook.remove()
-        found.append(Layer(name, shapes[0][-spec.ndim :]))
+        found.append(Layer(name, shapes[0][-spec.ndim :], spec.weighs_places))
         if min(found[-1].grid[-2:]) >= LEAST_GRID:
             break
     return found[-1]
@@ -76,7 +77,9 @@ def attribute(
     if method == "occlusion":
         return occlusion(network, x, target, batch_size=batch_size)
     maps, gradient = layer_gradient(network, layer, x, target)
-    return grad_cam(maps, gradient) if method == "gradcam" else grad_cam_plus_plus(maps, gradient)
+    if method == "gradcam++":
+        return grad_cam_plus_plus(maps, gradient)
+    return grad_cam_per_place(maps, gradient) if layer.weighs_places else grad_cam(maps, gradient)
 
 
 def layer_gradient(network: nn.Module, layer: Layer, x: Tensor, target: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +87,7 @@ def layer_gradient(network: nn.Module, layer: Layer, x: Tensor, target: int) -> 
     kept: list[Tensor] = []
 
     def cut(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        kept.append(output.detach().requires_grad_())  # fixed wavelets have no gradient of their own
+        kept.append(output.detach().requires_grad_())
         return kept[0]
 
     hook = network.get_submodule(layer.name).register_forward_hook(cut)
@@ -96,7 +99,6 @@ def layer_gradient(network: nn.Module, layer: Layer, x: Tensor, target: int) -> 
             (gradient,) = torch.autograd.grad(log_odds, kept[0])
     finally:
         hook.remove()
-    # the scattering output has an axis for image channels and one for coefficients: together they are the channels
     flat = [t.detach().double().reshape(-1, *layer.grid).cpu().numpy() for t in (kept[0], gradient)]
     return flat[0], flat[1]
 
@@ -115,6 +117,18 @@ def grad_cam(maps: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     """
     weights = gradient.reshape(len(gradient), -1).mean(axis=1)
     return np.tensordot(weights, maps, axes=1)
+
+
+def grad_cam_per_place(maps: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Multiply gradient and map place by place, and add up the channels.
+
+    Behind mean pooling and a linear layer this is Grad-CAM up to a factor. A classifier with a weight for each place gives each
+    place a gradient of its own; averaging it would mix places that have nothing to do with each other.
+
+    Source:
+        Draelos & Carin 2020, arXiv:2011.08891 (HiResCAM).
+    """
+    return (gradient * maps).sum(axis=0)
 
 
 def grad_cam_plus_plus(maps: np.ndarray, gradient: np.ndarray) -> np.ndarray:

@@ -59,6 +59,7 @@ class ExplainRecord(Artefact):
     """`explain.json`: how the maps were made, and what came out.
 
     Attributes:
+        method_name: in words, with what the network made necessary.
         fold: the one fold that was explained; `null`: of a training case the fold that held it out, of a test case all.
         target: class number, or `predicted`: the most probable class of each case.
         layer: that the method looked at; empty for occlusion, which looks at none.
@@ -71,6 +72,7 @@ class ExplainRecord(Artefact):
     modality: str
     cohort: Cohort
     method: Method
+    method_name: str
     fold: int | None
     target: int | Literal["predicted"]
     class_names: list[str]

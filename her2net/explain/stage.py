@@ -33,6 +33,8 @@ from her2net.train.checkpoint import FINAL, read_checkpoint
 from her2net.train.loop import predict_probs
 
 N_TILES = 40
+METHOD_NAMES = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "occlusion": "occlusion"}
+PER_PLACE = "Grad-CAM per place (HiResCAM)"
 METRIC_COLUMNS = ("case_id", "patient_id", "fold", "label", "target", "probability", *METRICS)
 
 
@@ -64,20 +66,20 @@ def explain_modality(
     for number, subject in enumerate(progress(subjects, description=f"Explain {modality}", quiet=options.quiet)):
         explained = explainer.explain(subject)
         grid = list(explained.signed.shape)
-        record, tile = _write_case(folder, plan, modality, subject, explained, options, draw_tile=number in shown)
+        record, tile = _write_case(folder, plan, modality, subject, explained, explainer, draw_tile=number in shown)
         records.append(record)
         tiles += [tile] if tile else []
     wanted = "the most probable class" if options.target == "predicted" else plan.class_names[options.target]
     of_all = f", {len(tiles)} of {len(records)} cases" if len(tiles) < len(records) else ""
     draw_contact_sheet(folder / "contact_sheet.png", tiles,
-                       f"{modality}, {options.cohort}: {options.method} for {wanted}{of_all}")
+                       f"{modality}, {options.cohort}: {explainer.method_name} for {wanted}{of_all}")
     write_csv(folder / "metrics.csv", METRIC_COLUMNS, [_row(record) for record in records])
     folds = sorted({fold for subject in subjects for fold in subject.folds})
     result = ExplainRecord(
         made_from=explain_inputs(paths, modality, section, folds, [s.files for s in subjects]),
         modality=modality, cohort=options.cohort, method=options.method, fold=options.fold, target=options.target,
         class_names=plan.class_names, network=explainer.network_name, grid=grid, selected=bool(options.case_ids),
-        layer="" if options.method == "occlusion" else explainer.layer.name,
+        layer="" if options.method == "occlusion" else explainer.layer.name, method_name=explainer.method_name,
         summary={name: _mean([r.figures[name] for r in records], records) for name in METRICS}, cases=records,
     )  # fmt: skip
     result.save(folder / RECORD)
@@ -106,6 +108,8 @@ class _Explainer:
         any_network = next(iter(self.networks.values()))
         spec, n_channels = network_spec(self.network_name), len(section.channels)
         self.layer: Layer = choose_layer(any_network, spec, n_channels, section.preprocessing.input_vox)
+        per_place = options.method == "gradcam" and self.layer.weighs_places
+        self.method_name = PER_PLACE if per_place else METHOD_NAMES[options.method]
         self.random = random_networks(self.network_name, n_channels, plan.n_classes, any_network)
 
     def explain(self, subject: Subject) -> _Explained:
@@ -149,14 +153,14 @@ def _load(
 
 
 def _write_case(
-    folder: Path, plan: Plan, modality: str, subject: Subject, explained: _Explained, options: ExplainOptions, *,
+    folder: Path, plan: Plan, modality: str, subject: Subject, explained: _Explained, explainer: _Explainer, *,
     draw_tile: bool,
 ) -> tuple[CaseRecord, Tile | None]:  # fmt: skip
     case, loaded = subject.case, explained.loaded
     overlay, volume = f"overlays/{case.case_id}.png", f"maps/{case.case_id}.nii.gz"
     caption = Caption(
-        case_id=case.case_id, modality=modality, method=options.method, class_name=plan.class_names[explained.target],
-        probability=float(explained.probs[explained.target]), who=_who(subject, options),
+        case_id=case.case_id, modality=modality, method=explainer.method_name, class_name=plan.class_names[explained.target],
+        probability=float(explained.probs[explained.target]), who=_who(subject, explainer.options),
         label_name=None if case.label is None else plan.class_names[case.label],
     )  # fmt: skip
     write_nifti(folder / volume, explained.heat, loaded.volume)

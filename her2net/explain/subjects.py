@@ -9,6 +9,7 @@ from typing import Literal
 from her2net.errors import Her2netError, MissingArtefactError, PlanError, describe, join_problems
 from her2net.explain.maps import Method
 from her2net.explain.record import Cohort
+from her2net.networks.build import network_spec
 from her2net.plan.schema import Plan
 from her2net.preprocess.cache import CaseFiles
 from her2net.project import Project
@@ -64,13 +65,19 @@ def choose_subjects(project: Project, modality: str, options: ExplainOptions) ->
     """Return the cases to be explained, each with networks that were not trained on its patient.
 
     Raises:
-        PlanError: no such modality or fold.
+        PlanError: no such modality or fold, or a method that does not suit the network.
         Her2netError: a case that was asked for cannot be explained, or there is none at all; lists every problem.
         MissingArtefactError: a fold is not trained; names the command.
     """
     plan = project.plan
     if modality not in plan.modalities:
         raise PlanError(f"no modality {modality!r} in plan {plan.name!r}. There are: {', '.join(plan.modalities)}.")
+    network = plan.modalities[modality].training.network
+    if options.method == "gradcam++" and network_spec(network).weighs_places:
+        raise PlanError(
+            f"{modality}: Grad-CAM++ weighs whole channels, but the classifier of {network} weighs each place for itself. "
+            "Use --method gradcam, which heeds that, or occlusion."
+        )
     n_folds = plan.splits.n_folds
     if options.fold is not None and options.fold not in range(n_folds):
         raise PlanError(f"no fold {options.fold}: the plan has folds 0 to {n_folds - 1}.")

@@ -49,6 +49,7 @@ class NetworkSpec:
         cam_layers: layers whose output is a map (N, channels, grid), the last one first; explanations look at one of them.
         weights_repo: Hugging Face repository of pretrained weights; empty if there are none.
         weights_file: file in that repository.
+        weighs_places: the classifier has a weight for each place of the last map, instead of one for their mean.
         source: paper, library and licence of the weights where it restricts their use.
     """
 
@@ -65,6 +66,7 @@ class NetworkSpec:
     weights_file: str
     source: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    weighs_places: bool = False
 
 
 def _convnext(size: str, weights: str) -> NetworkSpec:
@@ -97,7 +99,8 @@ def _scattering(ndim: int) -> NetworkSpec:
     name = f"scattering_{ndim}d"
     size = (8,) * ndim
     return NetworkSpec(
-        name, ndim, "her2net", name, size, size, "", "classifier", ("maps",), "", "", SCATTERING_SOURCE
+        name, ndim, "her2net", name, size, size, "", "classifier", ("maps",), "", "", SCATTERING_SOURCE,
+        weighs_places=True,
     )
 
 
