@@ -12,7 +12,7 @@ import pytest
 from her2net.paths import Roots
 from her2net.raw.synthetic import make_synthetic_dataset
 
-COMMANDS = ("verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "run", "demo", "status")
+COMMANDS = ("verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "run", "demo", "status", "selftest")
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "h5py", "SimpleITK", "matplotlib", "monai", "timm")
 
 
