@@ -28,7 +28,7 @@ CLASSES = {"HER2-zero": 0, "HER2-low": 1, "HER2-positive": 2}
 
 def write_three_classes(folder: Path) -> None:
     """Relabel a synthetic cohort by thirds of the sum of its latents."""
-    truth: SyntheticTruth = make_synthetic_dataset(folder, n_train=30, n_test=9, us_size=(64, 72), mri_size=(8, 24, 24))
+    truth: SyntheticTruth = make_synthetic_dataset(folder, n_train=24, n_test=6, us_size=(48, 56), mri_size=(8, 24, 24))
     sums = {case.patient_id: sum(case.latents.values()) for case in truth.cases}
     low, high = np.quantile(list(sums.values()), [1 / 3, 2 / 3])
     rows = read_rows(folder)
@@ -100,7 +100,7 @@ def test_derived_channels_reach_the_network(done: DatasetPaths) -> None:
 
 
 def test_derived_channels_need_their_phases(done: DatasetPaths) -> None:
-    section = Plan.load(done.plan).modalities["MRI"].model_dump(mode="json")
+    section = Plan.load(done.plan).modalities["MRI"].model_dump()
     section["preprocessing"]["derived_channels"] = ["wash-out"]
     with pytest.raises(ValidationError, match="DCE-pre, DCE-early, DCE-late as the first channels"):
         ModalityPlan.model_validate(section)

@@ -60,6 +60,12 @@ class PreprocessingPlan(Strict):
             raise ValueError(f"stored_vox {self.stored_vox} must exceed input_vox {self.input_vox} by an even number")
         return self
 
+    @property
+    def digest(self) -> str:
+        """Digest of what changes the arrays: a list of no derived channels does not."""
+        values = self.model_dump(mode="json")
+        return digest_json(values if self.derived_channels else {k: v for k, v in values.items() if k != "derived_channels"})
+
 
 class TrainingPlan(Strict):
     """How one fold is trained.
@@ -133,7 +139,7 @@ class ModalityPlan(Strict):
     @property
     def preprocessing_digest(self) -> str:
         """Digest that names the cache."""
-        return digest_json(self.preprocessing)
+        return self.preprocessing.digest
 
 
 class SplitsPlan(Strict):

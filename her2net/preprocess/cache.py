@@ -59,7 +59,7 @@ class Cache:
 
 def row_digest(case: CaseFiles, plan: PreprocessingPlan) -> str:
     """Digest of everything one row depends on."""
-    return digest_json([CACHE_VERSION, case.case_id, case.source_digest, case.mask is not None, digest_json(plan)])
+    return digest_json([CACHE_VERSION, case.case_id, case.source_digest, case.mask is not None, plan.digest])
 
 
 def cache_is_fresh(path: Path, cases: Sequence[CaseFiles], plan: PreprocessingPlan) -> bool:
