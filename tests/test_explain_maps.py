@@ -200,7 +200,7 @@ def test_a_planted_blob_comes_back_to_its_voxel(tmp_path: Path, spot: tuple[int,
     write_nifti(written, heat, volume)
     original, found = SimpleITK.ReadImage(str(source)), SimpleITK.ReadImage(str(written))
     place = np.unravel_index(SimpleITK.GetArrayFromImage(found).argmax(), mask.shape)
-    assert place == spot
+    assert np.abs(np.subtract(place, spot)).max() <= 1, "float16 makes neighbours of the peak equal to it"
     assert not compare_grids(replace(read_image([written]), array=heat), volume)
     index = [int(i) for i in place[::-1]]
     points = [image.TransformIndexToPhysicalPoint(index) for image in (found, original)]
@@ -286,9 +286,9 @@ def test_a_map_that_ignores_the_weights_is_caught() -> None:
 
 
 def test_means_have_intervals_that_draw_patients() -> None:
-    values = [0.2, 0.2, 0.8, 0.8, None]
-    patients = ["a", "a", "b", "b", "c"]
-    clustered, single = mean_over_cases(values, patients), mean_over_cases(values[:4], ["a", "b", "c", "d"])
+    values = [0.2] * 4 + [0.8] * 4 + [None]
+    patients = ["a"] * 4 + ["b"] * 4 + ["c"]
+    clustered, single = mean_over_cases(values, patients), mean_over_cases(values[:8], list("abcdefgh"))
     assert clustered.value == pytest.approx(0.5)
     assert clustered.ci_high - clustered.ci_low > single.ci_high - single.ci_low
     assert not mean_over_cases([None], ["a"]).defined

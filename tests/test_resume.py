@@ -40,7 +40,13 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     import kill_test
 
     root = tmp_path_factory.mktemp("planned")
-    pipeline.plan(kill_test.make_paths(root), kill_test.make_cohort(root, modalities=("US",)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("her2net.plan.rules.SCATTERING_UP_TO", 0)  # a network whose checkpoint holds every kind of state
+        paths = kill_test.make_paths(root)
+        pipeline.plan(paths, kill_test.make_cohort(root, modalities=("US",)))
+    plan = json.loads(paths.plan.read_text())
+    plan["modalities"]["US"]["training"]["warmup_epochs"] = 0.0  # while warming up, the total does not matter
+    paths.plan.write_text(json.dumps(plan))
     return kill_test.make_paths(root)
 
 
@@ -125,10 +131,6 @@ def test_an_extension_equals_itself_however_often_it_is_interrupted(
     train(other, epochs=None)  # goes on to the number it was given
     assert contents(other) == contents(paths)
 
-    at_once = replace(paths, roots=replace(paths.roots, results=tmp_path / "at_once"))
-    train(at_once, epochs=3)
-    assert contents(at_once)["oof"] != contents(paths)["oof"]
-
 
 @pytest.mark.parametrize(("name", "nth"), [("save_latest", 2), ("write_history", 2), ("save_checkpoint", 1), ("write_predictions", 1)])
 def test_wherever_the_end_of_a_run_is_cut_off_nothing_is_missing(
@@ -166,7 +168,7 @@ def expected(planned: DatasetPaths, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_loss_scale_is_restored(paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With dynamic loss scaling as on a graphics card, growing at every other step."""
-    monkeypatch.setattr(train_run, "make_scaler", lambda *_: torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=3))
+    monkeypatch.setattr(train_run, "make_scaler", lambda *_: torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2))
     train(paths)
     other = replace(paths, roots=replace(paths.roots, results=tmp_path / "other"))
     go_on = stop_at(monkeypatch, "train_epoch", 2)
@@ -280,8 +282,8 @@ def test_the_parts_are_recorded_and_kept_when_a_run_goes_on(
 
 
 def test_training_that_cannot_fit_is_refused_before_it_starts(paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "available_memory", lambda: 2**28)
-    with pytest.raises(MemoryLimitError, match=r"US fold 0: resnet10t with batches of 8 needs about 0\.\d GiB of memory, and 0\.2 GiB"):
+    monkeypatch.setattr(footprint, "available_memory", lambda: 2**26)
+    with pytest.raises(MemoryLimitError, match=r"US fold 0: resnet10t with batches of 8 needs about 0\.\d GiB of memory, and 0\.1 GiB"):
         train(paths)
     assert not paths.fold("US", 0).exists()
     need = estimate_footprint("resnet10t", (64, 64), 1)
@@ -290,7 +292,10 @@ def test_training_that_cannot_fit_is_refused_before_it_starts(paths: DatasetPath
         train(paths)
 
 
-@pytest.mark.parametrize("name", [n if "50" not in n and "34" not in n else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
+GROWING = [n for n in NETWORKS if not n.startswith("scattering")]  # those keep a fixed number of coefficients
+
+
+@pytest.mark.parametrize("name", [n if "50" not in n and "34" not in n else pytest.param(n, marks=pytest.mark.slow) for n in GROWING])
 def test_the_footprint_of_every_network_can_be_estimated(name: str) -> None:
     small = tuple(2 * n for n in NETWORKS[name].min_size)
     one, eight = (estimate_footprint(name, tuple(scale * n for n in small), 1) for scale in (1, 2))

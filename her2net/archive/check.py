@@ -54,7 +54,7 @@ def _check_section(name: str, section: ModalityPlan) -> list[str]:
         problems.append(f"{name}: network {spec.name} is {spec.ndim}-dimensional, the images are {section.ndim}-dimensional.")
     elif any(n < least for n, least in zip(sizes.input_vox, spec.min_size, strict=True)):
         problems.append(f"{name}: input_vox {sizes.input_vox} is less than network {spec.name} needs, {list(spec.min_size)}.")
-    n_voxels = section.inference.batch_size * len(section.channels) * math.prod(sizes.stored_vox)
+    n_voxels = section.inference.batch_size * section.n_inputs * math.prod(sizes.stored_vox)
     if n_voxels > MAX_BATCH_VOXELS:
         problems.append(f"{name}: a batch of {n_voxels:,} voxels, expected at most {MAX_BATCH_VOXELS:,}.")
     return problems

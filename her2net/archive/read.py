@@ -128,7 +128,7 @@ def _parse(kind: type[PartT], content: bytes, where: str) -> PartT:
 def _load_network(
     archive: zipfile.ZipFile, manifest: Manifest, path: Path, section: ModalityPlan, name: str, n_classes: int
 ) -> torch.nn.Module:
-    network = build_network(section.training.network, n_channels=len(section.channels), n_classes=n_classes)
+    network = build_network(section.training.network, n_channels=section.n_inputs, n_classes=n_classes)
     content = read_member(archive, name, where=path, member=manifest.members[name], limit=m.MAX_MEMBER_BYTES)
     network.load_state_dict(load_tensors(content, layout_of(network.state_dict()), where=f"{path}: {name}"))
     return channels_last(network, section.ndim).eval()

@@ -31,7 +31,7 @@ def make_inputs(section: ModalityPlan) -> np.ndarray:
     size = section.preprocessing.input_vox
     images = []
     for grain in GRAINS_VOX:
-        image = rng.standard_normal((len(section.channels), *(-(-n // grain) for n in size)))
+        image = rng.standard_normal((section.n_inputs, *(-(-n // grain) for n in size)))
         for axis, n in enumerate(size, start=1):
             image = np.repeat(image, grain, axis=axis).take(range(n), axis=axis)
         images.append(image)
@@ -53,7 +53,7 @@ def vector_layout(plan: Plan, fusion: FusionRecord | None) -> Layout:
     n, layout = len(GRAINS_VOX), {}
     probs = ("F64", (n, plan.n_classes))
     for name, section in plan.modalities.items():
-        layout[f"{name}/input"] = ("F16", (n, len(section.channels), *section.preprocessing.input_vox))
+        layout[f"{name}/input"] = ("F16", (n, section.n_inputs, *section.preprocessing.input_vox))
         layout |= {f"{name}/fold_{k}": probs for k in range(plan.splits.n_folds)}
         layout[f"{name}/mean"] = probs
     return layout | {f"fusion/{i}": probs for i in range(len(fusion.models) if fusion else 0)}

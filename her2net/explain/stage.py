@@ -106,7 +106,7 @@ class _Explainer:
         self.section, self.options = section, options
         self.networks, self.network_name = _load(paths, section, modality, subjects, options.device)
         any_network = next(iter(self.networks.values()))
-        spec, n_channels = network_spec(self.network_name), len(section.channels)
+        spec, n_channels = network_spec(self.network_name), section.n_inputs
         self.layer: Layer = choose_layer(any_network, spec, n_channels, section.preprocessing.input_vox)
         per_place = options.method == "gradcam" and self.layer.weighs_places
         self.method_name = PER_PLACE if per_place else METHOD_NAMES[options.method]

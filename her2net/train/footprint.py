@@ -51,7 +51,7 @@ def estimate_footprint(network: str, input_vox: tuple[int, ...], n_channels: int
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no two share an id
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in weights:
+        if id(tensor) not in weights and id(tensor._base) not in weights:  # nor a transposed weight
             storage = tensor.untyped_storage()
             kept[storage._cdata] = storage
         return tensor
@@ -77,9 +77,9 @@ def refuse_what_cannot_fit(what: str, plan: ModalityPlan, training: TrainingPlan
     """
     import torch
 
-    need = estimate_footprint(training.network, tuple(plan.preprocessing.input_vox), len(plan.channels),
+    need = estimate_footprint(training.network, tuple(plan.preprocessing.input_vox), plan.n_inputs,
                               len(training.loss_weights))
-    images = images_bytes(plan.preprocessing.stored_vox, len(plan.channels), n_cases)
+    images = images_bytes(plan.preprocessing.stored_vox, plan.n_inputs, n_cases)
     remedy = "Choose a smaller network or preprocessing.input_vox in the plan, or another machine."
     if device == "cuda":
         free = torch.cuda.mem_get_info()[0]

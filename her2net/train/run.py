@@ -81,7 +81,7 @@ class TrainingRun:
         if state is not None and state["made_from"] != task.made_from:
             state = None
         torch.manual_seed(epoch_seed(training.seed, task.modality, str(task.fold), "initialisation"))
-        n_channels = len(section.channels)
+        n_channels = section.n_inputs
         model = build_network(training.network, n_channels=n_channels, n_classes=task.plan.n_classes,
                               drop_path=training.drop_path)
         source = task.pretrained or ("auto" if training.initialisation == "pretrained" else "none")
@@ -202,7 +202,7 @@ class TrainingRun:
         if self.best is not None:
             chosen.load_state_dict(self.best["weights"])
         save_checkpoint(task.folder / FINAL, {
-            "made_from": task.made_from, "network": task.training.network, "n_channels": len(task.section.channels),
+            "made_from": task.made_from, "network": task.training.network, "n_channels": task.section.n_inputs,
             "n_classes": task.plan.n_classes, "weights": chosen.state_dict(),
         })  # fmt: skip
         part = task.parts["held_out"]

@@ -136,8 +136,6 @@ MUTATIONS: list[Mutation] = [
     PERMISSION.refused("dataset folder unreadable", mode(".", 0), "Dataset001_Tiny", "Permission denied"),
     PERMISSION.refused("raw root unreadable", lambda d: d.roots.raw.chmod(0), "her2net_raw", "Permission denied"),
     PERMISSION.refused("raw root listed but not entered", lambda d: d.roots.raw.chmod(0o444), "her2net_raw"),
-    PERMISSION.refused("preprocessed folder read-only", lambda d: (d.scan.unlink(), d.preprocessed.chmod(0o555)),
-                       "her2net_preprocessed/Dataset001_Tiny", "Permission denied", commands=(PLAN,)),
     PERMISSION.refused("plans unreadable", lambda d: d.plan.chmod(0), "auto.json", "Permission denied", commands=(PLAN,)),
     CALL.refused("no raw root", lambda d: d.roots.raw.rename(d.roots.raw.parent / "moved_away"), "her2net_raw",
                  "does not exist"),
