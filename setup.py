@@ -35,7 +35,7 @@ setup(
         "matplotlib>=3.9",
         "jinja2>=3.1",
         "h5py>=3.11",
-        "psutil>=5.9",
+        "psutil>=5.9.8",
         "pydantic>=2.8",
         "safetensors>=0.4.3",
         "tqdm>=4.66",
