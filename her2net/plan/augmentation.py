@@ -121,14 +121,21 @@ def paper_augmentation(ndim: int) -> AugmentationPlan:
     )
 
 
-def default_augmentation(ndim: int, *, mixup: bool) -> AugmentationPlan:
-    """Return the augmentation of the preset `auto`.
+def mirrors_only(ndim: int) -> AugmentationPlan:
+    """Return the augmentation of networks whose classifier is solved: each case as it is, and mirrored.
+
+    More was tried and did harm (docs/LOG.md): fixed wavelets do not learn to overlook noise or another contrast.
+    """
+    names = ("scale", "shift", "blur", "contrast", "brightness", "noise")
+    off = {f"{name}_probability": 0.0 for name in names} | {"flip_probability": 1.0, "mixup_alpha": 0.0}
+    return paper_augmentation(ndim).model_copy(update=off)
+
+
+def default_augmentation(ndim: int) -> AugmentationPlan:
+    """Return the augmentation of the preset `auto` for networks that learn their filters.
 
     The transforms of the paper, more often, and geometry milder: the cohorts are small, and the size of a lesion
     in its crop carries meaning.
-
-    Args:
-        mixup: whether 2D images are mixed; not where only a head on fixed wavelets is trained.
     """
     return paper_augmentation(ndim).model_copy(
         update={
@@ -141,6 +148,6 @@ def default_augmentation(ndim: int, *, mixup: bool) -> AugmentationPlan:
             "brightness_probability": 0.7,
             "noise_probability": 0.5,
             "noise_std": (0.0, 0.2),
-            "mixup_alpha": 0.4 if ndim == 2 and mixup else 0.0,
+            "mixup_alpha": 0.4 if ndim == 2 else 0.0,
         }
     )

@@ -23,7 +23,7 @@ from her2net.train.footprint import refuse_what_cannot_fit
 from her2net.train.record import RunRecord, describe_environment
 from her2net.train.run import Task, TrainingRun
 
-TRAINING_VERSION = 1  # raise when the same plan and data give other weights
+TRAINING_VERSION = 2  # raise when the same plan and data give other weights
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
-from her2net.networks.build import build_network
+from her2net.networks.build import build_network, network_spec
 from her2net.networks.pretrained import load_pretrained
+from her2net.networks.scattering import ScatteringNetwork
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.predictions import make_predictions, write_predictions
 from her2net.progress import progress
@@ -36,6 +37,7 @@ from her2net.train.loop import (
     train_epoch,
 )
 from her2net.train.record import MONITORED, RunRecord, describe_environment, monitor, plot_progress, write_history
+from her2net.train.solve import solve_classifier
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
@@ -87,8 +89,10 @@ class TrainingRun:
         source = task.pretrained or ("auto" if training.initialisation == "pretrained" else "none")
         report = load_pretrained(model, training.network, source="none" if state else source, n_channels=n_channels)
         self.initialisation = state["initialisation"] if state else report.message
+        self.solved = network_spec(training.network).solved
+        self.views: list[torch.Tensor] = []  # what a solved network sees of the training cases, made anew after a resume
         self.model = channels_last(model, section.ndim).to(self.device)
-        self.average = make_average(self.model, training.ema_decay)
+        self.average = None if self.solved else make_average(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, learning_rate=training.learning_rate,
                                         weight_decay=training.weight_decay)
         self.scaler = make_scaler(training.precision, self.device)
@@ -127,13 +131,8 @@ class TrainingRun:
 
     def _one_epoch(self, epoch: int, images: torch.Tensor, labels: torch.Tensor, bar: Any) -> None:
         task, start = self.task, time.perf_counter()
-        loss, self.n_parts = train_epoch(
-            self.model, self.average, self.optimizer, images, labels, task.parts["training"].cache.case_ids,
-            task.training, input_vox=task.section.preprocessing.input_vox, epoch=epoch, scaler=self.scaler,
-            seed=epoch_seed(task.training.seed, task.modality, str(task.fold), epoch), n_parts=self.n_parts,
-        )  # fmt: skip
+        row = self._solve(epoch, images) if self.solved else self._step_through(epoch, images, labels)
         middle = time.perf_counter()
-        row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"], "train_loss": loss}
         row |= self._validate()
         self.history.append(row)
         self.epochs_done = epoch + 1
@@ -145,7 +144,26 @@ class TrainingRun:
         self.duration_s["train"] += middle - start
         self.duration_s["validate"] += time.perf_counter() - middle
         auc = "" if row["val_auc"] is None else f", AUC {row['val_auc']:.3f}"
-        bar.set_postfix_str(f"loss {loss:.3f}{auc}")
+        bar.set_postfix_str(f"loss {row['train_loss']:.3f}{auc}")
+
+    def _step_through(self, epoch: int, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+        """Update all weights, batch after batch; return the first columns of the history."""
+        task = self.task
+        loss, self.n_parts = train_epoch(
+            self.model, self.average, self.optimizer, images, labels, task.parts["training"].cache.case_ids,
+            task.training, input_vox=task.section.preprocessing.input_vox, epoch=epoch, scaler=self.scaler,
+            seed=epoch_seed(task.training.seed, task.modality, str(task.fold), epoch), n_parts=self.n_parts,
+        )  # fmt: skip
+        return {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"], "train_loss": loss}
+
+    def _solve(self, epoch: int, images: torch.Tensor) -> dict[str, Any]:
+        """Solve the classifier on one view more; return the first columns of the history."""
+        part = self.task.parts["training"]
+        loss = solve_classifier(
+            cast(ScatteringNetwork, self.model), images, part.labels, [case.patient_id for case in part.cases],
+            self.task.training, input_vox=self.task.section.preprocessing.input_vox, n_views=epoch + 1, known=self.views,
+        )  # fmt: skip
+        return {"epoch": epoch, "learning_rate": 0.0, "train_loss": loss}
 
     def _averaged(self) -> torch.nn.Module:
         return self.model if self.average is None else self.average.module
@@ -221,6 +239,8 @@ class TrainingRun:
         if task.training.checkpoint == "best":
             chosen = "best epoch" if self.best is None else f"epoch {self.best['epoch'] + 1}"
             words = f"{chosen} by accuracy, recall, AUC and F1; optimistic: epoch chosen on the reported fold"
+        elif self.solved:
+            words = "solved on all views of the training cases"
         else:
             words = "last epoch" + (", running average of the weights" if self.average is not None else "")
         record = RunRecord(
