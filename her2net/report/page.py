@@ -12,6 +12,7 @@ from typing import Any
 
 from her2net.artefact import digest_json
 from her2net.evaluate.figures import DRAWERS
+from her2net.networks.build import network_spec
 from her2net.report import cohort, results, settings
 from her2net.report.cautions import find_cautions
 from her2net.report.checklists import FILES, fill_checklist
@@ -103,6 +104,7 @@ def _facts(material: Material) -> dict[str, Any]:
         "resembling": len(material.project.splits.resembling_test_cases), "tta_any": any(material.tta.values()),
         "recalibrated": listed([f"{kind} ({n} of {len(material.models)} models)" for kind, n in kinds.items()]),
         "networks": "; ".join(f"{name}: {m.training.network}" for name, m in plan.modalities.items()),
+        "solved": {name: network_spec(m.training.network).solved for name, m in plan.modalities.items()},
         "environment": next(iter(material.runs.values()))[0].environment, "threshold_note": results.threshold_note(material),
         "interval_methods": results.methods_of(metrics, material.class_names), "glossary": _glossary(),
         "prevalence": listed([f"{percent(n / sum(cases.values()))} {name}" for name, n in cases.items()]),

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from her2net.artefact import digest_file
+from her2net.networks.build import network_spec
 from her2net.plan.schema import ModalityPlan
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
@@ -36,16 +37,17 @@ def _settings(section: ModalityPlan) -> dict[str, str]:
     pre, training = section.preprocessing, section.training
     unit = {"px": "px", "mm": "mm", "lesion": "of the longest lesion edge"}[pre.margin_unit]
     aspect = {"keep": "equal edges", "keep_in_plane": "equal edges within the slice", "squash": "resized without keeping shape"}
+    stepped = not network_spec(training.network).solved
     return {
         "Channels": ", ".join(section.channels),
         "Window": f"lesion box + {pre.margin:g} {unit} on each side, {aspect[pre.aspect]}",
         "Input": f"{' × '.join(map(str, pre.input_vox))} {'px' if section.ndim == 2 else 'voxels'}",
         "Normalisation": f"z-score of each case's own {pre.statistics}" + (", channels together" if pre.joint_channels else ""),
         "Network": training.network,
-        "Epochs": str(training.epochs),
-        "Batch size": str(training.batch_size),
-        "Learning rate": f"{training.learning_rate:g}",
-        "Weight decay": f"{training.weight_decay:g}",
+        "Epochs": str(training.epochs) if stepped else f"solved on {count(training.epochs, 'view')} of each case",
+        "Batch size": str(training.batch_size) if stepped else "none",
+        "Learning rate": f"{training.learning_rate:g}" if stepped else "none",
+        "Weight decay": f"{training.weight_decay:g}" if stepped else "none",
         "Class weights in the loss": ", ".join(f"{w:g}" for w in training.loss_weights),
     }
 

@@ -37,7 +37,7 @@ from her2net.train.loop import (
     train_epoch,
 )
 from her2net.train.record import MONITORED, RunRecord, describe_environment, monitor, plot_progress, write_history
-from her2net.train.solve import solve_classifier
+from her2net.train.solve import count_views, solve_classifier
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
@@ -158,10 +158,12 @@ class TrainingRun:
 
     def _solve(self, epoch: int, images: torch.Tensor) -> dict[str, Any]:
         """Solve the classifier on one view more; return the first columns of the history."""
-        part = self.task.parts["training"]
+        part, training = self.task.parts["training"], self.task.training
+        if epoch >= count_views(training):  # nothing is left to add
+            return {"epoch": epoch, "learning_rate": 0.0, "train_loss": self.history[-1]["train_loss"]}
         loss = solve_classifier(
             cast(ScatteringNetwork, self.model), images, part.labels, [case.patient_id for case in part.cases],
-            self.task.training, input_vox=self.task.section.preprocessing.input_vox, n_views=epoch + 1, known=self.views,
+            training, input_vox=self.task.section.preprocessing.input_vox, n_views=epoch + 1, known=self.views,
         )  # fmt: skip
         return {"epoch": epoch, "learning_rate": 0.0, "train_loss": loss}
 

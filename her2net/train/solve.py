@@ -83,6 +83,11 @@ def solve_classifier(
     return best.log_loss
 
 
+def count_views(plan: TrainingPlan) -> int:
+    """Return in how many ways a case is shown: as it is, and mirrored along each axis that the plan flips."""
+    return 1 + sum(plan.augmentation.flip_axes)
+
+
 def _views(plan: TrainingPlan, ndim: int) -> list[tuple[int, ...]]:
     """Axes that each view mirrors: none, then each axis that training flips."""
     return [(), *((axis - ndim,) for axis, flipped in enumerate(plan.augmentation.flip_axes) if flipped)]
