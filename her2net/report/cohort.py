@@ -177,7 +177,8 @@ def lesion_sizes(material: Material) -> dict[tuple[str, str], float]:
 
 
 def _row(row: dict[str, Any], first: str, second: str) -> list[str | Cell]:
-    name = f"{row['variable']}: {row['level']}" if row.get("level") else row["variable"]
+    counted = row["variable"] in ("cases", "patients") and not row.get("method")
+    name = f"{row['variable']}: {row['level']}" if row.get("level") else row["variable"].capitalize() if counted else row["variable"]
     missing = [row.get(f"{cohort}_missing") or 0 for cohort in (first, second)]
     tested = bool(row.get("method"))
     return [

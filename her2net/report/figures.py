@@ -17,7 +17,7 @@ from her2net.fuse.stage import FUSION
 from her2net.report.cohort import Group
 from her2net.report.material import History, Material
 from her2net.report.results import confusion_counts
-from her2net.report.words import count, number, p_value, with_interval
+from her2net.report.words import count, explained, p_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -199,28 +199,28 @@ def draw_forest(material: Material, rows: Sequence[SubgroupMetric], model: str, 
             if everyone.value is not None:
                 axes.axvline(everyone.value, color=COLOURS[0], linewidth=0.6, linestyle=":")
             _forest_line(axes, write, 0, "All cases", everyone.n, everyone.n_positive, everyone.value, everyone.ci_low,
-                         everyone.ci_high, "D")  # fmt: skip
+                         everyone.ci_high, everyone.reason, "D")  # fmt: skip
         line = 1
         for covariate in covariates:
             group = [row for row in shown if row.covariate == covariate]
             write(0.05, line, f"{textwrap.shorten(covariate, 40, placeholder='…')}", bold=True)
             write(right + 0.1, line, f"interaction p {p_value(group[0].interaction_p)}")
             for step, row in enumerate(group, start=1):
-                _forest_line(axes, write, line + step, "   " + textwrap.shorten(row.level, 24, placeholder="…"), row.n,
-                             row.n_positive, row.value, row.ci_low, row.ci_high, "s")  # fmt: skip
+                _forest_line(axes, write, line + step, "\u2003" + textwrap.shorten(row.level, 24, placeholder="…"), row.n,
+                             row.n_positive, row.value, row.ci_low, row.ci_high, row.reason, "s")  # fmt: skip
             line += 1 + len(group)
     return figure
 
 
 def _forest_line(  # type: ignore[no-untyped-def]
     axes: Axes, write, line: int, name: str, n: int, n_positive: int, value: float | None, low: float | None,
-    high: float | None, marker: str,
+    high: float | None, reason: str, marker: str,
 ) -> None:  # fmt: skip
     write(0.05, line, name)
     write(1.6, line, f"{n} ({n_positive})")
-    write(5.35, line, with_interval(value, low, high, 2) if value is not None else number(None))
+    write(5.35, line, explained(value, low, high, reason, 2))
     if value is None:
         return
     if low is not None and high is not None:
-        axes.plot([low, high], [line, line], color="0.2", linewidth=1)
-    axes.plot(value, line, marker, color=COLOURS[0], markersize=4.5 if marker == "s" else 5.5)
+        axes.plot([low, high], [line, line], color="0.2", linewidth=1, clip_on=False)
+    axes.plot(value, line, marker, color=COLOURS[0], markersize=4.5 if marker == "s" else 5.5, clip_on=False)

@@ -14,8 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from her2net.report import words
 from her2net.report.table import Table
 
-BRACKETS = re.compile(r"\([^()]*\)")
-"""What stands in brackets behind a number stays on one line."""
+BRACKETS = re.compile(r"\([^()]*\)|\d ± \d|[pn] (?=[\d<])")
+"""What stays on one line: brackets behind a number, mean ± SD, and n and p with their numbers."""
+SHORT = 16
+"""A cell of up to so many characters is not broken at all."""
 
 
 def make_environment(*, autoescape: bool = True) -> Environment:
@@ -25,8 +27,15 @@ def make_environment(*, autoescape: bool = True) -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals["words"] = words
-    environment.filters["keep"] = lambda text: BRACKETS.sub(lambda found: found[0].replace(" ", "\u00a0"), text)
+    environment.filters["keep"] = keep_together
     return environment
+
+
+def keep_together(text: str) -> str:
+    """Return the text with spaces, and hyphens between letters, that a browser does not break at."""
+    if len(text) <= SHORT:
+        return re.sub(r"(?<=[a-z])-(?=[a-z])", "\u2011", text.replace(" ", "\u00a0"))
+    return BRACKETS.sub(lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
 def render_page(context: Mapping[str, Any]) -> str:
