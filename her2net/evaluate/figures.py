@@ -118,7 +118,7 @@ def draw_figure(draw: Callable[[Axes], None], title: str, legend_title: str = ""
         draw(axes)
         axes.set_title(title)
         axes.spines[["top", "right"]].set_visible(False)
-        legend = axes.legend(frameon=False, title=legend_title or None, title_fontsize=7, alignment="left")
+        legend = axes.legend(title=legend_title or None, title_fontsize=7, alignment="left", framealpha=0.7, edgecolor="none")
         legend.set_zorder(5)
     return figure
 

@@ -82,7 +82,7 @@ def flow_table(material: Material, groups: Sequence[Group]) -> Table:
         if any(g.unmasked[m] for g in groups):
             rows.append([f"Shown whole to the model {m}", *[str(g.unmasked[m]) for g in groups], f"no {m} mask"])
     if FUSION in material.models:
-        why = "a case that lacks a modality is fused from those it has"
+        why = "a case that lacks a modality is fused from those it has" if any(any(g.lacking.values()) for g in groups) else ""
         rows.append(["Used for the fusion", *[str(g.n_cases) for g in groups], why])
     if any(g.unlabelled for g in groups):
         rows.append(["Predicted, not evaluated", *[str(g.unlabelled) for g in groups], "no label"])

@@ -160,7 +160,7 @@ def draw_confusion(material: Material, cohort: str) -> Figure:
             ticks = range(len(names))
             axes.set_xticks(ticks, names)
             axes.set_yticks(ticks, names if model == models[0] else [""] * len(names), rotation=90, va="center")
-            axes.set(title=model, xlabel="Decided", ylabel="Truly" if model == models[0] else "")
+            axes.set(title=f"{model}, n = {counts.sum()}", xlabel="Decided", ylabel="Truly" if model == models[0] else "")
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
     return figure

@@ -7,7 +7,7 @@ import re
 
 from her2net.evaluate.record import COHORT_NAMES, RESEMBLING, Metric
 
-COHORT_LABELS = {"oof": "out-of-fold", RESEMBLING: "test, no look-alikes"}
+COHORT_LABELS = {"oof": "out-of-fold", RESEMBLING: "distinct test"}
 """Short forms for columns of tables."""
 METRIC_NAMES = {
     "auc": "AUC",
