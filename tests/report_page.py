@@ -63,5 +63,5 @@ class Page(HTMLParser):
             elif inside and element.tag == "tr":
                 rows.append([])
             elif inside and element.tag in ("td", "th"):
-                rows[-1].append(element.text.replace("\u00a0", " ").replace("\u2011", "-"))
+                rows[-1].append(element.text.replace("\u00a0", " "))
         return rows

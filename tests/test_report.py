@@ -32,6 +32,7 @@ from her2net.predictions import Predictions
 from her2net.project import load_project
 from her2net.report import cautions, mistakes, use, words
 from her2net.report.cohort import count_groups, table1s
+from her2net.report.figures import draw_training
 from her2net.report.material import Material, collect
 from her2net.report.page import SECTIONS, make_page
 from her2net.report.paper import load_paper, rates_of_counts
@@ -543,6 +544,16 @@ def test_what_is_undefined_says_why(material: Material, pictures: list[Picture])
     assert {row[2] for row in page.table("subgroups")[1:]} == {"undefined: one class only"}
 
 
+def test_a_single_epoch_is_seen(material: Material) -> None:
+    once = {name: tuple(fold[:1] for fold in folds) for name, folds in material.histories.items()}
+    figure = draw_training(replace(material, histories=once))
+    points = [line for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1]
+    assert len(points) > 4
+    assert {line.get_marker() for line in points} == {"o"}
+    low, high = figure.axes[-1].get_xlim()
+    assert [tick for tick in figure.axes[-1].get_xticks() if low <= tick <= high] == [1]
+
+
 def test_intervals_are_named_in_words_once_and_exceptions_by_model(material: Material) -> None:
     metric = next(m for m in material.evaluation.metrics if m.metric == "auc")
     make = lambda model, how: metric.model_copy(update={"model": model, "cohort": "test", "ci_method": how})
@@ -554,10 +565,10 @@ def test_intervals_are_named_in_words_once_and_exceptions_by_model(material: Mat
     )
 
 
-def test_short_cells_stay_on_one_line() -> None:
-    assert keep_together("out-of-fold") == "out\u2011of\u2011fold"
-    assert keep_together("-0.36") == "-0.36"
+def test_what_belongs_together_stays_on_one_line(page: Page) -> None:
     assert keep_together("0.812 (0.144 to 0.991)") == "0.812 (0.144\u00a0to\u00a00.991)"
+    assert keep_together("55.8 ± 9.0; p 0.12; n 7") == "55.8\u00a0±\u00a09.0; p\u00a00.12; n\u00a07"
+    assert all(("short" in cell.attributes.get("class", "").split()) == (len(cell.text) <= 16) for cell in page.all("td") if cell.text)
 
 
 @pytest.mark.parametrize("name", ["words"])

@@ -110,6 +110,7 @@ def draw_training(material: Material) -> Figure:
     """Draw the loss of each fold over the epochs, and the AUC of the patients it holds out, one column per modality."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = list(material.plan.modalities)
     with rc_context(STYLE):
@@ -124,22 +125,26 @@ def draw_training(material: Material) -> Figure:
             right.axhline(0.5, color="0.6", linewidth=0.6)
             right.set(ylim=(0, 1), xlabel="Epoch", ylabel="AUC" if column == 0 else "")
             loss.set(title=name, ylabel="Cross-entropy" if column == 0 else "")
+            longest = max((len(fold) for fold in folds), default=1)
             for axis in (loss, right):
                 axis.spines[["top", "right"]].set_visible(False)
-                axis.xaxis.get_major_locator().set_params(integer=True)
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+                axis.set_xlim(1 - 0.03 * longest - 0.2, 1.03 * longest + 0.2)
         axes[0][0].legend(frameon=False)
     return figure
 
 
 def _plot_folds(axes: Axes, folds: Sequence[History], key: str, colour: str, style: str, label: str) -> None:
-    """Draw each fold thinly and their mean boldly, over the epochs that all folds reached."""
+    """Draw each fold thinly and their mean boldly, over the epochs that all folds reached; a single epoch as dots."""
     curves = [np.array([row[key] for row in fold], dtype=float) for fold in folds]  # None becomes NaN
     shortest = min(map(len, curves), default=0)
+    dot = "o" if shortest == 1 else None
     for curve in curves:
-        axes.plot(np.arange(1, len(curve) + 1), curve, color=colour, linewidth=0.7, alpha=0.35)
+        axes.plot(np.arange(1, len(curve) + 1), curve, color=colour, linewidth=0.7, alpha=0.35, marker=dot, markersize=3)
     if shortest:
         mean = np.stack([curve[:shortest] for curve in curves]).mean(axis=0)
-        axes.plot(np.arange(1, shortest + 1), mean, color=colour, linestyle=style, linewidth=1.6, label=label)
+        axes.plot(np.arange(1, shortest + 1), mean, color=colour, linestyle=style, linewidth=1.6, label=label,
+                  marker=dot, markersize=6)  # fmt: skip
 
 
 def draw_confusion(material: Material, cohort: str) -> Figure:

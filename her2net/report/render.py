@@ -16,8 +16,6 @@ from her2net.report.table import Table
 
 BRACKETS = re.compile(r"\([^()]*\)|\d ± \d|[pn] (?=[\d<])")
 """What stays on one line: brackets behind a number, mean ± SD, and n and p with their numbers."""
-SHORT = 16
-"""A cell of up to so many characters is not broken at all."""
 
 
 def make_environment(*, autoescape: bool = True) -> Environment:
@@ -32,9 +30,7 @@ def make_environment(*, autoescape: bool = True) -> Environment:
 
 
 def keep_together(text: str) -> str:
-    """Return the text with spaces, and hyphens between letters, that a browser does not break at."""
-    if len(text) <= SHORT:
-        return re.sub(r"(?<=[a-z])-(?=[a-z])", "\u2011", text.replace(" ", "\u00a0"))
+    """Return the text with spaces that a browser does not break at."""
     return BRACKETS.sub(lambda found: found[0].replace(" ", "\u00a0"), text)
 
 

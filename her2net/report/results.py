@@ -199,9 +199,10 @@ def certainty_table(material: Material) -> Table | None:
     ]
     if not rows:
         return None
+    how = " or ".join(dict.fromkeys(c.permutation for c in material.evaluation.certainty if c.permutation))
     return make_table("certainty", "How sure the AUCs are", ["Model", "Cohort", "Permutation p", "Size of the study"], rows,
                       numeric=(2,), notes=("Permutation p: how often shuffled labels reach an AUC this high "
-                                           "(one-sided; 9,999 shuffles over patients).",))  # fmt: skip
+                                           f"(one-sided, over patients; {how}).",))  # fmt: skip
 
 
 def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table | None:
