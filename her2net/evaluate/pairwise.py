@@ -21,10 +21,10 @@ from her2net.evaluate.comparisons import (
     paired_bootstraps,
 )
 from her2net.evaluate.delong import auc
-from her2net.evaluate.estimate import NAN, Estimate, has_both_classes, is_clustered, two_sided_p, z_quantile
+from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered
 from her2net.evaluate.multiclass import absent_classes, macro_auc_statistic
 from her2net.evaluate.proportions import balanced_accuracy_formula, f1_formula, mcc_formula
-from her2net.evaluate.reclassification import integrated_discrimination, net_reclassification
+from her2net.evaluate.reclassification import Reclassified, integrated_discrimination, net_reclassification
 from her2net.evaluate.thresholds import Threshold
 from her2net.evaluate.weighted import Statistic, confusion_statistic, pr_auc_statistic
 from her2net.predictions import Predictions
@@ -151,15 +151,13 @@ def _reclassified(
     """Reclassification by model a as the new one and b as the old one, without categories."""
     nri = net_reclassification(labels, b, a, patients=patients)
     idi = integrated_discrimination(labels, b, a, patients=patients)["idi"]
-    return {name: _as_test(part, "NRI, category-free, normal") for name, part in nri.items()} | {"idi": _as_test(idi, "IDI, normal")}
+    return {name: _as_test(part, "NRI, category-free") for name, part in nri.items()} | {"idi": _as_test(idi, "IDI")}
 
 
-def _as_test(found: Estimate, test: str) -> Comparison:
-    error = (found.ci_high - found.ci_low) / (2 * z_quantile())
-    if not error > 0:
-        return Comparison(found.value, NAN, NAN, NAN, NAN, test, found.reason or "no variance")
-    z = found.value / error
-    return Comparison(found.value, found.ci_low, found.ci_high, z, two_sided_p(z), test)
+def _as_test(found: Reclassified, name: str) -> Comparison:
+    e = found.estimate
+    z = e.value / found.error if found.error > 0 else NAN
+    return Comparison(e.value, e.ci_low, e.ci_high, z, found.p_value, f"{name}, {e.ci_method}", e.reason)
 
 
 def _row(found: Comparison) -> dict[str, Any]:

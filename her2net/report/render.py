@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from her2net.report import words
 from her2net.report.table import Table
 
-BRACKETS = re.compile(r"\([^()]*\)|\d ± \d|[pn] (?=[\d<])")
+BRACKETS = re.compile(r"\([^()]{1,28}\)|\d ± \d|[pn] (?=[\d<])")
 """What stays on one line: brackets behind a number, mean ± SD, and n and p with their numbers."""
 
 

@@ -165,14 +165,28 @@ def test_reclassification_by_hand() -> None:
     labels = np.array([1, 1, 1, 0, 0, 0, 0])
     old, new = np.full(7, 0.5), np.array([0.6, 0.7, 0.4, 0.4, 0.4, 0.6, 0.5])
     found = net_reclassification(labels, old, new)
-    assert found["nri_positive"].value == pytest.approx(1 / 3)
-    assert found["nri_negative"].value == pytest.approx(1 / 4)
-    assert found["nri"].value == pytest.approx(1 / 3 + 1 / 4)
-    assert net_reclassification(labels, old, new, cuts=[0.65])["nri"].value == pytest.approx(1 / 3)
-    idi = integrated_discrimination(labels, old, new)["idi"]
+    assert found["nri_positive"].estimate.value == pytest.approx(1 / 3)
+    assert found["nri_negative"].estimate.value == pytest.approx(1 / 4)
+    assert found["nri"].estimate.value == pytest.approx(1 / 3 + 1 / 4)
+    assert net_reclassification(labels, old, new, cuts=[0.65])["nri"].estimate.value == pytest.approx(1 / 3)
+    idi = integrated_discrimination(labels, old, new)["idi"].estimate
     assert idi.value == pytest.approx((0.2 / 3) - (-0.1 / 4))
     assert idi.ci_low < idi.value < idi.ci_high
-    assert net_reclassification(np.ones(7, dtype=int), old, new)["nri"].reason
+    assert net_reclassification(np.ones(7, dtype=int), old, new)["nri"].estimate.reason
+
+
+def test_reclassification_is_tested_as_welch_would() -> None:
+    from scipy.stats import ttest_ind
+
+    labels, a, b = cohort(60)
+    found = integrated_discrimination(labels, b, a)["idi"]
+    change = a - b
+    expected = ttest_ind(change[labels == 1], change[labels == 0], equal_var=False)
+    interval = expected.confidence_interval()
+    assert found.df == pytest.approx(expected.df)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.estimate.value == pytest.approx(change[labels == 1].mean() - change[labels == 0].mean())
+    assert [found.estimate.ci_low, found.estimate.ci_high] == pytest.approx([interval.low, interval.high])
 
 
 def test_permutation_p_equals_mann_whitney_and_keeps_patients_whole() -> None:
