@@ -18,7 +18,6 @@ import numpy as np
 from her2net.artefact import digest_json, read_text
 from her2net.ensemble import EnsembleRecord
 from her2net.errors import StaleArtefactError
-from her2net.evaluate.estimate import has_both_classes
 from her2net.evaluate.record import RESEMBLING, Evaluation, Metric
 from her2net.evaluate.thresholds import Threshold, Thresholds
 from her2net.fingerprint import Fingerprint
@@ -104,11 +103,9 @@ class Material:
         return next((m for m in rows if (m.model, m.cohort, m.metric) == (model, cohort, name)), None)
 
     def drawn_models(self, cohort: str) -> list[str]:
-        """Return the models that have curves in a cohort: two classes, and both of them present."""
-        if not self.binary:
-            return []
+        """Return the models that have curves in a cohort: those with cases of more than one class."""
         models = [m for m in self.models if (m, cohort) in self.tables]
-        return [m for m in models if has_both_classes(self.known(m, cohort).labels)]
+        return [m for m in models if len(np.unique(self.known(m, cohort).labels)) > 1]
 
 
 def collect(project: Project, names: list[str], *, test_labels: Callable[[], Mapping[str, int]], paper: bool) -> Material:

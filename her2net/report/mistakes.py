@@ -96,16 +96,17 @@ def _pictures(material: Material, case_id: str) -> tuple[Thumbnail, ...]:
 def mistakes_table(material: Material, mistakes: list[Mistake]) -> Table:
     """Return all wrong decisions."""
     model, cohort = material.headline
+    others = [name for name in material.models if name != model]
     rows: list[list[str | Cell]] = [
         [
             m.case_id, m.truth, m.decision, Cell(number(m.probability), sort=m.probability),
-            Cell(number(m.certainty, 2), sort=m.certainty), *(m.others.get(name, "no image") for name in material.models),
+            Cell(number(m.certainty, 2), sort=m.certainty), *(m.others.get(name, "no image") for name in others),
         ]
         for m in mistakes
     ]  # fmt: skip
     what = f"Probability of {material.class_names[1]}" if material.binary else "Probability of the decision"
-    headers = ["Case", "Truly", "Decided", what, "Certainty", *(f"{name} says" for name in material.models)]
+    headers = ["Case", "Truly", "Decided", what, "Certainty", *(f"{name} says" for name in others)]
     caption = f"All wrong decisions of {model}, {cohort_name(cohort)}"
-    numeric = range(3, 5 + len(material.models) if material.binary else 5)
+    numeric = range(3, 5 + len(others) if material.binary else 5)
     far = "0 on the threshold, 1 as far from it as possible." if material.binary else "lead over the next class."
     return make_table("mistakes", caption, headers, rows, numeric=numeric, notes=(f"Certainty: {far}",))

@@ -13,7 +13,7 @@ from typing import Any
 from her2net.artefact import digest_json
 from her2net.evaluate.figures import DRAWERS
 from her2net.networks.build import network_spec
-from her2net.report import cohort, results, settings
+from her2net.report import cohort, results, settings, use
 from her2net.report.cautions import find_cautions
 from her2net.report.checklists import FILES, fill_checklist
 from her2net.report.figures import forest_rows
@@ -61,7 +61,8 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
         "flow": cohort.flow_table(material, groups), "data_warnings": settings.problems_table(material),
         "plan": settings.settings_table(material), "fusion": settings.fusion_table(material),
         "results": results.results_table(material), "confusion": results.confusion_table(material),
-        "certainty": results.certainty_table(material),
+        "certainty": results.certainty_table(material), "discrimination": use.discrimination_table(material),
+        "calibration": use.calibration_table(material), "rule_in_out": use.rule_table(material), "impact": use.impact_table(material),
         "subgroups": results.subgroups_table(forest_rows(subgroups, *material.headline), "subgroups",
                                              f"{material.headline[0]}, {cohort_name(material.headline[1])}"),
         "all_subgroups": results.subgroups_table(subgroups, "all_subgroups", "all models and cohorts"),

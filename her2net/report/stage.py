@@ -16,7 +16,7 @@ from her2net.report.pictures import make_pictures
 from her2net.report.render import render_page, render_table
 from her2net.train.fold import read_record
 
-REPORT_VERSION = 1  # raise when the same inputs give another report
+REPORT_VERSION = 2  # raise when the same inputs give another report
 RECORD = "report.json"
 
 
