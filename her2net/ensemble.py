@@ -16,7 +16,7 @@ from her2net.errors import LeakageError, MissingArtefactError, StaleArtefactErro
 from her2net.inference import load_networks, predict_files
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
-from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
+from her2net.predictions import Predictions, check_table, make_predictions, read_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles, load_cache
 from her2net.raw.dataset import Case
 from her2net.train.fold import read_record
@@ -73,6 +73,9 @@ def ensemble_modality(
     made_from = ensemble_inputs(paths, plan, modality, test_files, tta=tta)
     tables = [read_predictions(paths.fold(modality, k) / "oof.csv", made_by="her2net_train")
               for k in range(plan.splits.n_folds)]  # fmt: skip
+    for k, table_of_fold in enumerate(tables):
+        check_table(paths.fold(modality, k) / "oof.csv", table_of_fold, training, n_classes=plan.n_classes,
+                    made_by=f"her2net_train {modality} {k} --restart")
     networks = load_networks(paths, plan, modality, device) if tta or test else []
     if tta and not section.inference.tta:
         tables = [_predict_again(paths, plan, modality, network, table, device)

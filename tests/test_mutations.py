@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mutations import Mutation, all_mutations
+from mutations import Mutation, raw_mutations
 from mutations.good import make_good
 from mutations.judge import try_mutation
 from mutations.worker import Worker
 
 from her2net.paths import DatasetPaths
 
-MUTATIONS = all_mutations()
+MUTATIONS = raw_mutations()
 
 
 @pytest.fixture(scope="module")

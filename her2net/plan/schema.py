@@ -122,6 +122,12 @@ class ModalityPlan(Strict):
         return self
 
     @model_validator(mode="after")
+    def _axes_agree(self) -> ModalityPlan:
+        if len(self.training.augmentation.flip_axes) != self.ndim:
+            raise ValueError(f"training.augmentation.flip_axes names {len(self.training.augmentation.flip_axes)} axes of {self.ndim}")
+        return self
+
+    @model_validator(mode="after")
     def _phases_are_there(self) -> ModalityPlan:
         derived = self.preprocessing.derived_channels
         phases = DCE_PHASES[: 3 if "wash-out" in derived else 2]
@@ -147,7 +153,7 @@ class SplitsPlan(Strict):
 
     scheme: Literal["stratified", "leave-one-site-out", "custom"]
     n_folds: Annotated[int, Field(ge=2)]
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)]
 
     @property
     def name(self) -> str:
@@ -203,6 +209,22 @@ class Plan(Artefact):
         for name, modality in self.modalities.items():
             if len(modality.training.loss_weights) != len(self.class_names):
                 raise ValueError(f"modalities.{name}.training.loss_weights needs one weight per class")
+        return self
+
+    @model_validator(mode="after")
+    def _subsets_are_known(self) -> Plan:
+        for subset in self.fusion.subsets:
+            if not subset or not set(subset) <= set(self.modalities) or len(set(subset)) < len(subset):
+                raise ValueError(f"fusion.subsets: {subset} is not a set of modalities of the plan, {', '.join(self.modalities)}")
+        return self
+
+    @model_validator(mode="after")
+    def _decisions_are_about_values(self) -> Plan:
+        for number, decision in enumerate(self.decisions):
+            try:
+                self.value_at(decision.path)
+            except (KeyError, IndexError, TypeError, ValueError):
+                raise ValueError(f"decisions.{number}: {decision.path!r} is no path of the plan") from None
         return self
 
     @property

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from her2net.paths import DatasetPaths
+import h5py
 from mutations.case import Command, Mutation
 from mutations.good import copy_good
 from mutations.worker import Answer, Worker
+
+from her2net.paths import DatasetPaths
 
 TIMEOUT_S = 60.0
 """Far more than any command needs here: a slow machine is no hang."""
@@ -32,6 +34,7 @@ def try_mutation(mutation: Mutation, good: DatasetPaths, root: Path, worker: Wor
     """
     answers = []
     with _copy(good, root) as paths:
+        undamaged = {p: content_of(p) for p in root.rglob(mutation.restores)} if mutation.restores else {}
         mutation.damage(paths)
         before = picture(root)
         for command in mutation.commands:
@@ -44,7 +47,18 @@ def try_mutation(mutation: Mutation, good: DatasetPaths, root: Path, worker: Wor
             problems += [f"left behind: {name}" for name in after if name not in before and _is_leftover(name)]
             assert not problems, "\n".join([f"her2net_{' '.join(command)}", *problems, str(answer.code), answer.text])
             answers.append((command, Answer(answer.code, *(t.replace(f"{root}/", "") for t in (answer.out, answer.err)))))
+        assert bool(undamaged) == bool(mutation.restores)
+        for path, content in undamaged.items():
+            assert content_of(path) == content, f"{path} is not as it was"
     return answers
+
+
+def content_of(path: Path) -> object:
+    """Return what a file holds; of a cache the arrays, as the library puts other bytes between them."""
+    if path.suffix != ".h5":
+        return path.read_bytes()
+    with h5py.File(path, "r", locking=False) as file:
+        return {name: (array.shape, str(array.dtype), array[:].tobytes()) for name, array in file.items()}
 
 
 def judge(mutation: Mutation, answer: Answer, *, first: bool) -> list[str]:
@@ -52,7 +66,7 @@ def judge(mutation: Mutation, answer: Answer, *, first: bool) -> list[str]:
     problems = []
     if "Traceback (most recent call last)" in answer.text:
         problems.append("a traceback")
-    expected = 0 if mutation.accepted else 2
+    expected = 0 if mutation.accepted else mutation.code
     if answer.code != expected:
         problems.append(f"exit code {answer.code}, expected {expected}")
     if first or not mutation.accepted:
