@@ -7,7 +7,8 @@
 
 Each target starts from a few good files. Half of the changes to JSON and to tables keep the syntax and put strange values
 into it. A finding is any exception that is no `Her2netError`, an error whose message does not name the file, a hang of
-20 s, more than 2 GiB of memory, or the end of the interpreter. Findings are kept, one input for each place in the code, and fuzzing goes on.
+20 s, more than 2 GiB of memory, or the end of the interpreter. One input is kept for each place in the code at fault, and
+fuzzing goes on.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ TIMEOUT_S, MEMORY_MB, MAX_BYTES = 20, 2048, 1 << 16
 RESTARTS = 5
 FORMULA = '=HYPERLINK("http://example.org")'
 STRANGE: list[Any] = [
-    None, True, False, 0, -1, 1, 2**31, -(2**63), 10**400, 0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), "", " ", "0", "1",
-    "1.0", "nan", "1e999", "\x00", "\u202e", "\ud800", "é", "e\u0301", "..", "../../x", "C:\\x", "con", FORMULA, "a" * 300, [], [[]], {}, {"": 0},
-    [None], [True], ["a", "a"], {"a": {"a": {}}},
+    None, True, False, 0, -1, 1, 2**31, -(2**63), 10**400, 0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), "", " ", "0",
+    "1", "1.0", "nan", "1e999", "\x00", "\u202e", "\ud800", "é", "e\u0301", "..", "../../x", "C:\\x", "con", FORMULA, "a" * 300, [],
+    [[]], {}, {"": 0}, [None], [True], ["a", "a"], {"a": {"a": {}}},
 ]  # fmt: skip
 """What takes the place of a value."""
 
@@ -162,11 +163,13 @@ def make_seeds(folder: Path) -> None:
     paths.preprocessed.rename(folder / "prepared")
     patients = sorted({case.patient_id for case in read_dataset(paths.raw).train})
     halves = [patients[::2], patients[1::2]]
-    for name, folds in {"a": halves, "b": {"folds": [{"train": halves[0], "val": halves[1]}, {"train": halves[1], "val": halves[0]}]}}.items():
+    sides = [{"train": halves[0], "val": halves[1]}, {"train": halves[1], "val": halves[0]}]
+    for name, folds in {"a": halves, "b": {"folds": sides}}.items():
         (folder / "folds").mkdir(exist_ok=True)
         (folder / f"folds/{name}.json").write_text(json.dumps(folds))
-    write_predictions(folder / "predictions/a.csv", make_predictions(["a", "b", "c"], ["a", "a", "c"], np.array([[0.25, 0.75], [0.5, 0.5], [1, 0]]),
-                                                           labels=[0, 1, None], folds=["0", "1", "0"]))  # fmt: skip
+    probs = np.array([[0.25, 0.75], [0.5, 0.5], [1, 0]])
+    table = make_predictions(["a", "b", "c"], ["a", "a", "c"], probs, labels=[0, 1, None], folds=["0", "1", "0"])
+    write_predictions(folder / "predictions/a.csv", table)
     (folder / "predictions/b.csv").write_bytes(b"case_id;prob_0;prob_1\na;0,25;0,75\n")
     (folder / "labels.csv").write_bytes(b"case_id;label\r\na;1\r\nb;negative\r\n")
     (folder / "sidecar.json").write_text('{"spacing_mm": [0.1, 0.2], "depth": 1}')
@@ -322,7 +325,8 @@ def run_target(name: str, seeds: Path, out: Path, seconds: float) -> tuple[int, 
     places: set[str] = set()
     end = time.monotonic() + seconds
     while deaths <= RESTARTS and (left := int(end - time.monotonic())) > 0:
-        command = [sys.executable, __file__, "--child", "--targets", name, "--seeds", str(seeds), "--out", str(out), "--seconds", str(left)]
+        command = [sys.executable, __file__, "--child", "--targets", name, "--seeds", str(seeds), "--out", str(out)]
+        command += ["--seconds", str(left)]
         log = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         text = log.stdout + log.stderr
         (out / f"{name}.log").write_text(text[-200_000:])

@@ -210,6 +210,9 @@ def explain_write_failure(path: Path, error: OSError) -> str:
         errno.EPERM: "You may not write there: change the permissions or write elsewhere",
         errno.ENOENT: "The folder has vanished: bring it back (is a network drive gone?)",
         errno.ESTALE: "The network drive is gone: bring it back",
+        errno.ENOTDIR: "A file stands where a folder should be: move it away",
+        errno.EEXIST: "A file stands where a folder should be: move it away",
+        errno.EISDIR: "A folder stands where the file should be: move it away",
     }
     remedy = remedies.get(error.errno or 0, "Check the disk")
     reason = error.strerror or str(error)

@@ -20,6 +20,7 @@ import numpy as np
 from her2net.artefact import read_text, write_csv
 from her2net.errors import PredictionTableError, describe, join_problems
 from her2net.raw.dataset import Case
+from her2net.raw.table import CONTROL
 
 FIXED_COLUMNS = ("case_id", "patient_id", "fold", "label")
 SUM_TOLERANCE = 1e-4
@@ -112,6 +113,10 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
         PredictionTableError: every problem of the table, with its row.
     """
     text = read_text(path, made_by=made_by)
+    control = CONTROL.search(text)
+    if control:
+        line = text.count("\n", 0, control.start()) + 1
+        raise PredictionTableError(f"{path}: line {line} holds the control character {control.group()!r}: the file is damaged.")
     separator = max(SEPARATORS, key=text.partition("\n")[0].count)
     if separator != ",":  # a spreadsheet that separates cells otherwise may use the comma as decimal point
         text = DECIMAL_COMMA.sub(r"\1.\2", text)
@@ -125,7 +130,8 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
         raise PredictionTableError(f"{path}: the column {', '.join(map(repr, repeated[:5]))} occurs twice. Keep one of them.")
     n_classes = sum(name.startswith("prob_") for name in header)
     if n_classes > MAX_CLASSES:
-        raise PredictionTableError(describe("too many columns prob_...", where=path, found=n_classes, expected=f"at most {MAX_CLASSES}"))
+        what = "too many columns of probabilities"
+        raise PredictionTableError(describe(what, where=path, found=n_classes, expected=f"at most {MAX_CLASSES}"))
     wanted = ["case_id", *(f"prob_{c}" for c in range(max(n_classes, 2)))]
     absent = [name for name in wanted if name not in header]
     if absent:

@@ -112,5 +112,6 @@ def load_planned(paths: DatasetPaths) -> Project:
     known = {(entry.case_id, name) for entry in scan.cases for name in entry.images}
     absent = sorted({case.case_id for case in dataset.cases for name in case.images if (case.case_id, name) not in known})
     if absent and not changed_files(dataset, scan):  # a new file is told as such
-        raise StaleArtefactError(f"{paths.scan}: says nothing of {', '.join(absent[:5])}. Run her2net_plan to look at the images again.")
+        what = f"says nothing of {', '.join(absent[:5])}"
+        raise StaleArtefactError(f"{paths.scan}: {what}. Run her2net_plan to look at the images again.")
     return Project(paths, dataset, plan, splits, scan)

@@ -258,7 +258,8 @@ def read_own_folds(path: Path, cases: Sequence[Case]) -> list[list[str]]:
         if held & trained:
             raise LeakageError(f"{where}: patients on both sides: {', '.join(sorted(held & trained)[:5])}.")
         if "train" in sides and held | trained != everyone:
-            raise PlanError(describe("patients are on neither side", where=where, found=", ".join(sorted(everyone - held - trained)[:5]),
+            absent = ", ".join(sorted(everyone - held - trained)[:5])
+            raise PlanError(describe("patients are on neither side", where=where, found=absent,
                                      remedy="A fold is trained on everybody whom it does not hold out."))
         folds.append(sorted(held))
     return folds

@@ -65,5 +65,6 @@ def _load_fingerprint(paths: DatasetPaths, names: list[str]) -> Fingerprint:
     fingerprint = Fingerprint.load(paths.fingerprint)
     absent = [name for name in names if name not in fingerprint.modalities]
     if absent:
-        raise PlanError(describe(f"does not describe {', '.join(absent)}", where=paths.fingerprint, remedy="Run her2net_plan to make it anew."))
+        remedy = "Run her2net_plan to make it anew."
+        raise PlanError(describe(f"does not describe {', '.join(absent)}", where=paths.fingerprint, remedy=remedy))
     return fingerprint

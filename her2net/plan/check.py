@@ -51,7 +51,8 @@ def check_fit(plan: Plan, spec: DatasetSpec, folder: str) -> list[str]:
     if plan.dataset != folder:
         problems.append(describe("of another dataset", where="dataset", found=plan.dataset, expected=folder))
     if tuple(plan.class_names) != spec.class_names:
-        problems.append(describe("not those of dataset.json", where="class_names", found=plan.class_names, expected=list(spec.class_names)))
+        what = "not those of dataset.json"
+        problems.append(describe(what, where="class_names", found=plan.class_names, expected=list(spec.class_names)))
     for name, section in plan.modalities.items():
         if name not in spec.modalities:
             problems.append(describe("not declared in dataset.json", where=f"modalities.{name}", expected=", ".join(spec.modalities)))

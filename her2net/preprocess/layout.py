@@ -112,9 +112,11 @@ def _check_layout(file: h5py.File) -> None:
         raise KeyError(f"no array {', '.join(odd)}")
     image, n = file["image"], len(file["case_id"])
     expected = {"mask": (n, *image.shape[2:]), "has_mask": (n,), "digest": (n,), "checksum": (n,), "image": (n, *image.shape[1:])}
+    if image.ndim not in (4, 5):
+        raise ValueError(f"image has the shape {image.shape}, expected (N, C, [D,] H, W)")
     for name, shape in expected.items():
-        if file[name].shape != shape or image.ndim not in (4, 5):
-            raise ValueError(f"{name} has the shape {file[name].shape}, expected {shape if image.ndim in (4, 5) else '(N, C, [D,] H, W)'}")
+        if file[name].shape != shape:
+            raise ValueError(f"{name} has the shape {file[name].shape}, expected {shape}")
     for name, kind in {"image": np.float16, "mask": np.uint8, "has_mask": np.bool_}.items():
         if file[name].dtype != kind:
             raise ValueError(f"{name} is of {file[name].dtype}, expected {np.dtype(kind)}")

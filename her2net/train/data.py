@@ -80,8 +80,8 @@ def load_part(paths: DatasetPaths, modality: str, plan: ModalityPlan, cases: tup
     cache = load_cache(path, [case.case_id for case in cases])
     shape = (plan.n_inputs, *plan.preprocessing.stored_vox)
     if cache.image.shape[1:] != shape:
-        raise CacheError(describe("holds images of another shape than the plan", where=path, found=cache.image.shape[1:], expected=shape,
-                                  remedy="Run her2net_plan, which makes it anew."))
+        raise CacheError(describe("holds images of another shape than the plan", where=path, found=cache.image.shape[1:],
+                                  expected=shape, remedy="Run her2net_plan, which makes it anew."))
     return FoldData(cases, cache, np.array([case.label for case in cases], dtype=np.int64))
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from her2net.paths import DatasetPaths
 from mutations.case import CACHE, TRAIN_ALL, Kind, Mutation
 from mutations.tools import Damage, Edit, cut, cut_share, edit_file, flip, replace_file
-
-from her2net.paths import DatasetPaths
 
 CACHES = Kind("cache", (TRAIN_ALL,))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mutations.case import ENSEMBLE, PREDICT, TRAIN, TRAIN_ALL, Kind, Mutation
-from mutations.tools import Damage, Edit, cut, cut_share, edit_file, flip, replace_file
 
 from her2net.paths import DatasetPaths
+from mutations.case import ENSEMBLE, PREDICT, TRAIN, TRAIN_ALL, Kind, Mutation
+from mutations.tools import Damage, Edit, cut, cut_share, edit_file, flip, replace_file
 
 LATEST = Kind("checkpoint_latest.pt", (TRAIN_ALL,))
 BOTH = Kind("checkpoint_latest.pt and checkpoint_previous.pt", (TRAIN_ALL,))

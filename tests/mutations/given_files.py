@@ -11,15 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from her2net import locks
+from her2net.networks.build import build_network
+from her2net.paths import DatasetPaths
 from mutations.case import PLAN, STATUS, TRAIN, TRAIN_ALL, Command, Kind, Mutation
 from mutations.checkpoints import Bomb
 from mutations.good import FOLDS
 from mutations.json_files import broken, text
 from mutations.tools import Damage, cut_share, edit_file, flip, replace_file
-
-from her2net import locks
-from her2net.networks.build import build_network
-from her2net.paths import DatasetPaths
 
 MINE: Command = ("plan", "-p", "mine", "--no-preprocess", "--num-workers", "1", "--quiet")
 SPLITS = Kind("plan --splits", ((*MINE, "--machine", "{root}/machine.json", "--splits", "{root}/own.json"),))

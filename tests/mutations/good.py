@@ -90,7 +90,8 @@ def copy_good(good: DatasetPaths, root: Path) -> DatasetPaths:
     """Copy a good dataset with all that was made from it; checkpoints are linked, as nothing writes into one that is there."""
 
     def copy(source: str, target: str) -> None:
-        (os.link if source.endswith(".pt") else shutil.copy2)(source, target)
+        linked = source.endswith(".pt") and os.stat(source).st_dev == os.stat(os.path.dirname(target)).st_dev
+        (os.link if linked else shutil.copy2)(source, target)
 
     shutil.copytree(good.roots.raw.parent, root, copy_function=copy)
     return make_paths(root, FOLDER)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from her2net.paths import DatasetPaths
 from mutations.case import (
     ENSEMBLE,
     FUSE,
@@ -23,8 +24,6 @@ from mutations.case import (
     Mutation,
 )
 from mutations.tools import Damage, edit_file, replace_file
-
-from her2net.paths import DatasetPaths
 
 Where = Callable[[DatasetPaths], Path]
 Change = Callable[[dict[str, Any]], object]

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+
+from her2net.paths import DatasetPaths
 from mutations.case import Command, Mutation
 from mutations.good import copy_good
 from mutations.worker import Answer, Worker
-
-from her2net.paths import DatasetPaths
 
 TIMEOUT_S = 60.0
 """Far more than any command needs here: a slow machine is no hang."""
@@ -39,7 +39,7 @@ def try_mutation(mutation: Mutation, good: DatasetPaths, root: Path, worker: Wor
         before = picture(root)
         for command in mutation.commands:
             filled = tuple(word.replace("{root}", str(root)) for word in command)
-            answer = worker.run(filled, _environment(paths, root), TIMEOUT_S)
+            answer = worker.run(filled, environment(paths, root / "temporary"), TIMEOUT_S)
             problems = judge(mutation, answer, first=not answers)
             after = picture(root)
             if not mutation.accepted and after != before:
@@ -100,9 +100,10 @@ def _is_leftover(name: str) -> bool:
     return name.endswith((".tmp", ".part", ".lock")) or Path(name).name.startswith(".")
 
 
-def _environment(paths: DatasetPaths, root: Path) -> dict[str, str]:
+def environment(paths: DatasetPaths, temporary: Path) -> dict[str, str]:
+    """Return the variables under which a command finds the folders."""
     roots = {f"her2net_{name}": str(getattr(paths.roots, name)) for name in ("raw", "preprocessed", "results")}
-    return {**roots, "TMPDIR": str(root / "temporary"), "HF_HUB_OFFLINE": "1"}
+    return {**roots, "TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-from mutations.case import Command, Kind, Mutation
-from mutations.pictures import encoded, frames
-from mutations.tools import Damage, Edit, cut, cut_share, edit_file, flip, png, replace_file
 from PIL import Image
 
 from her2net.paths import DatasetPaths
+from mutations.case import Command, Kind, Mutation
+from mutations.pictures import encoded, frames
+from mutations.tools import Damage, Edit, cut, cut_share, edit_file, flip, png, replace_file
 
 GIVEN: Command = ("predict", "-i", "{root}/new", "-o", "{root}/out", "--device", "cpu", "--quiet")
 NEW = Kind("predict -i", (GIVEN,))
@@ -92,16 +92,17 @@ MUTATIONS: list[Mutation] = [
     NEW.refused("mask: other size", save(MASK, np.ones((20, 20), np.uint8)), MASK, "20 x 20"),
     NEW.refused("mask: empty", save(MASK, np.zeros_like(GREY)), MASK, "marks nothing"),
     NEW.refused("mask: of another case only", given(lambda new: (new / MASK).rename(new / "masks/US/C777.png")), "C777"),
-    NEW.refused("channel too many", given(lambda new: (new / IMAGE).rename(new / "US/C008_0001.png")), "US", "C008_0001"),
+    NEW.accepted("number like that of a second channel", given(lambda new: (new / IMAGE).rename(new / "US/C008_0001.png")),
+                 "of one channel it is the name of a case"),
     NEW.refused("channel twice", given(lambda new: shutil.copy(new / IMAGE, new / "US/C008_0000.png")), "C008_0000.png", "same channel"),
     NEW.refused("every file of another format", given(lambda new: [p.rename(p.with_suffix(".nii.gz")) for n in ("US", "MG")
                 for p in sorted((new / n).iterdir())]), "new", "no image"),
     NEW.refused("name of bytes that are no text", given(lambda new: os.rename(new / IMAGE, os.fsencode(new / "US") + b"/C\xff.png")),
-                "US/C", "not UTF-8"),
+                "US/C", "control or invisible character"),
     NEW.refused("name that spreadsheets take for a formula", given(lambda new: (new / IMAGE).rename(new / "US/=cmd.png")), "'='"),
     NEW.refused("name with a line break", given(lambda new: (new / IMAGE).rename(new / "US/a\nb.png")), "control"),
     NEW.refused("name that is nothing but its ending", given(lambda new: (new / IMAGE).rename(new / "US/.png")), "US/.png"),
-    NEW.refused("output is a file", given(lambda new: (new.parent / "out").write_bytes(b"")), "out", "is not a folder"),
+    NEW.refused("output is a file", given(lambda new: (new.parent / "out").write_bytes(b"")), "out", "A file stands where a folder should be"),
     NEW.accepted("a volume among pictures", given(as_volume), "what is not read is listed", "file-ignored"),
     NEW.accepted("a text file among pictures", given(lambda new: (new / "US/notes.txt").write_text("x")), "what is not read is listed",
                  "notes.txt"),

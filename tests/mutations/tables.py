@@ -9,10 +9,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from her2net.paths import DatasetPaths
 from mutations.case import ENSEMBLE, FUSE, Command, Kind, Mutation
 from mutations.tools import Damage, edit_file, replace_file
-
-from her2net.paths import DatasetPaths
 
 GIVEN: Command = ("evaluate", "--predictions", "{root}/a.csv", "-o", "{root}/out", "--quiet")
 LABELLED: Command = ("evaluate", "--predictions", "{root}/a.csv", "--labels", "{root}/cases.csv", "-o", "{root}/out", "--quiet")
@@ -56,8 +55,8 @@ ROW = "row 3 (C001)"
 TABLES: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "0 bytes": (b"", ("case_id", "no header")),
     "header only": (table(lambda r: r[:1]), ("no case",)),
-    "NUL bytes": (bytes(200), ()),
-    "NUL in a cell": (cell(2, 0, "C\0"), ()),
+    "NUL bytes": (bytes(200), ("control character",)),
+    "NUL in a cell": (cell(2, 0, "C\0"), ("line 3", "control character")),
     "no text": (b"\x80\xff\xfe", ("not UTF-8",)),
     "UTF-16": (GOOD.decode().encode("utf-16"), ("not UTF-8",)),
     "workbook": (b"PK\x03\x04" + bytes(range(256)), ("not UTF-8",)),
@@ -81,7 +80,6 @@ TABLES: dict[str, tuple[bytes, tuple[str, ...]]] = {
     **{f"label {text}": (cell(2, 3, text), (ROW, "label is unknown")) for text in ("2", "-1", "0.5", "nan", "inf", "positive", "1e400")},
     "no label at all": (table(lambda r: [row.__setitem__(3, "") for row in r[1:]] and r), ("no case has a label",)),
     "one probability": (table(lambda r: [row[:5] for row in r]), ("prob_1", "absent")),
-    "patient in two folds": (table(lambda r: r[2].__setitem__(1, "P000")), ("P000", "two folds")),
 }  # fmt: skip
 
 
@@ -111,7 +109,7 @@ MUTATIONS: list[Mutation] = [
     OWN.refused("folder", lambda d: (root_of(d) / "a.csv").mkdir(), "a.csv", "is not a file"),
     OWN.refused("named pipe", lambda d: os.mkfifo(root_of(d) / "a.csv"), "a.csv", "is not a file"),
     OWN.refused("unreadable", lambda d: (given(GOOD)(d), os.chmod(root_of(d) / "a.csv", 0)), "a.csv", "cannot be read"),
-    OWN.refused("output is a file", lambda d: (given(GOOD)(d), given(b"", "out")(d)), "out", "is not a folder"),
+    OWN.refused("output is a file", lambda d: (given(GOOD)(d), given(b"", "out")(d)), "out", "A file stands where a folder should be"),
     OWN.refused("three classes beside two", lambda d: (given(GOOD)(d), given(
         b"case_id,prob_0,prob_1,prob_2,label\nC000,0.2,0.3,0.5,2\n", "b.csv")(d)), "b.csv", "classes", commands=(TWO,)),
     OWN.refused("labels that contradict each other", lambda d: (given(GOOD)(d), given(cell(2, 3, "1"), "b.csv")(d)), "C001", commands=(TWO,)),
@@ -120,7 +118,7 @@ MUTATIONS: list[Mutation] = [
     OWN.accepted("formula for an id", given(cell(2, 0, '=HYPERLINK("http://x")')), "an id is text and is never evaluated here"),
     *(POOLED.refused(name, pooled(TABLES[name][0]), "US/oof.csv", *TABLES[name][1]) for name in (
         "0 bytes", "header only", "UTF-16", "quote not closed", "prob_0 absent", "case twice", "probability nan", "label 2",
-        "column twice", "patient in two folds")),
+        "column twice")),
     POOLED.refused("missing", lambda d: (d.model("US") / "oof.csv").unlink(), "US/oof.csv", "Run her2net_ensemble"),
     POOLED.refused("unknown case", pooled(cell(2, 0, "C999")), "US/oof.csv", "C999"),
     POOLED.refused("case missing", pooled(table(lambda r: r.pop())), "US/oof.csv", "C007"),
