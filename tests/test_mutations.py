@@ -22,9 +22,8 @@ from mutations.worker import Worker
 from her2net.paths import DatasetPaths
 
 RAW, TRAINED = raw_mutations(), trained_mutations()
-OFTEN = {"0 bytes", "cut to half", "cut to 50%", "byte flipped at 60%", "key twice", "key missing", "pickle that executes", "missing"}
-"""Of the kinds with a long list of ways to break a file, what is tried by default; the slow tests try all."""
-LONG = {"plan.json", "cache", "checkpoint_latest.pt", "checkpoint_final.pt"}
+LATER = {m.id for kind in {m.kind for m in TRAINED} for m in [m for m in TRAINED if m.kind == kind][20::2]}
+"""Of a kind with many ways to be damaged every second one after the twentieth is left to the slow tests."""
 WRITERS = {"plan": CACHE, "train": TRAIN_ALL, "ensemble": ENSEMBLE, "fuse": FUSE, "evaluate": EVALUATE, "predict": PREDICT}
 CAN_MOUNT = hasattr(os, "geteuid") and os.geteuid() == 0 and bool(shutil.which("mount"))
 
@@ -70,7 +69,7 @@ def test_damage_to_raw_data_is_refused_by_name_or_accepted(
     assert try_mutation(mutation, good, tmp_path / "x", worker)
 
 
-@pytest.mark.parametrize("mutation", [pytest.param(m, id=m.id, marks=[pytest.mark.slow] * m.slow) for m in TRAINED])
+@pytest.mark.parametrize("mutation", [pytest.param(m, id=m.id, marks=[pytest.mark.slow] * (m.id in LATER)) for m in TRAINED])
 def test_damage_to_what_was_made_or_given_is_refused_by_name_repaired_or_accepted(
     mutation: Mutation, trained: DatasetPaths, worker: Worker, tmp_path: Path
 ) -> None:

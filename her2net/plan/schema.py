@@ -220,9 +220,10 @@ class Plan(Artefact):
 
     @model_validator(mode="after")
     def _decisions_are_about_values(self) -> Plan:
+        values = self.model_dump(mode="json")
         for number, decision in enumerate(self.decisions):
             try:
-                self.value_at(decision.path)
+                _find_value(values, decision.path)
             except (KeyError, IndexError, TypeError, ValueError):
                 raise ValueError(f"decisions.{number}: {decision.path!r} is no path of the plan") from None
         return self
@@ -233,15 +234,13 @@ class Plan(Artefact):
 
     def value_at(self, path: str) -> Any:
         """Return the value at a dotted path, e.g. `modalities.US.training.epochs`, as plain JSON."""
-        value: Any = self.model_dump(mode="json")
-        for part in _split_path(path, value):
-            value = value[part]
-        return value
+        return _find_value(self.model_dump(mode="json"), path)
 
     @property
     def edited(self) -> dict[str, Any]:
         """Paths whose value is no longer the one the rule chose: path -> value now."""
-        now = {decision.path: self.value_at(decision.path) for decision in self.decisions}
+        values = self.model_dump(mode="json")
+        now = {decision.path: _find_value(values, decision.path) for decision in self.decisions}
         return {d.path: now[d.path] for d in self.decisions if now[d.path] != d.value}
 
     @property
@@ -249,6 +248,13 @@ class Plan(Artefact):
         """Modality -> remark, for those whose weights are chosen on the reported fold."""
         remark = "optimistic: epoch chosen on the reported fold"
         return {name: remark for name, m in self.modalities.items() if m.training.checkpoint == "best"}
+
+
+def _find_value(values: dict[str, Any], path: str) -> Any:
+    value: Any = values
+    for part in _split_path(path, values):
+        value = value[part]
+    return value
 
 
 def _split_path(path: str, value: Any) -> list[str]:

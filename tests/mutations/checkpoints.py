@@ -91,7 +91,7 @@ def bytes_ways(name: str) -> dict[str, Damage]:
         "old format that executes": become(legacy({"made_from": Bomb()})),
         "new format that executes": become(zipped(zipfile.ZIP_STORED, data_pkl=pickle.dumps({"made_from": Bomb()}), version=b"3\n")),
         "zip of something else": become(zipped(zipfile.ZIP_STORED, readme_txt=b"hello")),
-        "zip bomb": become(zipped(zipfile.ZIP_DEFLATED, data_pkl=pickle.dumps({}), data_0=bytes(1 << 28))),
+        "zip bomb": lambda d: become(zipped(zipfile.ZIP_DEFLATED, data_pkl=pickle.dumps({}), data_0=bytes(1 << 26)))(d),
         "empty zip": become(zipped(zipfile.ZIP_STORED)),
     }
 
@@ -118,12 +118,13 @@ def of_state(name: str, key: str, kinds: tuple[str, ...]) -> dict[str, Damage]:
     }
 
 
+RUN_WAYS, PREVIOUS_WAYS, FINAL_WAYS = (bytes_ways(name) for name in (RUN, RUN.replace("latest", "previous"), WEIGHTS))
 PARTS = ("optimizer", "average", "epochs_done", "history", "best", "duration_s", "n_parts", "initialisation", "scaler")
 FITS = ("network", "n_channels", "n_classes")
 
 MUTATIONS: list[Mutation] = [
     *(LATEST.repaired(name, damage, "the previous one is taken", RUN, "Falling back to the previous checkpoint")
-      for name, damage in bytes_ways(RUN).items()),
+      for name, damage in RUN_WAYS.items()),
     *(LATEST.repaired(name, damage, "the previous one is taken", RUN, "Falling back to the previous checkpoint")
       for name, damage in of_state(RUN, "model", PARTS).items() if name != "digests a list"),
     LATEST.accepted("made from something else", state(RUN, lambda c: c.update(made_from={"a": "1"})),
@@ -131,19 +132,19 @@ MUTATIONS: list[Mutation] = [
     LATEST.repaired("missing", lambda d: file(d, RUN).unlink(), "the previous one is taken"),
     LATEST.refused("folder instead", lambda d: (file(d, RUN).unlink(), file(d, RUN).mkdir()), RUN),
     *(
-        BOTH.repaired(name, lambda d, name=name: [bytes_ways(path)[name](d) for path in (RUN, RUN.replace("latest", "previous"))],
+        BOTH.repaired(name, lambda d, name=name: (RUN_WAYS[name](d), PREVIOUS_WAYS[name](d)),
                       "training starts anew", RUN, "checkpoint_previous.pt", "Training starts anew")
         for name in ("0 bytes", "cut to 50%", "byte flipped at 50%", "pickle that executes")
     ),
     LATEST.accepted("0 bytes, but the fold is finished", raw_bytes("US/fold_0/checkpoint_latest.pt", cut(0)),
                     "the final weights are whole", commands=(TRAIN,)),
-    *(FINAL.refused(name, damage, WEIGHTS) for name, damage in bytes_ways(WEIGHTS).items()),
+    *(FINAL.refused(name, damage, WEIGHTS) for name, damage in FINAL_WAYS.items()),
     *(FINAL.refused(name, damage, WEIGHTS) for name, damage in of_state(WEIGHTS, "weights", FITS).items() if name != "digests a list"),
     FINAL.refused("of another network", state(WEIGHTS, lambda c: c.update(network="resnet10t")), WEIGHTS, "resnet10t"),
     FINAL.refused("three classes", state(WEIGHTS, lambda c: c.update(n_classes=3)), WEIGHTS, "n_classes"),
     FINAL.refused("of a fold trained from something else", state(WEIGHTS, lambda c: c.update(made_from={"a": "1"})), WEIGHTS, "run.json"),
     FINAL.refused("missing", lambda d: file(d, WEIGHTS).unlink(), "folds [0] are not trained"),
     FINAL.refused("folder instead", lambda d: (file(d, WEIGHTS).unlink(), file(d, WEIGHTS).mkdir()), WEIGHTS),
-    *(FINAL.repaired(f"{name}, trained again", bytes_ways(WEIGHTS)[name], "the newest checkpoint has the same weights", commands=(TRAIN,))
+    *(FINAL.repaired(f"{name}, trained again", FINAL_WAYS[name], "the newest checkpoint has the same weights", commands=(TRAIN,))
       for name in ("0 bytes", "cut to 50%", "byte flipped at 50%", "pickle that executes")),
 ]  # fmt: skip
