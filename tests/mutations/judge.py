@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +104,8 @@ def _is_leftover(name: str) -> bool:
 def environment(paths: DatasetPaths, temporary: Path) -> dict[str, str]:
     """Return the variables under which a command finds the folders."""
     roots = {f"her2net_{name}": str(getattr(paths.roots, name)) for name in ("raw", "preprocessed", "results")}
-    return {**roots, "TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1"}
+    compiled = {"TORCHINDUCTOR_CACHE_DIR": tempfile.gettempdir()}  # torch makes such a folder when its compiler is imported
+    return {**roots, **compiled, "TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager
