@@ -90,7 +90,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
     remedy = "Run her2net_plan, which makes it anew."
     try:
         with h5py.File(path, "r", locking=False) as file:
-            if not file.attrs.get("complete", False):
+            complete = file.attrs.get("complete")
+            if not isinstance(complete, np.bool_) or not complete:
                 raise CacheError(f"{path}: the cache is incomplete. {remedy}")
             _check_layout(file)
             yield file

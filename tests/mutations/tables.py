@@ -109,9 +109,9 @@ MUTATIONS: list[Mutation] = [
     OWN.refused("folder", lambda d: (root_of(d) / "a.csv").mkdir(), "a.csv", "is not a file"),
     OWN.refused("named pipe", lambda d: os.mkfifo(root_of(d) / "a.csv"), "a.csv", "is not a file"),
     OWN.refused("unreadable", lambda d: (given(GOOD)(d), os.chmod(root_of(d) / "a.csv", 0)), "a.csv", "cannot be read"),
-    OWN.refused("output is a file", lambda d: (given(GOOD)(d), given(b"", "out")(d)), "out", "A file stands where a folder should be"),
+    OWN.refused("output is a file", lambda d: (given(GOOD)(d), given(b"", "out")(d)), "out/metrics.json", "Not a directory"),
     OWN.refused("three classes beside two", lambda d: (given(GOOD)(d), given(
-        b"case_id,prob_0,prob_1,prob_2,label\nC000,0.2,0.3,0.5,2\n", "b.csv")(d)), "b.csv", "classes", commands=(TWO,)),
+        b"case_id,prob_0,prob_1,prob_2,label\nC000,0.2,0.3,0.5,2\n", "b.csv")(d)), "different numbers of classes: a 2, b 3", commands=(TWO,)),
     OWN.refused("labels that contradict each other", lambda d: (given(GOOD)(d), given(cell(2, 3, "1"), "b.csv")(d)), "C001", commands=(TWO,)),
     OWN.accepted("byte-order mark, semicolons, decimal commas, line ends of Windows", given(
         codecs.BOM_UTF8 + GOOD.replace(b",", b";").replace(b".", b",").replace(b"\n", b"\r\n")), "spreadsheets write it"),
