@@ -18,7 +18,7 @@ from mutations.case import Command, Mutation
 from mutations.good import copy_good
 from mutations.worker import Answer, Worker
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 300.0
 """Far more than any command needs here: a slow machine is no hang."""
 WHOLE_BYTES = 1 << 21
 """Of larger files, size and time are compared, not content."""

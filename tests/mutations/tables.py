@@ -117,7 +117,7 @@ MUTATIONS: list[Mutation] = [
         codecs.BOM_UTF8 + GOOD.replace(b",", b";").replace(b".", b",").replace(b"\n", b"\r\n")), "spreadsheets write it"),
     OWN.accepted("formula for an id", given(cell(2, 0, '=HYPERLINK("http://x")')), "an id is text and is never evaluated here"),
     *(POOLED.refused(name, pooled(TABLES[name][0]), "US/oof.csv", *TABLES[name][1]) for name in (
-        "0 bytes", "header only", "UTF-16", "quote not closed", "prob_0 absent", "case twice", "probability nan", "label 2",
+        "0 bytes", "UTF-16", "quote not closed", "prob_0 absent", "case twice", "probability nan", "label 2",
         "column twice")),
     POOLED.refused("missing", lambda d: (d.model("US") / "oof.csv").unlink(), "US/oof.csv", "Run her2net_ensemble"),
     POOLED.refused("unknown case", pooled(cell(2, 0, "C999")), "US/oof.csv", "C999"),
