@@ -80,7 +80,7 @@ def ensemble_modality(
     if tta and not section.inference.tta:
         tables = [_predict_again(paths, plan, modality, network, table, device)
                   for network, table in zip(networks, tables, strict=True)]  # fmt: skip
-    oof = pool(tables, [case.case_id for case in training])
+    oof = pool(tables, [case.case_id for case in training], where=folder)
     table: Predictions | None = None
     if test:
         probs, _ = predict_files(networks, section, test_files, tta=tta, n_workers=n_workers, quiet=quiet,
@@ -101,8 +101,8 @@ def ensemble_modality(
     return record
 
 
-def pool(tables: Sequence[Predictions], expected: Sequence[str]) -> Predictions:
-    """Join the OOF tables of the folds into one.
+def pool(tables: Sequence[Predictions], expected: Sequence[str], *, where: object = "the folds") -> Predictions:
+    """Join the OOF tables of the folds into one; `where` is what the message calls them.
 
     Raises:
         LeakageError: a case stands in two folds or in none.
@@ -112,7 +112,7 @@ def pool(tables: Sequence[Predictions], expected: Sequence[str]) -> Predictions:
     absent, surplus = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
     if twice or absent or surplus:
         raise LeakageError(
-            f"the folds do not predict every training case once: twice {twice[:5]}, never {absent[:5]}, "
+            f"{where}: the folds do not predict every training case once: twice {twice[:5]}, never {absent[:5]}, "
             f"unknown {surplus[:5]}. Train the folds again (her2net_train MODALITY all-folds --restart)."
         )
     return make_predictions(
