@@ -145,7 +145,7 @@ MUTATIONS: list[Mutation] = [
     LABELS.refused("case unknown", with_labels(GOOD_LABELS.replace(b"C000", b"X000")), "a.csv", "C000"),
     LABELS.refused("class 2", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000,2")), "C000", "2"),
     LABELS.refused("class -1", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000,-1")), "cases.csv", "'-1'"),
-    LABELS.refused("class 10**30", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000," + b"9" * 30)), "C000"),
+    LABELS.refused("class 10**30", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000," + b"9" * 30)), "cases.csv", "9" * 30),
     LABELS.refused("class 0.5", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000,0.5")), "cases.csv", "'0.5'"),
     LABELS.refused("class a word", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000,benign")), "cases.csv", "'benign'"),
     LABELS.refused("class nan", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000,nan")), "cases.csv", "'nan'"),
