@@ -24,7 +24,7 @@ from mutations.tools import Damage, cut_share, edit_file, flip, replace_file
 MINE: Command = ("plan", "-p", "mine", "--no-preprocess", "--num-workers", "1", "--quiet")
 SPLITS = Kind("plan --splits", ((*MINE, "--machine", "{root}/machine.json", "--splits", "{root}/own.json"),))
 MACHINE = Kind("plan --machine", ((*MINE, "--machine", "{root}/machine.json"),))
-WEIGHTS = Kind("train --pretrained", (("train", "US", "1", "--pretrained", "{root}/w.pt", "--device", "cpu", "--quiet"),))
+WEIGHTS = Kind("train --pretrained", (("train", "MG", "all", "--pretrained", "{root}/w.pt", "--device", "cpu", "--quiet"),))
 LOCKS = Kind("lock file", (TRAIN_ALL,))
 JSON_WAYS = ("0 bytes", "cut to half", "NUL bytes", "no text", "UTF-16", "key twice", "NaN", "100000 brackets", "folder instead", "named pipe",
              "link to a device without end", "unreadable")  # fmt: skip
