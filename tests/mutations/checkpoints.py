@@ -114,7 +114,7 @@ def of_state(name: str, key: str, kinds: tuple[str, ...]) -> dict[str, Damage]:
         "weight that claims a terabyte": state(name, lambda c: first(c, key, lambda t: torch.zeros(1).expand(1 << 38))),
         "weight too many": state(name, lambda c: c[key].update(stranger=torch.zeros(2))),
         **{f"{kind} missing": state(name, lambda c, kind=kind: (c.pop(kind), c)[1]) for kind in kinds},
-        **{f"{kind} a text": state(name, lambda c, kind=kind: c.update({kind: "x"})) for kind in kinds},
+        **{f"{kind} a pair": state(name, lambda c, kind=kind: c.update({kind: (1, 2)})) for kind in kinds},
     }
 
 
