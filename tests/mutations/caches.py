@@ -113,7 +113,7 @@ MUTATIONS: list[Mutation] = [
     *(CACHES.repaired(f"{name}, planned again", damage, why, restores="US_*.h5", commands=(CACHE, TRAIN_ALL))
       for name, (damage, _, why) in WAYS.items()),
     CACHES.refused("missing", lambda d: cache(d).unlink(), FILE, "Run her2net_plan"),
-    CACHES.refused("folder instead", lambda d: (path := cache(d), path.unlink(), path.mkdir()), FILE, commands=(TRAIN_ALL, CACHE)),
+    CACHES.refused("folder instead", lambda d: (path := cache(d), path.unlink(), path.mkdir()), FILE),
     CACHES.repaired("missing, planned again", lambda d: cache(d).unlink(), WHOLE, restores="US_*.h5", commands=(CACHE,)),
     CACHES.repaired("other version, planned again", inside(lambda f: f.attrs.modify("version", 99)), WHOLE, restores="US_*.h5",
                     commands=(CACHE,)),
