@@ -16,7 +16,7 @@ from her2net.errors import LeakageError, MissingArtefactError, StaleArtefactErro
 from her2net.inference import load_networks, predict_files
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
-from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
+from her2net.predictions import Predictions, check_table, make_predictions, read_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles, load_cache
 from her2net.raw.dataset import Case
 from her2net.train.fold import read_record
@@ -73,11 +73,14 @@ def ensemble_modality(
     made_from = ensemble_inputs(paths, plan, modality, test_files, tta=tta)
     tables = [read_predictions(paths.fold(modality, k) / "oof.csv", made_by="her2net_train")
               for k in range(plan.splits.n_folds)]  # fmt: skip
+    for k, table_of_fold in enumerate(tables):
+        check_table(paths.fold(modality, k) / "oof.csv", table_of_fold, training, n_classes=plan.n_classes,
+                    made_by=f"her2net_train {modality} {k} --restart")
     networks = load_networks(paths, plan, modality, device) if tta or test else []
     if tta and not section.inference.tta:
         tables = [_predict_again(paths, plan, modality, network, table, device)
                   for network, table in zip(networks, tables, strict=True)]  # fmt: skip
-    oof = pool(tables, [case.case_id for case in training])
+    oof = pool(tables, [case.case_id for case in training], where=folder)
     table: Predictions | None = None
     if test:
         probs, _ = predict_files(networks, section, test_files, tta=tta, n_workers=n_workers, quiet=quiet,
@@ -98,8 +101,8 @@ def ensemble_modality(
     return record
 
 
-def pool(tables: Sequence[Predictions], expected: Sequence[str]) -> Predictions:
-    """Join the OOF tables of the folds into one.
+def pool(tables: Sequence[Predictions], expected: Sequence[str], *, where: object = "the folds") -> Predictions:
+    """Join the OOF tables of the folds into one; `where` is what the message calls them.
 
     Raises:
         LeakageError: a case stands in two folds or in none.
@@ -109,7 +112,7 @@ def pool(tables: Sequence[Predictions], expected: Sequence[str]) -> Predictions:
     absent, surplus = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
     if twice or absent or surplus:
         raise LeakageError(
-            f"the folds do not predict every training case once: twice {twice[:5]}, never {absent[:5]}, "
+            f"{where}: the folds do not predict every training case once: twice {twice[:5]}, never {absent[:5]}, "
             f"unknown {surplus[:5]}. Train the folds again (her2net_train MODALITY all-folds --restart)."
         )
     return make_predictions(

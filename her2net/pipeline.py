@@ -8,7 +8,7 @@ this file only says in which order they run and which are fresh already.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from her2net.plan.machine import choose_device
 from her2net.plan.schema import Plan
 from her2net.plan.stage import PlanOptions, plan_dataset
 from her2net.predict import Predictor
-from her2net.predictions import Predictions, read_predictions
+from her2net.predictions import Predictions, check_table, read_predictions
 from her2net.project import Project, load_project
 from her2net.raw.dataset import read_test_labels
 from her2net.report.material import OWN_PURPOSE
@@ -76,7 +76,21 @@ def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof") -> FusionR
     labels = partial(read_test_labels, project.dataset, purpose="fuse --fit-on test", log=project.paths.test_openings)
     with hold(project.paths.model(FUSION), "the fusion"):
         sweep_temporaries(project.paths.model(FUSION))
+        _check_tables(project, list(project.plan.modalities))
         return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels)
+
+
+def _check_tables(project: Project, models: Sequence[str]) -> None:
+    """Refuse OOF tables that somebody changed so that they are no longer of this dataset."""
+    for name in models:
+        path = project.paths.model(name) / "oof.csv"
+        cases = project.dataset.train if name == FUSION else project.training(name)
+        table = read_predictions(path)
+        command = "her2net_fuse" if name == FUSION else f"her2net_ensemble {name}"
+        check_table(path, table, cases, n_classes=project.plan.n_classes, made_by=command)
+        absent = sorted({case.case_id for case in cases} - set(table.case_ids))
+        if absent:
+            raise StaleArtefactError(f"{path}: lacks {', '.join(absent[:5])}. Run {command} to make it anew.")
 
 
 def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bool) -> dict[str, Predictions]:
@@ -98,6 +112,7 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     options = replace(options, ordinal=options.ordinal or project.dataset.spec.ordinal)
     labels = partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings)
     names = status.model_names(project)
+    _check_tables(project, names)
     remarks = dict(project.plan.optimistic)
     if remarks and FUSION in names:
         remarks[FUSION] = next(iter(remarks.values()))

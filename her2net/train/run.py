@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,7 +25,16 @@ from her2net.networks.scattering import ScatteringNetwork
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.predictions import make_predictions, write_predictions
 from her2net.progress import progress
-from her2net.train.checkpoint import FINAL, LATEST, PREVIOUS, find_damage, read_latest, save_checkpoint, save_latest
+from her2net.train.checkpoint import (
+    FINAL,
+    LATEST,
+    PREVIOUS,
+    compare_weights,
+    find_damage,
+    read_latest,
+    save_checkpoint,
+    save_latest,
+)
 from her2net.train.data import ALL, FoldData
 from her2net.train.loop import (
     channels_last,
@@ -40,6 +50,11 @@ from her2net.train.record import MONITORED, RunRecord, describe_environment, mon
 from her2net.train.solve import count_views, solve_classifier
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
+KINDS: dict[str, tuple[type, ...]] = {
+    "initialisation": (str,), "epochs_done": (int,), "optimizer": (dict,), "scaler": (dict, type(None)), "n_parts": (int,),
+    "history": (list,), "best": (dict, type(None)), "duration_s": (dict,),
+}  # fmt: skip
+"""What a checkpoint holds besides weights -> its type."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +94,11 @@ class TrainingRun:
         """Take up the run where its newest sound checkpoint was, or start it."""
         self.task, training, section = task, task.training, task.section
         self.device = torch.device(task.device)
-        state = read_latest(task.folder)
-        if state is not None and state["made_from"] != task.made_from:
-            state = None
         torch.manual_seed(epoch_seed(training.seed, task.modality, str(task.fold), "initialisation"))
         n_channels = section.n_inputs
         model = build_network(training.network, n_channels=n_channels, n_classes=task.plan.n_classes,
                               drop_path=training.drop_path)
+        state = read_latest(task.folder, partial(explain_misfit, task=task, model=model))
         source = task.pretrained or ("auto" if training.initialisation == "pretrained" else "none")
         report = load_pretrained(model, training.network, source="none" if state else source, n_channels=n_channels)
         self.initialisation = state["initialisation"] if state else report.message
@@ -256,3 +269,33 @@ class TrainingRun:
         )  # fmt: skip
         record.save(task.folder / "run.json")
         return record
+
+
+def explain_misfit(state: dict[str, Any], task: Task, model: torch.nn.Module) -> str:
+    """Say why a run cannot continue from the state of a checkpoint; empty if it can."""
+    if state["made_from"] != task.made_from:
+        return "made from other inputs"
+    absent = object()
+    odd = [name for name, kinds in KINDS.items() if not isinstance(state.get(name, absent), kinds)]
+    if odd:
+        return f"{', '.join(odd)} missing or of another type"
+    own = model.state_dict()
+    problems = compare_weights(state.get("model"), own)
+    if task.training.ema_decay > 0:
+        averaged = {"n_averaged": torch.tensor(0), **{f"module.{name}": tensor for name, tensor in own.items()}}
+        problems += [f"average: {problem}" for problem in compare_weights(state.get("average"), averaged)]
+    if state["best"] is not None:
+        problems += [f"best: {problem}" for problem in compare_weights(state["best"].get("weights"), own)]
+    return "; ".join(problems[:3]) or _explain_moments(state["optimizer"], model)
+
+
+def _explain_moments(found: dict[str, Any], model: torch.nn.Module) -> str:
+    """Say in what the state of an optimizer is not one of this network; torch would notice at the first step only."""
+    groups = make_optimizer(model, learning_rate=1.0, weight_decay=0.0).param_groups
+    shapes = [tuple(p.shape) for group in groups for p in group["params"]]
+    try:
+        fits = [len(group["params"]) for group in found["param_groups"]] == [len(group["params"]) for group in groups]
+        fits &= all(tuple(found["state"][i][name].shape) == shapes[i] for i in found["state"] for name in ("exp_avg", "exp_avg_sq"))
+    except (KeyError, IndexError, TypeError, AttributeError):
+        fits = False
+    return "" if fits else "optimizer is not one of this network"
