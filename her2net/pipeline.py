@@ -34,6 +34,7 @@ from her2net.plan.stage import PlanOptions, plan_dataset
 from her2net.predict import Predictor
 from her2net.predictions import Predictions, read_predictions
 from her2net.project import Project, load_project
+from her2net.pseudonyms import load_key
 from her2net.raw.dataset import read_test_labels
 from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
@@ -111,12 +112,15 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     )  # fmt: skip
 
 
-def report(project: Project, *, paper: bool = False) -> Path:
+def report(project: Project, *, paper: bool = False, pseudonymise: bool = False) -> Path:
     """Write the report of a fresh evaluation; opens the test labels once more, and records it."""
     status.require_evaluation(project)
     labels = partial(read_test_labels, project.dataset, purpose=OWN_PURPOSE, log=project.paths.test_openings)
-    with hold(project.paths.report.parent, "the report"):
-        return write_report(project, status.model_names(project), test_labels=labels, paper=paper)
+    key = load_key(project.paths.pseudonym_key) if pseudonymise else None
+    folder = project.paths.report.parent
+    with hold(folder, "the report"):
+        sweep_temporaries(folder, folder / "figures", folder / "tables")
+        return write_report(project, status.model_names(project), test_labels=labels, paper=paper, pseudonym_key=key)
 
 
 def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> WrittenArchive:
@@ -176,7 +180,7 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
         fuse(project)
     evaluation = evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
     if _needed(status.report_state(project), say):
-        report(project, paper=status.report_has_paper(project))
+        report(project, **status.report_choices(project))
     return evaluation
 
 

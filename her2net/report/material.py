@@ -26,6 +26,7 @@ from her2net.fuse.stage import FUSION, FusionRecord
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, read_predictions
 from her2net.project import Project
+from her2net.pseudonyms import pseudonymise
 from her2net.raw.problems import Problem
 from her2net.raw.verify import verify
 from her2net.train.record import RunRecord
@@ -49,6 +50,7 @@ class Material:
         labels: case id -> class, of every case whose label is known.
         problems: warnings about the raw data.
         paper: whether the published study is to be compared with.
+        pseudonyms: case id -> keyed hash to show in its place; `None` shows the ids.
     """
 
     project: Project
@@ -64,6 +66,11 @@ class Material:
     labels: dict[str, int]
     problems: list[Problem]
     paper: bool
+    pseudonyms: dict[str, str] | None = None
+
+    def shown_name(self, case_id: str) -> str:
+        """Return what the report calls a case."""
+        return case_id if self.pseudonyms is None else self.pseudonyms[case_id]
 
     @property
     def plan(self) -> Plan:
@@ -111,13 +118,17 @@ class Material:
         return [m for m in models if has_both_classes(self.known(m, cohort).labels)]
 
 
-def collect(project: Project, names: list[str], *, test_labels: Callable[[], Mapping[str, int]], paper: bool) -> Material:
+def collect(
+    project: Project, names: list[str], *, test_labels: Callable[[], Mapping[str, int]], paper: bool,
+    pseudonym_key: bytes | None = None,
+) -> Material:  # fmt: skip
     """Read everything.
 
     Args:
         names: models, as the evaluation has them.
         test_labels: opens the sealed labels; called once, and only where the evaluation opened them too.
         paper: whether the published study is to be compared with.
+        pseudonym_key: gives every case a keyed hash for its name.
 
     Raises:
         MissingArtefactError: something was not made yet; names the command.
@@ -152,6 +163,7 @@ def collect(project: Project, names: list[str], *, test_labels: Callable[[], Map
         histories={m: tuple(_read_history(project, m, k) for k in folds) for m in modalities},
         tta={m: EnsembleRecord.load(paths.model(m) / "ensemble.json").tta for m in modalities},
         openings=read_openings(project), labels=labels, paper=paper,
+        pseudonyms=None if pseudonym_key is None else pseudonymise((c.case_id for c in project.dataset.cases), pseudonym_key),
         problems=[p for p in verify(project.dataset, project.scan).problems if p.severity == "warning"],
     )  # fmt: skip
 
