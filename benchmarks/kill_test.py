@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -28,8 +29,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,8 +41,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import h5py
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from her2net import pipeline
+from her2net.networks.build import NETWORKS
 from her2net.paths import DatasetPaths, Roots
 from her2net.plan.machine import Machine, speed_key
 from her2net.plan.stage import PlanOptions
@@ -68,6 +72,7 @@ def make_paths(root: Path) -> DatasetPaths:
 def make_cohort(root: Path, *, n_folds: int = 2, modalities: tuple[str, ...] = ("US", "MRI")) -> PlanOptions:
     """Make the raw data, the folds and a recorded machine that leads to the smallest networks; return how to plan."""
     paths = make_paths(root)
+    make_networks_thin()
     if len(modalities) == 1:
         synthetic.MISSING[modalities[0]] = 0.0  # a case must have something
     synthetic.make_synthetic_dataset(paths.raw, n_train=16, n_test=4, us_size=(64, 72), mri_size=(8, 32, 32))
@@ -92,10 +97,18 @@ def make_cohort(root: Path, *, n_folds: int = 2, modalities: tuple[str, ...] = (
     return PlanOptions(budget_h=1.0, machine=root / "machine.json", splits=str(folds), n_workers=1, quiet=True)
 
 
+def make_networks_thin() -> None:
+    """Let the 3D ResNets of this process have an eighth of their channels: checkpoints of 4 MB, not of 230."""
+    for name, spec in NETWORKS.items():
+        if "_3d" in name and spec.library == "monai":
+            NETWORKS[name] = replace(spec, options={**spec.options, "widen_factor": 0.125})
+
+
 def work(root: Path, options: PlanOptions, say: Callable[[str], None], *, quick: bool) -> None:
     """Run the pipeline, or the plan and one fold, with a checkpoint after every epoch."""
     train_run.SECONDS_BETWEEN_CHECKPOINTS = 0.0
     stop_the_clock()
+    draw_coarsely()
     training = TrainOptions(epochs=EPOCHS, quiet=True)
     say("plan")
     if not quick:
@@ -122,6 +135,28 @@ def stop_the_clock() -> None:
     raw_dataset._record_opening = record
     page.datetime = raw_dataset.datetime = Still  # type: ignore[assignment]
     train_run.time = SimpleNamespace(monotonic=time.monotonic, perf_counter=lambda: 0.0)  # type: ignore[assignment]
+
+
+def draw_coarsely() -> None:
+    """Let this process draw every picture at once and small: half of the time of a run would go into them."""
+    original = Figure.savefig
+
+    def save(figure: Figure, *args: Any, **options: Any) -> None:
+        figure.set_layout_engine("none")
+        original(figure, *args, **{**options, "dpi": 40})
+
+    Figure.savefig = save  # type: ignore[method-assign]
+
+
+def warm_up(source: Path, options: PlanOptions) -> None:
+    """Let this process import and estimate what each of its forks would otherwise do again."""
+    for name in ("monai.networks.nets", "timm", "sklearn.linear_model", "sklearn.metrics", "statsmodels.api", "scipy.stats",
+                 "matplotlib.backends.backend_svg", "matplotlib.backends.backend_pdf", "matplotlib.pyplot"):  # fmt: skip
+        importlib.import_module(name)
+    root = source.parent / "warm_up"
+    shutil.copytree(source / "her2net_raw", root / "her2net_raw")
+    pipeline.plan(make_paths(root), options)
+    shutil.rmtree(root)
 
 
 def fork(function: Callable[[], None], log: Path) -> int:
@@ -185,7 +220,7 @@ def attempt(root: Path, options: PlanOptions, *, quick: bool, kill: Kill | None 
         raise SystemExit(f"the pipeline failed instead of resuming:\n{(root / 'log.txt').read_text()}")
     entries = _read(book)
     stages = list(entries)
-    seconds = {a: entries[b]["start"] - entries[a]["start"] for a, b in zip(stages, stages[1:], strict=False)}
+    seconds = {a: entries[b]["start"] - entries[a]["start"] for a, b in pairwise(stages)}
     return Attempt(code, stages[-1] if stages else "start", seconds, {name: entries[name]["calls"] for name in stages})
 
 
@@ -346,6 +381,7 @@ def run_all(n_kills: int, seed: int, work_dir: Path, *, quick: bool = False) -> 
     """Kill at least `n_kills` times in campaigns of up to eight; return the figures."""
     source = work_dir / "reference"
     options = make_cohort(source)
+    warm_up(source, options)
     whole = attempt(source, options, quick=quick)
     expected = snapshot(source)
     rng, killed, lost, n_campaigns = random.Random(seed), [], [], 0

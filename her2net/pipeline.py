@@ -22,7 +22,7 @@ from her2net.ensemble import EnsembleRecord, ensemble_modality
 from her2net.errors import StaleArtefactError, join_problems
 from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, recorded_options
 from her2net.evaluate.facts import facts_of_dataset
-from her2net.explain.record import ExplainRecord
+from her2net.explain.record import ExplainRecord, set_name
 from her2net.explain.stage import explain_modality, write_features
 from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
@@ -136,7 +136,9 @@ def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> Writte
 def explain(project: Project, modality: str, options: ExplainOptions) -> ExplainRecord:
     """Show what the networks of one modality saw."""
     subjects, options = _fresh_subjects(project, modality, options)
-    return explain_modality(project.paths, project.plan, modality, subjects, options)
+    folder = project.paths.explain(modality) / set_name(options.cohort, options.method, options.target, options.fold)
+    with hold(folder, f"the explanations of {modality}"):
+        return explain_modality(project.paths, project.plan, modality, subjects, options)
 
 
 def features(project: Project, modality: str, options: ExplainOptions) -> Path:
@@ -160,7 +162,8 @@ def selftest(project: Project, *, n_permutations: int, device: str, quiet: bool)
     """Look for shortcuts and leaks; the real models are compared with where they are trained and fresh."""
     names = [name for name in project.plan.modalities if status.ensemble_state(project, name).state == "done"]
     real = {name: read_predictions(project.paths.model(name) / "oof.csv") for name in names}
-    return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
+    with hold(project.paths.selftest, "the self-test"):
+        return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:

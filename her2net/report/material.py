@@ -185,8 +185,19 @@ def _read_history(project: Project, modality: str, fold: int) -> History:
 
 
 def read_openings(project: Project) -> list[dict[str, Any]]:
-    """Return the record of openings of the test labels, oldest first; empty if they were never opened."""
+    """Return the record of openings of the test labels, oldest first; empty if they were never opened.
+
+    A line that a power cut or a full disk has mutilated counts as an opening for an unknown purpose.
+    """
     path = project.paths.test_openings
     if not path.exists():
         return []
-    return [json.loads(line) for line in read_text(path).splitlines() if line.strip()]
+    return [_read_opening(line) for line in read_text(path).splitlines() if line.strip()]
+
+
+def _read_opening(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"purpose": "unknown"}

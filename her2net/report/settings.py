@@ -145,6 +145,6 @@ def problems_table(material: Material) -> Table | None:
         return None
     if material.pseudonyms is not None:
         counts = Counter(p.check for p in material.problems)
-        return make_table("data_warnings", "Warnings of her2net_verify by kind; those who have the data see them with names",
-                          ["Check", "Warnings"], [[check, Cell(str(n), sort=n)] for check, n in counts.items()], numeric=(1,))  # fmt: skip
+        return make_table("data_warnings", "Warnings of her2net_verify, which names the cases", ["Check", "Warnings"],
+                          [[check, Cell(str(n), sort=n)] for check, n in counts.items()], numeric=(1,))  # fmt: skip
     return make_table("data_warnings", "Warnings of her2net_verify", ["Where", "Check", "What"], rows)
