@@ -15,23 +15,26 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_paths
+from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 from raw_factory import read_rows, write_dataset, write_table
 from small_run import plan_options
 
 from her2net import pipeline
-from her2net.cli import evaluate, explain, export, predict, report, train
-from her2net.networks.build import build_network
+from her2net.cli import explain, export, predict, report, train
+from her2net.networks.build import NETWORKS, build_network
 from her2net.paths import DatasetPaths
 from her2net.project import load_project
 from her2net.pseudonyms import load_key, pseudonym
 from her2net.train.fold import TrainOptions
+from her2net.train.footprint import estimate_footprint
 
 FOLDER = "Dataset001_Canaries"
 NAMES = ("QuuxName", "QuuxTag", "QuuxPath", "QuuxUser", "QuuxHost", "1961-02-03", "19610203", "03.02.1961")
@@ -115,6 +118,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shown: list[str]) -> Iterator[
         for name in ("raw", "preprocessed", "results"):
             patch.setenv(f"her2net_{name}", str(getattr(paths.roots, name)))
         patch.setattr("her2net.plan.rules.SCATTERING_UP_TO", 0)  # networks that can start from weights
+        make_light(patch)
         pipeline.plan(paths, plan_options(root, splits=str(folds)))
         weights = root / "weights.pt"
         network = load_project(paths).plan.modalities["US"].training.network
@@ -124,13 +128,28 @@ def run(tmp_path_factory: pytest.TempPathFactory, shown: list[str]) -> Iterator[
             run_commands(paths, root, weights)
         shown += [stream.buffer.getvalue().decode() for stream in streams]  # type: ignore[attr-defined]
         yield paths
+        estimate_footprint.cache_clear()  # of the thin networks
+
+
+def make_light(patch: pytest.MonkeyPatch) -> None:
+    """Give 3D networks few channels, and draw every picture at once and small."""
+    for name in [n for n, spec in NETWORKS.items() if spec.library == "monai"]:
+        options = {**NETWORKS[name].options, "widen_factor": 0.125}
+        patch.setitem(NETWORKS, name, replace(NETWORKS[name], options=options))
+    savefig = Figure.savefig
+
+    def save(figure: Figure, *args: object, **options: object) -> None:
+        figure.set_layout_engine("none")
+        savefig(figure, *args, **{**options, "dpi": 40})
+
+    patch.setattr(Figure, "savefig", save)
+    estimate_footprint.cache_clear()
 
 
 def run_commands(paths: DatasetPaths, root: Path, weights: Path) -> None:
     """Train, evaluate, report, explain, export, predict."""
     assert train.main(["US", "all-folds", "--epochs", "1", "--pretrained", str(weights), "--device", "cpu"]) == 0
     pipeline.run(paths, plan_options(root), TrainOptions(epochs=1, quiet=True))
-    assert evaluate.main(["--predictions", str(paths.model("US") / "oof.csv"), "-o", str(root / "out" / "evaluated")]) == 0
     shutil.copytree(paths.report.parent, root / "out" / "plain_report")
     assert report.main(["--pseudonymise"]) == 0
     cases = ["--cases", "QuuxCase000", "QuuxCase001"]
@@ -215,7 +234,7 @@ def test_what_is_printed_repeats_no_header(run: DatasetPaths, shown: list[str]) 
 
 def test_what_is_passed_on_holds_no_ids(run: DatasetPaths) -> None:
     results, out = run.results, run.roots.raw.parent / "out"
-    for folder in (results / "report", results / "evaluation", out / "model.her2net", out / "evaluated", out / "pseudonymised"):
+    for folder in (results / "report", results / "evaluation", out / "model.her2net", out / "pseudonymised"):
         assert folder.exists()
         assert leaks(folder, IDS) == []
     for path in (run.plan, results / "fusion" / "fusion.json", results / "US" / "ensemble.json"):

@@ -135,7 +135,10 @@ def test_edits_of_the_plan_concern_what_depends_on_them(copied: DatasetPaths) ->
     [
         ("her2net.preprocess.cache.CACHE_VERSION", {*STAGES["US"], *STAGES["MRI"], *LATER}, "prepares images in another way"),
         ("her2net.train.fold.TRAINING_VERSION", {*STAGES["US"][1:], *STAGES["MRI"][1:], *LATER}, "training_version"),
+        ("her2net.ensemble.ENSEMBLE_VERSION", {"ensemble US", "ensemble MRI", *LATER}, "version"),
+        ("her2net.fuse.stage.FUSION_VERSION", set(LATER), "version"),
         ("her2net.evaluate.evaluation.EVALUATION_VERSION", {"evaluate"}, "version"),
+        ("her2net.report.stage.REPORT_VERSION", set(), "version"),
     ],
 )
 def test_another_her2net_makes_stale_what_it_would_make_differently(
