@@ -89,7 +89,7 @@ def make_cohort(root: Path, *, n_folds: int = 2, modalities: tuple[str, ...] = (
     folds = root / "folds.json"
     folds.write_text(json.dumps([ordered[k::n_folds] for k in range(n_folds)]))
     slow = {"128x128": 1e-3, "96x96": 1e-3, "64x64": 1e4}
-    speeds = {f"resnet10t|{size}|1|8": speed for size, speed in slow.items()}
+    speeds = {f"{network}|{size}|1|8": speed for network in ("resnet10t", "scattering_2d") for size, speed in slow.items()}
     speeds |= {speed_key(f"resnet10_3d_s{stem}", [depth, n, n], 2, 8): 1e4 if n == 32 else 1e-3
                for stem in ("122", "2") for depth in (8, 16, 24, 32) for n in (64, 48, 32)}  # fmt: skip
     machine = Machine(device="cpu", name="recorded", n_threads=1, memory_gb=8, bf16=False, samples_per_s=speeds)
@@ -377,29 +377,39 @@ def campaign(
     return killed
 
 
-def run_all(n_kills: int, seed: int, work_dir: Path, *, quick: bool = False) -> dict[str, Any]:
-    """Kill at least `n_kills` times in campaigns of up to eight; return the figures."""
+def run_all(n_kills: int, seed: int, work_dir: Path, *, quick: bool = False, n_jobs: int = 1) -> dict[str, Any]:
+    """Kill at least `n_kills` times in campaigns of up to eight, some of them side by side; return the figures."""
     source = work_dir / "reference"
     options = make_cohort(source)
     warm_up(source, options)
     whole = attempt(source, options, quick=quick)
-    expected = snapshot(source)
-    rng, killed, lost, n_campaigns = random.Random(seed), [], [], 0
-    while len(killed) < n_kills:
-        root = work_dir / f"campaign_{n_campaigns}"
+    print(f"uninterrupted: {sum(whole.seconds.values()):.0f} s", flush=True)
+    expected, stages, lost, n_campaigns = snapshot(source), [], [], 0
+
+    def one_campaign(number: int, n: int) -> None:
+        root = work_dir / f"campaign_{number}"
         root.mkdir()
-        kills = draw_kills(whole, min(KILLS_PER_CAMPAIGN, n_kills - len(killed)), n_campaigns + seed, rng)
-        found = campaign(source, root, options, kills, whole, quick=quick)
-        here = [f"campaign {n_campaigns + 1}: {line}" for line in losses(snapshot(root), expected)]
-        lost += here
-        killed += found
-        n_campaigns += 1
-        print(f"campaign {n_campaigns}: {len(found)} kills, {len(killed)} in all, losses so far {len(lost)}", flush=True)
-        if here:
-            print("\n".join([*here, *(str(kill) for kill in found)]), flush=True)
+        kills = draw_kills(whole, n, number + seed, random.Random(f"{seed} {number}"))
+        killed = campaign(source, root, options, kills, whole, quick=quick)
+        found = {"stages": [kill.stage for kill in killed], "losses": losses(snapshot(root), expected)}
+        (work_dir / f"{number}.json").write_text(json.dumps(found))
         shutil.rmtree(root)
-    stages = Counter(kill.stage for kill in killed)
-    return {"kills": len(killed), "campaigns": n_campaigns, "files_compared": len(expected), "stages": dict(stages),
+
+    while len(stages) < n_kills:
+        sizes = [min(KILLS_PER_CAMPAIGN, n_kills - n) for n in range(len(stages), n_kills, KILLS_PER_CAMPAIGN)][:n_jobs]
+        running = {fork(lambda k=k, n=n: one_campaign(k, n), work_dir / f"{k}.log"): k for k, n in enumerate(sizes, n_campaigns)}
+        for _ in sizes:
+            pid, status = os.wait()
+            number = running[pid]
+            if status:
+                raise SystemExit(f"campaign {number + 1} failed:\n{(work_dir / f'{number}.log').read_text()}")
+            found = json.loads((work_dir / f"{number}.json").read_text())
+            stages += found["stages"]
+            lost += [f"campaign {number + 1}: {line}" for line in found["losses"]]
+            print(f"campaign {number + 1}: {len(found['stages'])} kills ({', '.join(found['stages'])}); {len(stages)} in all, "
+                  f"losses so far {len(lost)}", *found["losses"], sep="\n  ", flush=True)  # fmt: skip
+        n_campaigns += len(sizes)
+    return {"kills": len(stages), "campaigns": n_campaigns, "files_compared": len(expected), "stages": Counter(stages),
             "losses": lost, "uninterrupted_s": round(sum(whole.seconds.values()), 1), "disk_calls": whole.calls}  # fmt: skip
 
 
@@ -408,12 +418,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="campaigns side by side")
     parser.add_argument("--quick", action="store_true", help="plan and one fold only")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        figures = run_all(args.kills, args.seed, Path(folder), quick=args.quick)
+        figures = run_all(args.kills, args.seed, Path(folder), quick=args.quick, n_jobs=args.jobs)
     print(f"\n{'killed during':<20} kills")
     for stage, n in sorted(figures["stages"].items()):
         print(f"{stage:<20} {n:5d}")
