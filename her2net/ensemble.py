@@ -22,6 +22,8 @@ from her2net.raw.dataset import Case
 from her2net.train.fold import read_record
 from her2net.train.loop import flip_axes, predict_probs
 
+ENSEMBLE_VERSION = 1  # raise when the same folds and images give other tables
+
 
 class EnsembleRecord(Artefact):
     """`ensemble.json` of a modality: what its `oof.csv` and `test.csv` were made from."""
@@ -49,6 +51,7 @@ def ensemble_inputs(
         command = f"her2net_train {modality} {' '.join(map(str, missing))}"
         raise MissingArtefactError(f"{paths.model(modality)}: folds {missing} are not trained. Run {command} first.")
     return {
+        "version": str(ENSEMBLE_VERSION),
         "folds": digest_json([[r.made_from, r.epochs_done] for r in records if r is not None]),
         "test_images": digest_json([[f.case_id, f.source_digest] for f in test_files]),
         "tta": str(tta),

@@ -22,7 +22,7 @@ from her2net.ensemble import EnsembleRecord, ensemble_modality
 from her2net.errors import StaleArtefactError, join_problems
 from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, recorded_options
 from her2net.evaluate.facts import facts_of_dataset
-from her2net.explain.record import ExplainRecord
+from her2net.explain.record import ExplainRecord, set_name
 from her2net.explain.stage import explain_modality, write_features
 from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
@@ -34,6 +34,7 @@ from her2net.plan.stage import PlanOptions, plan_dataset
 from her2net.predict import Predictor
 from her2net.predictions import Predictions, check_table, read_predictions
 from her2net.project import Project, load_project
+from her2net.pseudonyms import load_key
 from her2net.raw.dataset import read_test_labels
 from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
@@ -126,12 +127,15 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     )  # fmt: skip
 
 
-def report(project: Project, *, paper: bool = False) -> Path:
+def report(project: Project, *, paper: bool = False, pseudonymise: bool = False) -> Path:
     """Write the report of a fresh evaluation; opens the test labels once more, and records it."""
     status.require_evaluation(project)
     labels = partial(read_test_labels, project.dataset, purpose=OWN_PURPOSE, log=project.paths.test_openings)
-    with hold(project.paths.report.parent, "the report"):
-        return write_report(project, status.model_names(project), test_labels=labels, paper=paper)
+    key = load_key(project.paths.pseudonym_key) if pseudonymise else None
+    folder = project.paths.report.parent
+    with hold(folder, "the report"):
+        sweep_temporaries(folder, folder / "figures", folder / "tables")
+        return write_report(project, status.model_names(project), test_labels=labels, paper=paper, pseudonym_key=key)
 
 
 def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> WrittenArchive:
@@ -147,7 +151,9 @@ def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> Writte
 def explain(project: Project, modality: str, options: ExplainOptions) -> ExplainRecord:
     """Show what the networks of one modality saw."""
     subjects, options = _fresh_subjects(project, modality, options)
-    return explain_modality(project.paths, project.plan, modality, subjects, options)
+    folder = project.paths.explain(modality) / set_name(options.cohort, options.method, options.target, options.fold)
+    with hold(folder, f"the explanations of {modality}"):
+        return explain_modality(project.paths, project.plan, modality, subjects, options)
 
 
 def features(project: Project, modality: str, options: ExplainOptions) -> Path:
@@ -171,7 +177,8 @@ def selftest(project: Project, *, n_permutations: int, device: str, quiet: bool)
     """Look for shortcuts and leaks; the real models are compared with where they are trained and fresh."""
     names = [name for name in project.plan.modalities if status.ensemble_state(project, name).state == "done"]
     real = {name: read_predictions(project.paths.model(name) / "oof.csv") for name in names}
-    return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
+    with hold(project.paths.selftest, "the self-test"):
+        return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:
@@ -191,7 +198,7 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
         fuse(project)
     evaluation = evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
     if _needed(status.report_state(project), say):
-        report(project, paper=status.report_has_paper(project))
+        report(project, **status.report_choices(project))
     return evaluation
 
 

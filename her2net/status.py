@@ -211,19 +211,20 @@ def report_state(project: Project) -> StageState:
     command, folder = f"her2net_report -d {project.paths.folder}", project.paths.report.parent
     try:
         record = recorded_report(project)
-        expected = report_inputs(project, model_names(project), paper=record.paper)
+        expected = report_inputs(project, model_names(project), paper=record.paper, pseudonymised=record.pseudonymised)
     except MissingArtefactError:
         return _or_running(folder, StageState("report", "missing", "", command))
-    command += " --paper" * record.paper
+    command += " --paper" * record.paper + " --pseudonymise" * record.pseudonymised
     return _or_running(folder, _judge("report", record.made_from, expected, command, [project.paths.report]))
 
 
-def report_has_paper(project: Project) -> bool:
-    """Whether the report on disk compares with the published study; one made anew then does, too."""
+def report_choices(project: Project) -> dict[str, bool]:
+    """Return the options of the report on disk, so that one made anew has them, too."""
     try:
-        return recorded_report(project).paper
+        record = recorded_report(project)
     except MissingArtefactError:
-        return False
+        return {}
+    return {"paper": record.paper, "pseudonymise": record.pseudonymised}
 
 
 def model_names(project: Project) -> list[str]:

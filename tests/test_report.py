@@ -224,13 +224,13 @@ def test_certainty_is_a_share_that_is_0_on_the_threshold(probs: list[float], thr
 def test_thumbnails_outline_the_mask_of_the_original(material: Material) -> None:
     for name in ("US", "MRI"):
         case = next(c for c in material.project.dataset.test if name in c.masks)
-        drawn = draw_thumbnail(case, name)
+        drawn = draw_thumbnail(case, name, case.case_id)
         assert max(drawn.width, drawn.height) == SIDE_PX
         assert case.case_id in drawn.alt
         assert "outlined" in drawn.alt
         pixels = np.asarray(Image.open(BytesIO(drawn.data)), dtype=int)
         assert (np.abs(pixels - OUTLINE).max(axis=-1) < 60).sum() > 50
-        bare = draw_thumbnail(replace(case, masks={}), name)
+        bare = draw_thumbnail(replace(case, masks={}), name, case.case_id)
         pixels = np.asarray(Image.open(BytesIO(bare.data)), dtype=int)
         assert (np.abs(pixels - OUTLINE).max(axis=-1) < 60).sum() == 0
         assert "no mask" in bare.alt

@@ -92,6 +92,15 @@ def test_a_changed_mask_of_a_test_case_concerns_the_ensemble_of_its_modality(cop
     assert not_done(copied) == {"ensemble US", *LATER}
 
 
+def test_a_changed_mask_of_a_training_case_concerns_its_modality(copied: DatasetPaths) -> None:
+    path = first_image(copied, "masksTr/US")
+    mask = np.asarray(Image.open(path)).copy()
+    mask[mask.nonzero()[0][0], mask.nonzero()[1][0]] = 0
+    Image.fromarray(mask).save(path)
+    assert not_done(copied) == {"plan", *STAGES["US"], *LATER}
+    assert states(copied)["cache US"].why == f"1 changed: {path.stem}"
+
+
 def test_a_changed_label_asks_for_a_new_plan(copied: DatasetPaths) -> None:
     test_ids = {case.case_id for case in load_project(copied).dataset.test}
     lines = (copied.raw / "cases.csv").read_text().splitlines()
@@ -103,6 +112,11 @@ def test_a_changed_label_asks_for_a_new_plan(copied: DatasetPaths) -> None:
     state = status.report_status(copied)[0]
     assert (state.stage, state.state) == ("plan", "stale")
     assert "other cases, patients or labels" in state.why
+    plan_again(copied)
+    found = states(copied)
+    assert found["cache US"].state == found["cache MRI"].state == "done", "no pixel has changed"
+    assert not_done(copied) == {name for stages in STAGES.values() for name in stages[1:]} | set(LATER)
+    assert "_cases" in found["train US fold 0"].why
 
 
 def test_renamed_classes_ask_for_a_new_plan_and_for_no_training(copied: DatasetPaths) -> None:
@@ -135,7 +149,10 @@ def test_edits_of_the_plan_concern_what_depends_on_them(copied: DatasetPaths) ->
     [
         ("her2net.preprocess.cache.CACHE_VERSION", {*STAGES["US"], *STAGES["MRI"], *LATER}, "prepares images in another way"),
         ("her2net.train.fold.TRAINING_VERSION", {*STAGES["US"][1:], *STAGES["MRI"][1:], *LATER}, "training_version"),
+        ("her2net.ensemble.ENSEMBLE_VERSION", {"ensemble US", "ensemble MRI", *LATER}, "version"),
+        ("her2net.fuse.stage.FUSION_VERSION", set(LATER), "version"),
         ("her2net.evaluate.evaluation.EVALUATION_VERSION", {"evaluate"}, "version"),
+        ("her2net.report.stage.REPORT_VERSION", set(), "version"),
     ],
 )
 def test_another_her2net_makes_stale_what_it_would_make_differently(

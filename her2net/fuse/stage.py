@@ -13,6 +13,7 @@ from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, read_predictions, write_predictions
 
+FUSION_VERSION = 1  # raise when the same tables give another fusion
 FUSION = "fusion"
 APPARENT = "apparent performance: fitted on the test cases it is reported on"
 
@@ -70,7 +71,7 @@ def fusion_inputs(paths: DatasetPaths, plan: Plan, *, fit_on: str) -> dict[str, 
     Raises:
         MissingArtefactError: a modality has no OOF table yet.
     """
-    made_from = {"settings": digest_json([plan.fusion.model_dump(), fit_on])}
+    made_from = {"version": str(FUSION_VERSION), "settings": digest_json([plan.fusion.model_dump(), fit_on])}
     for name in plan.modalities:
         for part in ("oof", "test"):
             path = paths.model(name) / f"{part}.csv"

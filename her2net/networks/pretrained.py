@@ -36,7 +36,7 @@ class InitReport(Strict):
     """How a network was initialised; part of `run.json`.
 
     Attributes:
-        source: "none", the file, or "repository/file" on the hub.
+        source: "none", the name of the file, or "repository/file" on the hub.
         status: whether pretrained weights were loaded.
         matched: number of tensors taken over as they were.
         reshaped: tensors adapted to the number of image channels.
@@ -119,7 +119,7 @@ def _load_from_hub(network: nn.Module, spec: NetworkSpec, n_channels: int) -> In
     try:
         fit = _fit(network, spec, read_weights(path), n_channels)
     except PlanError as error:
-        return scratch(str(error))
+        return scratch(str(error).replace(str(path), source))
     if fit.problems:
         return scratch(f"{source} does not fit ({fit.problems[0]}; {len(fit.problems)} problems).")
     return _apply(network, spec, fit, source)
@@ -134,7 +134,7 @@ def _load_from_file(network: nn.Module, spec: NetworkSpec, path: Path, n_channel
             "Give the weights of this network, or --pretrained none."
         )
         raise PlanError(join_problems(headline, fit.problems, limit=20))
-    return _apply(network, spec, fit, str(path))
+    return _apply(network, spec, fit, path.name)  # not where it lies: reports and run.json are passed on
 
 
 def _apply(network: nn.Module, spec: NetworkSpec, fit: _Fit, source: str) -> InitReport:

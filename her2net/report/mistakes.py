@@ -20,6 +20,7 @@ class Mistake:
     """One case that was decided wrongly.
 
     Attributes:
+        case_id: as the report calls it.
         certainty: 0 on the threshold, 1 as far from it as possible.
         probability: of the positive class; with more classes, of the class decided for.
         others: model -> what it says of the same case.
@@ -63,7 +64,7 @@ def find_mistakes(material: Material) -> list[Mistake]:
     shown = {int(i) for i in (*wrong[:N_SHOWN], *wrong[-N_SHOWN:])}
     return [
         Mistake(
-            case_id=table.case_ids[i], truth=names[table.labels[i]], decision=names[decided[i]],
+            case_id=material.shown_name(table.case_ids[i]), truth=names[table.labels[i]], decision=names[decided[i]],
             probability=float(table.probs[i, 1 if material.binary else decided[i]]), certainty=float(certainty[i]),
             others={name: cases[table.case_ids[i]] for name, cases in said.items() if table.case_ids[i] in cases},
             pictures=_pictures(material, table.case_ids[i]) if int(i) in shown else (),
@@ -90,7 +91,8 @@ def _what_each_model_says(material: Material, cohort: str) -> dict[str, dict[str
 
 def _pictures(material: Material, case_id: str) -> tuple[Thumbnail, ...]:
     case = next(case for case in material.project.dataset.cases if case.case_id == case_id)
-    return tuple(draw_thumbnail(case, name) for name in material.plan.modalities if name in case.images)
+    shown = material.shown_name(case_id)
+    return tuple(draw_thumbnail(case, name, shown) for name in material.plan.modalities if name in case.images)
 
 
 def mistakes_table(material: Material, mistakes: list[Mistake]) -> Table:

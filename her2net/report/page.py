@@ -76,7 +76,7 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
         "groups": groups, "train": groups[0], "test": groups[1] if len(groups) > 1 else None, "summary": summarise(material),
         "cautions": find_cautions(material, groups), "table1s": table1s, "matrices": matrices, "tables": tables,
         "paper_tables": compared, "pictures": {"subgroups": None} | pictures, "surest": surest, "least_sure": least_sure,
-        "n_mistakes": len(mistakes), "has_subgroups": bool(subgroups),
+        "n_mistakes": len(mistakes), "pseudonymised": material.pseudonyms is not None, "has_subgroups": bool(subgroups),
         "curves": {c: [pictures[f"{kind}_{c}"] for kind in DRAWERS if f"{kind}_{c}" in pictures] for c in material.cohorts},
         "sections": {key: title for key, title in SECTIONS.items() if key != "paper" or compared},
     }  # fmt: skip

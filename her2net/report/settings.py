@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -158,8 +159,15 @@ def openings_table(material: Material) -> Table:
 
 
 def problems_table(material: Material) -> Table | None:
-    """Return the warnings about the raw data; `None` if there are none."""
+    """Return the warnings about the raw data, or how many there are of each kind where no case may be named.
+
+    `None` if there are none.
+    """
     rows: list[list[str | Cell]] = [[p.where, p.check, p.message] for p in material.problems]
     if not rows:
         return None
+    if material.pseudonyms is not None:
+        counts = Counter(p.check for p in material.problems)
+        return make_table("data_warnings", "Warnings of her2net_verify, which names the cases", ["Check", "Warnings"],
+                          [[check, Cell(str(n), sort=n)] for check, n in counts.items()], numeric=(1,))  # fmt: skip
     return make_table("data_warnings", "Warnings of her2net_verify", ["Where", "Check", "What"], rows)

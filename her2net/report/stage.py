@@ -21,14 +21,20 @@ RECORD = "report.json"
 
 
 class ReportRecord(Artefact):
-    """`report.json`: what the report was made from; `paper` says whether it compares with the published study."""
+    """`report.json`: what the report was made from.
+
+    Attributes:
+        paper: whether it compares with the published study.
+        pseudonymised: whether cases have keyed hashes for names.
+    """
 
     MADE_BY: ClassVar[str] = "her2net_report"
 
     paper: bool
+    pseudonymised: bool = False
 
 
-def report_inputs(project: Project, names: Sequence[str], *, paper: bool) -> dict[str, str]:
+def report_inputs(project: Project, names: Sequence[str], *, paper: bool, pseudonymised: bool) -> dict[str, str]:
     """Digests of what a report is made from.
 
     Labels of test cases enter through the evaluation alone, so that asking whether a report is fresh opens nothing.
@@ -46,6 +52,7 @@ def report_inputs(project: Project, names: Sequence[str], *, paper: bool) -> dic
     made_from = {
         "version": str(REPORT_VERSION),
         "paper": str(paper),
+        "pseudonymised": str(pseudonymised),
         "cases": digest_json([project.dataset.spec.model_dump(mode="json"), cases, images]),
         "plan": digest_json(project.plan),
         "splits": digest_json(project.splits),
@@ -75,14 +82,16 @@ def recorded_report(project: Project) -> ReportRecord:
 
 
 def write_report(
-    project: Project, names: Sequence[str], *, test_labels: Callable[[], Mapping[str, int]], paper: bool
-) -> Path:
+    project: Project, names: Sequence[str], *, test_labels: Callable[[], Mapping[str, int]], paper: bool,
+    pseudonym_key: bytes | None = None,
+) -> Path:  # fmt: skip
     """Write `report/`: the page, its figures and its tables; `report.json` last, which says that the rest is whole.
 
     Args:
         names: models, as the evaluation has them.
         test_labels: opens the sealed labels; called once, and only if the evaluation opened them.
         paper: whether to compare with the published study.
+        pseudonym_key: gives every case a keyed hash for its name; `None` shows the names.
 
     Raises:
         MissingArtefactError: something was not made yet.
@@ -91,8 +100,9 @@ def write_report(
     """
     path = project.paths.report
     folder = path.parent
-    material = collect(project, list(names), test_labels=test_labels, paper=paper)
-    made_from = report_inputs(project, names, paper=paper)
+    hidden = pseudonym_key is not None
+    material = collect(project, list(names), test_labels=test_labels, paper=paper, pseudonym_key=pseudonym_key)
+    made_from = report_inputs(project, names, paper=paper, pseudonymised=hidden)
     pictures = make_pictures(material, folder / "figures")
     page = make_page(material, made_from, pictures)
     for table in page.tables:
@@ -101,7 +111,7 @@ def write_report(
     write_text(path, render_page(page.context))
     _remove_others(folder / "tables", {table.key for table in page.tables})
     _remove_others(folder / "figures", {picture.key for picture in pictures})
-    ReportRecord(made_from=made_from, paper=paper).save(folder / RECORD)
+    ReportRecord(made_from=made_from, paper=paper, pseudonymised=hidden).save(folder / RECORD)
     return path
 
 
