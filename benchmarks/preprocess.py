@@ -29,7 +29,7 @@ from her2net.preprocess.cache import CaseFiles, build_cache, load_cache
 from her2net.preprocess.prepare import prepare_arrays
 from her2net.raw.images import Volume
 
-SHAPE, SIZE, MARGIN, N_CASES = (120, 320, 320), (96, 96, 96), 50, 2
+SHAPE, SIZE, MARGIN, N_CASES = (120, 320, 320), (96, 96, 96), 50, 4
 PLAN = PreprocessingPlan(
     margin=MARGIN, margin_unit="px", aspect="squash", statistics="crop", joint_channels=False,
     input_vox=list(SIZE), stored_vox=list(SIZE),

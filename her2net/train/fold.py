@@ -19,9 +19,7 @@ from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.train.checkpoint import FINAL, find_damage
 from her2net.train.data import FoldCases, PartLoader, load_part
-from her2net.train.footprint import refuse_what_cannot_fit
 from her2net.train.record import RunRecord, describe_environment
-from her2net.train.run import Task, TrainingRun
 
 TRAINING_VERSION = 1  # raise when the same plan and data give other weights
 
@@ -95,6 +93,9 @@ def _train_locked(
     paths: DatasetPaths, plan: Plan, modality: str, fold: int | str, cases: FoldCases, options: TrainOptions,
     load: PartLoader, lock: Lock,
 ) -> RunRecord:  # fmt: skip
+    from her2net.train.footprint import refuse_what_cannot_fit  # torch takes seconds; who asks for a state pays none
+    from her2net.train.run import Task, TrainingRun
+
     section, folder = plan.modalities[modality], paths.fold(modality, fold)
     sweep_temporaries(folder)
     if options.restart and folder.exists():
