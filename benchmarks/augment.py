@@ -34,7 +34,7 @@ Variant = Callable[[torch.Tensor], object]
 
 def her2net_variant(ndim: int, size: int, dtype: torch.dtype) -> Variant:
     """Return a function that augments a batch (N, 1, *stored) float16."""
-    certain = {key: 1.0 for key in AugmentationPlan.model_fields if key.endswith("_probability")}
+    certain = {f"{key}_probability": 1.0 for key in ("scale", "shift", "blur", "contrast", "brightness", "noise")}
     settings = AugmentationPlan(**(paper_augmentation(ndim).model_dump() | certain | {"flip_probability": 0.5}))
     generator = torch.Generator().manual_seed(0)
     return lambda x: augment(x, (size,) * ndim, draw_parameters(len(x), ndim, settings, generator), dtype=dtype)

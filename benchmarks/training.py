@@ -167,7 +167,7 @@ def main(modalities: list[str], n_cases: int, rounds: int) -> list[Row]:
                 "ours": her2net_epoch(run), "floor": floor_epoch(run, n["training"], n["held_out"]),
                 "plain": plain_epoch(project, run, modality, who),
             }, rounds)  # fmt: skip
-            spent = run.duration_s
+            spent = run.timeline.seconds
             what = f"{SETTINGS[modality][0]} {'x'.join(map(str, SETTINGS[modality][1]))}, {n['training']} + {n['held_out']} cases"
             note = f"{what}, {run.task.training.precision}; timeline of her2net in s: " + \
                 ", ".join(f"{key} {value:.1f}" for key, value in spent.items())  # fmt: skip

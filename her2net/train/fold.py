@@ -17,11 +17,12 @@ from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.locks import Lock, hold
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
+from her2net.train.batchgenerators_engine import require_batchgenerators
 from her2net.train.checkpoint import FINAL, find_damage
 from her2net.train.data import FoldCases, PartLoader, load_part
 from her2net.train.record import RunRecord, describe_environment
 
-TRAINING_VERSION = 1  # raise when the same plan and data give other weights
+TRAINING_VERSION = 2  # raise when the same plan and data give other weights
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def _train_locked(
     training = effective_training(section, options, record)
     ended = record is not None and is_complete(folder, record) and record.epochs_done >= training.epochs
     if not ended:
+        if training.augmentation.engine == "batchgenerators":
+            require_batchgenerators()
         n_cases = len(cases.training) + len(cases.held_out)
         refuse_what_cannot_fit(f"{modality} fold {fold}", section, training, n_cases, options.device)
     parts = {
