@@ -3,6 +3,7 @@
     python benchmarks/predict.py [--cases 100] [--rounds 2] [--large]
 
 The rival reads and prepares every case anew for each fold, as a loop over checkpoints does, and computes in float32.
+All three work in this one process: her2net's workers would divide the wall clock, not the work.
 The floor reads the files with SimpleITK or Pillow and runs the networks on tensors that lie in memory. The networks are
 those of the small plans that her2net makes for a processor (`--large`: of the training benchmark), with random weights:
 they cost the same as trained ones.
@@ -23,8 +24,9 @@ from harness import Row, compare, finish, refuse, take_turns
 from monai import transforms as t
 from PIL import Image
 
-from her2net.inference import predict_files, prepare
+from her2net.inference import predict_files
 from her2net.networks.build import build_network
+from her2net.new_case import prepare
 from her2net.plan.schema import ModalityPlan
 from her2net.preprocess.cache import CaseFiles
 from her2net.raw.synthetic import make_synthetic_dataset
@@ -50,7 +52,7 @@ def make_networks(sections: dict[str, ModalityPlan]) -> Networks:
 
 def her2net_predict(networks: Networks, sections: dict[str, ModalityPlan], files: dict[str, list[CaseFiles]]) -> dict[str, np.ndarray]:
     """Each case read and prepared once, shown to every fold."""
-    return {name: predict_files(networks[name], section, files[name], tta=False, quiet=True)[0]
+    return {name: predict_files(networks[name], section, files[name], tta=False, n_workers=1, quiet=True)[0]
             for name, section in sections.items()}  # fmt: skip
 
 
