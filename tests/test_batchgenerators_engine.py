@@ -42,6 +42,16 @@ def test_rotation_elastic_and_gamma_need_the_engine() -> None:
             settings(2, engine="separable", **{f"{key}_probability": 0.2})
 
 
+def test_what_the_separable_engine_ignores_makes_no_fold_stale() -> None:
+    plan = paper_augmentation(2)
+    assert plan.used == plan.model_copy(update={"rotation_deg": 90.0, "gamma": (0.5, 2.0)}).used
+    assert set(plan.model_dump()) - set(plan.used) == {
+        "engine", "rotation_deg", "rotation_probability", "elastic_alpha", "elastic_sigma_vox", "elastic_probability",
+        "gamma", "gamma_probability",
+    }  # fmt: skip
+    assert settings(2).used["engine"] == "batchgenerators"
+
+
 def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "batchgenerators"]:
         monkeypatch.delitem(sys.modules, name)

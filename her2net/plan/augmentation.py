@@ -8,7 +8,7 @@ the plan asks for them, and need the engine `batchgenerators`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -97,6 +97,15 @@ class AugmentationPlan(Strict):
         if wanted and self.engine == "separable":
             raise ValueError(f"{', '.join(wanted)} cannot be separated into axes: set engine to 'batchgenerators'")
         return self
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """What changes an image, as plain JSON; the transforms of batchgenerators count with that engine alone."""
+        values = self.model_dump(mode="json")
+        if self.engine == "batchgenerators":
+            return values
+        others = ("engine", "rotation", "elastic", "gamma")
+        return {key: value for key, value in values.items() if not key.startswith(others)}
 
     @property
     def ndim(self) -> int:

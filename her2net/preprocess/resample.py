@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BLOCK = 32  # rows of a matrix that are multiplied at once
 CUBIC_A = -0.5  # Keys (1981), third-order accurate; also what Pillow and antialiased torch use
 
 
@@ -72,19 +71,16 @@ def resample(
     out = array[(slice(None), *(needed for needed, _ in axes))].astype(np.float32)
     # the last axes shrink most and are contiguous: go from the last to the first
     for axis in range(len(axes), 0, -1):
-        matrix, place = axes[axis - 1][1], (slice(None),) * axis
-        rest = out.shape[axis + 1 :]
-        if axis < len(axes) - 1:
-            out = out.reshape(*out.shape[: axis + 1], -1)
-        made = np.empty((*out.shape[:axis], len(matrix), *out.shape[axis + 1 :]), np.float32)
-        for rows, columns in _bands(matrix):
-            part, weights = out[(*place, columns)], matrix[rows, columns]
-            if axis == len(axes):
-                made[..., rows] = part @ weights.T
-            else:
-                np.matmul(weights, part, out=made[(*place, rows)])
-        out = made.reshape(*made.shape[: axis + 1], *rest)
-    return out
+        matrix = axes[axis - 1][1]
+        if axis == len(axes):
+            out = out @ matrix.T
+        elif axis == len(axes) - 1:
+            out = matrix @ out
+        else:
+            out = np.matmul(matrix, out.reshape(len(out), out.shape[1], -1)).reshape(
+                len(out), len(matrix), *out.shape[2:]
+            )
+    return np.ascontiguousarray(out)
 
 
 def _within(needed: slice, matrix: np.ndarray, start: int, stop: int) -> tuple[slice, np.ndarray]:
@@ -92,13 +88,3 @@ def _within(needed: slice, matrix: np.ndarray, start: int, stop: int) -> tuple[s
     low = min(max(needed.start, int(start)), needed.stop - 1)
     high = max(min(needed.stop, int(stop)), low + 1)
     return slice(low, high), matrix[:, low - needed.start : high - needed.start]
-
-
-def _bands(matrix: np.ndarray) -> list[tuple[slice, slice]]:
-    """Part the rows; a row has few weights, so that the rows of a part need a piece of the columns only."""
-    bands = []
-    for first in range(0, len(matrix), BLOCK):
-        rows = slice(first, min(first + BLOCK, len(matrix)))
-        filled = np.flatnonzero(matrix[rows].any(axis=0))
-        bands.append((rows, slice(filled[0], filled[-1] + 1) if len(filled) else slice(0, 1)))
-    return bands

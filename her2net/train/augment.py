@@ -2,8 +2,7 @@
 
 Flip, scale and shift act on each axis by itself, and so does a Gaussian blur. All of them
 together are therefore one small matrix per axis and sample, (output voxels x stored voxels),
-and a batch is warped and blurred by two (2D) or three (3D) batched matrix products (on a CPU, by
-products of their bands: the matrices hold few weights a row). That is the
+and a batch is warped and blurred by two (2D) or three (3D) batched matrix products. That is the
 linear interpolation of `grid_sample` followed by a convolution, several times as fast. Contrast
 and brightness are one `a * x + b`; the noise comes last.
 
@@ -21,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +27,6 @@ from her2net.plan.augmentation import AugmentationPlan
 
 BLUR_TRUNCATE = 4.0  # standard deviations, as scipy.ndimage.gaussian_filter
 POOL_SIZE = 1 << 22  # standard normals drawn once; a sample takes a run of them from a random place
-BLOCK = 32  # output voxels whose weights a CPU multiplies at once
 CHUNK_BYTES = 1 << 22  # a CPU works on this much at a time, to stay within its cache
 
 
@@ -190,32 +187,8 @@ def _warp(x: Tensor, input_vox: Sequence[int], parameters: Parameters, dtype: to
         matrix = axis_matrix(axis, stored, size, parameters).to(device=x.device, dtype=dtype)
         if channels > 1:
             matrix = matrix.repeat_interleave(channels, 0)
-        planes = x.reshape(n * channels, stored, -1).transpose(1, 2)
-        banded = x.device.type == "cpu" and dtype == torch.float32 and size > BLOCK
-        x = _banded_product(planes, matrix) if banded else torch.bmm(planes, matrix.transpose(1, 2))
+        x = torch.bmm(x.reshape(n * channels, stored, -1).transpose(1, 2), matrix.transpose(1, 2))
     return x.view(n, channels, *input_vox)
-
-
-def _banded_product(planes: Tensor, matrix: Tensor) -> Tensor:
-    """Return `planes @ matrix^T`, skipping the zeros: neighbouring output voxels look at few stored ones.
-
-    Through NumPy, whose library multiplies such narrow matrices twice as fast as torch does.
-
-    Args:
-        planes: (N, rest, stored).
-        matrix: (N, size, stored).
-    """
-    out = planes.new_empty(planes.shape[0], planes.shape[1], matrix.shape[1])
-    weights, source, target, stored = matrix.numpy(), planes.numpy(), out.numpy(), matrix.shape[2]
-    blocks = np.arange(0, matrix.shape[1], BLOCK)
-    lasts = np.minimum(blocks + BLOCK, matrix.shape[1]) - 1
-    filled = (weights[:, blocks] != 0) | (weights[:, lasts] != 0)  # (N, blocks, stored); rows between look between
-    starts, ends = filled.argmax(2).tolist(), (stored - filled[..., ::-1].argmax(2)).tolist()
-    for k in range(len(out)):
-        for first, start, end in zip(blocks.tolist(), starts[k], ends[k], strict=True):
-            rows = slice(first, first + BLOCK)
-            np.matmul(source[k, :, start:end], weights[k, rows, start:end].T, out=target[k, :, rows])
-    return out
 
 
 def _keeps_geometry(parameters: Parameters) -> bool:

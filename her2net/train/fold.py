@@ -22,7 +22,7 @@ from her2net.train.checkpoint import FINAL, find_damage
 from her2net.train.data import FoldCases, PartLoader, load_part
 from her2net.train.record import RunRecord, describe_environment
 
-TRAINING_VERSION = 2  # raise when the same plan and data give other weights
+TRAINING_VERSION = 1  # raise when the same plan and data give other weights
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def fold_inputs(training: TrainingPlan, plan: ModalityPlan, data_digests: dict[s
         data_digests: `training` and `held_out` part -> digest.
         source: `--pretrained` as given, or ''.
     """
-    settings = training.model_dump(mode="json", exclude={"epochs"})
+    settings = training.model_dump(mode="json", exclude={"epochs"}) | {"augmentation": training.augmentation.used}
     return {
         "training_version": str(TRAINING_VERSION),
         "training_plan": digest_json([settings, plan.preprocessing.input_vox, plan.inference.tta]),
