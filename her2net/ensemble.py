@@ -6,21 +6,21 @@ The labels of imagesTs are not read here: `test.csv` has an empty label column.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 from her2net.artefact import Artefact, digest_json
 from her2net.errors import LeakageError, MissingArtefactError, StaleArtefactError
-from her2net.inference import load_networks, predict_files
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, check_table, make_predictions, read_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles, load_cache
 from her2net.raw.dataset import Case
 from her2net.train.fold import read_record
-from her2net.train.loop import flip_axes, predict_probs
+
+if TYPE_CHECKING:
+    import torch
 
 ENSEMBLE_VERSION = 1  # raise when the same folds and images give other tables
 
@@ -71,6 +71,8 @@ def ensemble_modality(
         MissingArtefactError: a fold is not trained.
         LeakageError: a case is predicted by two folds, or by none.
     """
+    from her2net.inference import load_networks, predict_files  # torch takes seconds; who asks for a state pays none
+
     section, folder = plan.modalities[modality], paths.model(modality)
     tta = tta or section.inference.tta
     made_from = ensemble_inputs(paths, plan, modality, test_files, tta=tta)
@@ -131,6 +133,10 @@ def _predict_again(
     paths: DatasetPaths, plan: Plan, modality: str, network: torch.nn.Module, table: Predictions, device: str
 ) -> Predictions:
     """Predict a fold's held-out cases once more, with test-time augmentation."""
+    import torch
+
+    from her2net.train.loop import flip_axes, predict_probs
+
     section = plan.modalities[modality]
     cache = load_cache(paths.cache(modality, section.preprocessing_digest), table.case_ids)
     probs = predict_probs(network, torch.from_numpy(cache.image).to(device), section.preprocessing.input_vox,

@@ -39,6 +39,7 @@ def settings(ndim: int, **changes: Any) -> AugmentationPlan:
 
 def everything(ndim: int) -> AugmentationPlan:
     certain = {key: 1.0 for key in AugmentationPlan.model_fields if key.endswith("_probability")}
+    certain |= dict.fromkeys(("rotation_probability", "elastic_probability", "gamma_probability"), 0.0)  # of the other engine
     return settings(ndim, **(certain | {"flip_probability": 0.5}))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +16,14 @@ from PIL import Image
 from small_run import plan_options
 
 from her2net import status
-from her2net.errors import StaleArtefactError
+from her2net.cli import status as status_command
+from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
 from her2net.project import load_project
+from her2net.train.timeline import PHASES
 
 STAGES = {"US": ["cache US", *(f"train US fold {k}" for k in range(4)), "ensemble US"],
           "MRI": ["cache MRI", *(f"train MRI fold {k}" for k in range(4)), "ensemble MRI"]}  # fmt: skip
@@ -193,3 +198,34 @@ def test_who_is_at_work_is_shown(done: DatasetPaths) -> None:
     assert f"(process {os.getpid()} on " in found["plan"].why
     assert found["ensemble US"].why == "rests on: train US fold 1, which is running"
     assert not_done(done) == set()
+
+
+def test_timing_tells_every_phase_of_every_fold(
+    done: DatasetPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timings = status.report_timing(done)
+    assert {(t.modality, t.fold) for t in timings} == {(name, str(k)) for name in ("US", "MRI") for k in range(4)}
+    for timing in timings:
+        assert list(timing.seconds) == list(PHASES)
+        assert timing.epochs == 2
+        assert all(timing.seconds[phase] > 0 for phase in PHASES), timing
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"her2net_{name}", str(getattr(done.roots, name)))
+    assert status_command.main(["--timing"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["fold", "epochs", "s/epoch", *PHASES]
+    shares = [float(word.rstrip("%")) for word in lines[1].split()[4:]]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_timing_before_training_names_the_command(copied: DatasetPaths) -> None:
+    shutil.rmtree(copied.results)
+    with pytest.raises(MissingArtefactError, match="her2net_train"):
+        status.report_timing(copied)
+
+
+def test_asking_for_a_state_imports_nothing_that_computes() -> None:
+    heavy = ("torch", "scipy", "SimpleITK", "matplotlib", "sklearn")
+    code = f"import sys, her2net.status; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

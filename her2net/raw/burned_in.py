@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
-from scipy import ndimage
 
 from her2net.artefact import Strict
 
@@ -104,6 +103,8 @@ def find_burned_in(grey: np.ndarray, rgb: np.ndarray | None = None) -> BurnedIn:
 
 def find_pieces(grey: np.ndarray) -> list[_Piece]:
     """Return connected pieces of thin, nearly saturated structure, in reading order."""
+    from scipy import ndimage
+
     thick = 2 * max(2, round(max(grey.shape) / 160)) + 1
     values = grey.astype(np.int16)
     peak = PEAK_SHARE * int(values.max())

@@ -11,9 +11,6 @@ from her2net.ensemble import EnsembleRecord
 from her2net.fuse.stage import FUSION
 from her2net.project import Project
 from her2net.report.material import OWN_PURPOSE, collect, read_openings
-from her2net.report.page import make_page
-from her2net.report.pictures import make_pictures
-from her2net.report.render import render_page, render_table
 from her2net.train.fold import read_record
 
 REPORT_VERSION = 2  # raise when the same inputs give another report
@@ -98,6 +95,10 @@ def write_report(
         StaleArtefactError: the test labels are not those that were evaluated.
         RawDataError: an image of a wrongly decided case cannot be read.
     """
+    from her2net.report.page import make_page  # what draws; who asks whether a report is fresh needs none of it
+    from her2net.report.pictures import make_pictures
+    from her2net.report.render import render_page, render_table
+
     path = project.paths.report
     folder = path.parent
     hidden = pseudonym_key is not None

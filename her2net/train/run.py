@@ -48,6 +48,7 @@ from her2net.train.loop import (
 )
 from her2net.train.record import MONITORED, RunRecord, describe_environment, monitor, plot_progress, write_history
 from her2net.train.solve import count_views, solve_classifier
+from her2net.train.timeline import Timeline
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 KINDS: dict[str, tuple[type, ...]] = {
@@ -112,7 +113,7 @@ class TrainingRun:
         self.epochs_done, self.n_parts = 0, 1
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
-        self.duration_s: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0}
+        self.timeline = Timeline(self.device)
         if state:
             self._restore(state)
 
@@ -143,9 +144,9 @@ class TrainingRun:
             return tensors
 
     def _one_epoch(self, epoch: int, images: torch.Tensor, labels: torch.Tensor, bar: Any) -> None:
-        task, start = self.task, time.perf_counter()
+        task = self.task
         row = self._solve(epoch, images) if self.solved else self._step_through(epoch, images, labels)
-        middle = time.perf_counter()
+        self.timeline.start()
         row |= self._validate()
         self.history.append(row)
         self.epochs_done = epoch + 1
@@ -154,8 +155,8 @@ class TrainingRun:
             if self.best is None or score > self.best["score"]:
                 weights = {k: v.detach().cpu().clone() for k, v in self._averaged().state_dict().items()}
                 self.best = {"score": score, "epoch": epoch, "weights": weights}
-        self.duration_s["train"] += middle - start
-        self.duration_s["validate"] += time.perf_counter() - middle
+        self.timeline.lap("validation")
+        self.timeline.settle()
         auc = "" if row["val_auc"] is None else f", AUC {row['val_auc']:.3f}"
         bar.set_postfix_str(f"loss {row['train_loss']:.3f}{auc}")
 
@@ -166,6 +167,7 @@ class TrainingRun:
             self.model, self.average, self.optimizer, images, labels, task.parts["training"].cache.case_ids,
             task.training, input_vox=task.section.preprocessing.input_vox, epoch=epoch, scaler=self.scaler,
             seed=epoch_seed(task.training.seed, task.modality, str(task.fold), epoch), n_parts=self.n_parts,
+            timeline=self.timeline,
         )  # fmt: skip
         return {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"], "train_loss": loss}
 
@@ -174,10 +176,12 @@ class TrainingRun:
         part, training = self.task.parts["training"], self.task.training
         if epoch >= count_views(training):  # nothing is left to add
             return {"epoch": epoch, "learning_rate": 0.0, "train_loss": self.history[-1]["train_loss"]}
+        self.timeline.start()
         loss = solve_classifier(
             cast(ScatteringNetwork, self.model), images, part.labels, [case.patient_id for case in part.cases],
             training, input_vox=self.task.section.preprocessing.input_vox, n_views=epoch + 1, known=self.views,
         )  # fmt: skip
+        self.timeline.lap("optimizer")
         return {"epoch": epoch, "learning_rate": 0.0, "train_loss": loss}
 
     def _averaged(self) -> torch.nn.Module:
@@ -200,18 +204,19 @@ class TrainingRun:
         return monitor(labels, self._predict_held_out(self.task.training.precision))
 
     def _save(self) -> None:
-        start = time.perf_counter()
+        self.timeline.start()
         self.task.check()
         save_latest(self.task.folder, {
             "made_from": self.task.made_from, "initialisation": self.initialisation, "epochs_done": self.epochs_done,
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(), "n_parts": self.n_parts,
-            "history": self.history, "best": self.best, "duration_s": self.duration_s,
+            "history": self.history, "best": self.best, "duration_s": self.timeline.seconds,
         })  # fmt: skip
         self._write_history()
         self._write_record("running")
-        self.duration_s["checkpoint"] += time.perf_counter() - start
+        self.timeline.lap("checkpoint")
+        self.timeline.settle()
 
     def _write_history(self) -> None:
         write_history(self.task.folder / "history.csv", self.history)
@@ -225,7 +230,7 @@ class TrainingRun:
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.epochs_done, self.history, self.best = state["epochs_done"], state["history"], state["best"]
-        self.duration_s, self.n_parts = state["duration_s"], state["n_parts"]
+        self.timeline, self.n_parts = Timeline(self.device, state["duration_s"]), state["n_parts"]
 
     def _finish(self) -> RunRecord:
         """Write what the run made; all of it, because a kill may have come between the checkpoint and the rest."""
@@ -264,7 +269,7 @@ class TrainingRun:
             n_held_out_cases=len(task.parts["held_out"].labels), epochs_done=self.epochs_done, training=task.training,
             epochs_from=task.epochs_from, batch_parts=self.n_parts, pid=os.getpid(),
             initialisation=self.initialisation, checkpoint=words,
-            duration_s={k: round(v, 2) for k, v in self.duration_s.items()},
+            duration_s={k: round(v, 3) for k, v in self.timeline.seconds.items()},
             environment=describe_environment(task.device),
         )  # fmt: skip
         record.save(task.folder / "run.json")
