@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from her2net.networks.build import build_network
 from her2net.networks.scattering import N_DIRECTIONS, N_SCALES, OrthogonalProjection, Scattering, ScatteringNetwork
 from her2net.plan.augmentation import mirrors_only
 from her2net.plan.schema import TrainingPlan
-from her2net.train.solve import solve_classifier
+from her2net.train.solve import describe_views, solve_classifier
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -74,20 +73,16 @@ def texture(n: int, size: tuple[int, ...], n_classes: int = 2) -> tuple[torch.Te
 def training_plan(ndim: int, n_classes: int = 2) -> TrainingPlan:
     """What the preset `auto` plans for a solved network."""
     return TrainingPlan(
-        network=f"scattering_{ndim}d", initialisation="scratch", epochs=2, batch_size=8, learning_rate=1e-3, weight_decay=0,
+        network=f"scattering_{ndim}d", initialisation="scratch", epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0,
         warmup_epochs=0, ema_decay=0, label_smoothing=0, drop_path=0, gradient_clip=1, loss_weights=[1.0] * n_classes,
         precision="fp32", augmentation=mirrors_only(ndim), checkpoint="last", seed=0,
     )  # fmt: skip
 
 
-def solve(network: ScatteringNetwork, x: torch.Tensor, labels: np.ndarray, **changes: Any) -> float:
-    ndim = x.ndim - 2
-    values: dict[str, Any] = {
-        "patients": [str(i) for i in range(len(x))], "plan": training_plan(ndim, len(set(labels))),
-        "input_vox": list(x.shape[2:]), "n_views": 2, "known": [],
-    }  # fmt: skip
-    values |= changes
-    return solve_classifier(network, x, labels, values.pop("patients"), values.pop("plan"), **values)
+def solve(network: ScatteringNetwork, x: torch.Tensor, labels: np.ndarray, patients: list[str] | None = None) -> float:
+    plan = training_plan(x.ndim - 2, len(set(labels)))
+    views = describe_views(network, x, plan, x.shape[2:])
+    return solve_classifier(network, views, labels, patients or [str(i) for i in range(len(x))], plan)
 
 
 @pytest.mark.parametrize(("ndim", "n_classes"), [(2, 2), (3, 2), (2, 3)])
@@ -102,15 +97,22 @@ def test_the_solved_network_knows_a_texture_from_forty_cases(ndim: int, n_classe
     assert -np.log(probs[np.arange(20), labels[40:]]).mean() < math.log(n_classes)
 
 
-def test_the_same_cases_give_the_same_bits_however_often_it_was_interrupted() -> None:
+def test_the_same_cases_give_the_same_bits() -> None:
     x, labels = texture(20, (24, 24))
-    whole, parts = (build_network("scattering_2d", n_channels=1, n_classes=2).eval() for _ in range(2))
-    known: list[torch.Tensor] = []
-    for n_views in (1, 2):
-        solve(whole, x, labels, n_views=n_views, known=known)
-    solve(parts, x, labels)  # as after a resume: the views are made anew
-    assert torch.equal(whole.classifier.weight, parts.classifier.weight)
-    assert torch.equal(whole.classifier.bias, parts.classifier.bias)
+    first, again = (build_network("scattering_2d", n_channels=1, n_classes=2).eval() for _ in range(2))
+    solve(first, x, labels)
+    solve(again, x, labels)
+    assert torch.equal(first.classifier.weight, again.classifier.weight)
+    assert torch.equal(first.classifier.bias, again.classifier.bias)
+
+
+def test_mirrored_cases_belong_together() -> None:
+    """Each case is shown as it is and mirrored; both views carry the case's label."""
+    x = images(3, 1, 24, 24)
+    network = build_network("scattering_2d", n_channels=1, n_classes=2)
+    views = describe_views(network, x, training_plan(2), (24, 24))
+    assert views.shape[:2] == (3, 2)
+    torch.testing.assert_close(views[:, 1], network.coefficients(x.flip(-1)))
 
 
 def test_noise_without_a_class_is_not_called_certain() -> None:
@@ -131,7 +133,7 @@ def test_the_inner_loop_parts_patients() -> None:
     labels = np.random.default_rng(1).integers(0, 2, 30).repeat(2)
     patients = [str(i // 2) for i in range(60)]
     network = build_network("scattering_2d", n_channels=1, n_classes=2).eval()
-    assert solve(network, x, labels, patients=patients) > 0.6
+    assert solve(network, x, labels, patients) > 0.6
     assert solve(network, x, labels) < 0.5
 
 

@@ -179,7 +179,7 @@ def _plan_auto_modality(
                           Choice("pretrained" if pretrained else "scratch", why))
     kind = "pretrained" if pretrained else rules.kind_from_scratch(candidates[0].network)
     augmentation = mirrors_only(found.ndim) if kind == "solved" else default_augmentation(found.ndim)
-    wanted = rules.choose_epochs(n_training, batch_size, kind=kind, n_views=1 + sum(augmentation.flip_axes))
+    wanted = rules.choose_epochs(n_training, batch_size, kind=kind)
     share = None if request.budget_h is None else request.budget_h * _share(request.fingerprint, name)
     machine = request.machine
     if share is not None:

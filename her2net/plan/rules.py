@@ -152,15 +152,14 @@ def list_candidates(
     return [Candidate(network + stem, (d, n, n)) for n, d, stem in zip(sizes, depths, stems, strict=True)]
 
 
-def choose_epochs(n_training_cases: int, batch_size: int, *, kind: str, n_views: int) -> Choice:
+def choose_epochs(n_training_cases: int, batch_size: int, *, kind: str) -> Choice:
     """A number of passes over the cases, whatever their number: on small cohorts more passes learn the cases by heart.
 
     Args:
         kind: `solved`, `scratch` or `pretrained`.
-        n_views: ways in which training mirrors a case, as it is included; a solved network needs one pass for each.
     """
     if kind == "solved":
-        return Choice(n_views, "one pass for the cases as they are and one for each axis along which they are mirrored")
+        return Choice(1, "the classifier is solved in one go, on each case as it is and mirrored")
     steps = math.ceil(n_training_cases / batch_size)
     epochs = max(math.ceil(MIN_STEPS / steps), min(PASSES[kind], MAX_STEPS // steps))
     return Choice(epochs, f"{PASSES[kind]} passes for {kind}, within {MIN_STEPS} to {MAX_STEPS} updates, {steps} an epoch")

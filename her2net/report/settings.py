@@ -48,7 +48,7 @@ def _settings(section: ModalityPlan, epochs: int) -> dict[str, str]:
         "Input": f"{' × '.join(map(str, pre.input_vox))} {'px' if section.ndim == 2 else 'voxels'}",
         "Normalisation": f"z-score of each case's own {pre.statistics}" + (", channels together" if pre.joint_channels else ""),
         "Network": network(training.network),
-        "Epochs": _epochs(epochs, training.epochs) if stepped else f"solved on {count(epochs, 'view')} of each case",
+        "Epochs": _epochs(epochs, training.epochs) if stepped else "solved in one go",
         "Batch size": str(training.batch_size) if stepped else "none",
         "Learning rate": f"{training.learning_rate:g}" if stepped else "none",
         "Weight decay": f"{training.weight_decay:g}" if stepped else "none",

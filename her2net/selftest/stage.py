@@ -175,8 +175,7 @@ def choose_quick_section(section: ModalityPlan, factors: Sequence[int], n_traini
     network = f"scattering_{section.ndim}d"
     settings = {key: choice.value for key, choice in rules.choose_optimisation(network, kind=kind).items()}
     augmentation = mirrors_only(section.ndim)
-    n_views = 1 + sum(augmentation.flip_axes)
-    epochs = rules.choose_epochs(n_training, training.batch_size, kind=kind, n_views=n_views).value
+    epochs = rules.choose_epochs(n_training, training.batch_size, kind=kind).value
     smaller = {
         key: [n // f for n, f in zip(getattr(preprocessing, key), factors, strict=True)]
         for key in ("input_vox", "stored_vox")

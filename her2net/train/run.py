@@ -47,7 +47,7 @@ from her2net.train.loop import (
     train_epoch,
 )
 from her2net.train.record import MONITORED, RunRecord, describe_environment, monitor, plot_progress, write_history
-from her2net.train.solve import count_views, solve_classifier
+from her2net.train.solve import describe_views, solve_classifier
 from her2net.train.timeline import Timeline
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
@@ -104,7 +104,6 @@ class TrainingRun:
         report = load_pretrained(model, training.network, source="none" if state else source, n_channels=n_channels)
         self.initialisation = state["initialisation"] if state else report.message
         self.solved = network_spec(training.network).solved
-        self.views: list[torch.Tensor] = []  # what a solved network sees of the training cases, made anew after a resume
         self.model = channels_last(model, section.ndim).to(self.device)
         self.average = None if self.solved else make_average(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, learning_rate=training.learning_rate,
@@ -172,15 +171,15 @@ class TrainingRun:
         return {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"], "train_loss": loss}
 
     def _solve(self, epoch: int, images: torch.Tensor) -> dict[str, Any]:
-        """Solve the classifier on one view more; return the first columns of the history."""
-        part, training = self.task.parts["training"], self.task.training
-        if epoch >= count_views(training):  # nothing is left to add
+        """Solve the classifier; it is done in one epoch, and more change nothing. Return the first columns of the history."""
+        if self.history:
             return {"epoch": epoch, "learning_rate": 0.0, "train_loss": self.history[-1]["train_loss"]}
+        part, input_vox = self.task.parts["training"], self.task.section.preprocessing.input_vox
+        model = cast(ScatteringNetwork, self.model)
         self.timeline.start()
-        loss = solve_classifier(
-            cast(ScatteringNetwork, self.model), images, part.labels, [case.patient_id for case in part.cases],
-            training, input_vox=self.task.section.preprocessing.input_vox, n_views=epoch + 1, known=self.views,
-        )  # fmt: skip
+        views = describe_views(model, images, self.task.training, input_vox)
+        self.timeline.lap("forward")
+        loss = solve_classifier(model, views, part.labels, [c.patient_id for c in part.cases], self.task.training)
         self.timeline.lap("optimizer")
         return {"epoch": epoch, "learning_rate": 0.0, "train_loss": loss}
 

@@ -1,9 +1,9 @@
 """Solving the classifier of a network whose other layers are fixed: a support-vector machine, calibrated.
 
-Training cases are shown as they are and mirrored along the axes that the plan flips, one view more in each epoch.
-Everything is fitted on the fold's training cases alone: the mean and SD of the coefficients, the width of the kernel
-and the cost of errors (chosen by log loss in an inner loop over patients), the machine, and the slope and intercepts
-that turn its margins into probabilities (fitted on the margins of that inner loop).
+Training cases are shown as they are and mirrored along each axis that the plan flips. Everything is fitted on the
+fold's training cases alone: the mean and SD of the coefficients, the width of the kernel and the cost of errors
+(chosen by log loss in an inner loop over patients), the machine, and the slope and intercepts that turn its margins
+into probabilities (fitted on the margins of that inner loop).
 """
 
 from __future__ import annotations
@@ -40,17 +40,32 @@ class Setting:
     log_loss: float
 
 
-def solve_classifier(
-    model: ScatteringNetwork, images: Tensor, labels: np.ndarray, patients: Sequence[str], plan: TrainingPlan, *,
-    input_vox: Sequence[int], n_views: int, known: list[Tensor],
-) -> float:  # fmt: skip
-    """Solve the classifier on the first `n_views` views of the training cases, in place.
+@torch.inference_mode()
+def describe_views(model: ScatteringNetwork, images: Tensor, plan: TrainingPlan, input_vox: Sequence[int]) -> Tensor:
+    """Return the coefficients (N, n_views, C, n_maps, *grid) of each case as it is and mirrored.
 
     Args:
         images: (N, C, *stored_vox).
+    """
+    ndim, device = images.ndim - 2, model.mean.device
+    mirrored = [(), *((axis - ndim,) for axis, flipped in enumerate(plan.augmentation.flip_axes) if flipped)]
+
+    def describe(batch: Tensor) -> Tensor:
+        x = center_crop(batch, input_vox).to(device).float()
+        return torch.stack([model.coefficients(x.flip(axes)) for axes in mirrored], dim=1)
+
+    return torch.cat([describe(batch) for batch in images.split(BATCH_SIZE)])
+
+
+def solve_classifier(
+    model: ScatteringNetwork, views: Tensor, labels: np.ndarray, patients: Sequence[str], plan: TrainingPlan
+) -> float:
+    """Solve the classifier on all views of the training cases, in place.
+
+    Args:
+        views: see `describe_views`.
         labels: (N,) int64.
         patients: (N,) who must not stand on both sides of the inner loop.
-        known: coefficients of the views seen so far; views that lack are appended.
 
     Returns:
         The log loss of the inner loop, an honest one: no case is predicted by a machine that saw its patient.
@@ -58,9 +73,7 @@ def solve_classifier(
     Source:
         Platt 1999 (probabilities from margins; here one slope for all classes, kept positive); Bruna & Mallat 2013.
     """
-    axes = _views(plan, images.ndim - 2)[:n_views]
-    known += [_coefficients(model, images, input_vox, flipped) for flipped in axes[len(known) :]]
-    views = torch.stack(known[: len(axes)], dim=1).flatten(0, 1)  # the views of a case stand side by side
+    n_views, views = views.shape[1], views.flatten(0, 1)  # the views of a case stand side by side
     flat = views.flatten(1)
     model.mean.copy_(flat.mean(0))
     model.sd.copy_(flat.std(0).clamp_min(LEAST_SD))
@@ -70,35 +83,17 @@ def solve_classifier(
     for width in WIDTHS:
         kernel = _kernel(model, views, width)
         for cost in COSTS:
-            setting = _try(kernel, labels, len(axes), inner, width, cost, weights)
+            setting = _try(kernel, labels, n_views, inner, width, cost, weights)
             if best is None or setting.log_loss < best.log_loss - LEAST_GAIN:
                 best = setting
     assert best is not None
-    duals, offsets = _machine(_kernel(model, views, best.width), np.repeat(labels, len(axes)), best.cost, weights)
+    duals, offsets = _machine(_kernel(model, views, best.width), np.repeat(labels, n_views), best.cost, weights)
     features = _features(model, views, best.width)
     with torch.no_grad():
         solved = torch.from_numpy(best.slope * duals).T.float().to(features.device) @ features
         model.classifier.weight.copy_(solved)
         model.classifier.bias.copy_(torch.from_numpy(best.slope * offsets + best.intercepts))
     return best.log_loss
-
-
-def count_views(plan: TrainingPlan) -> int:
-    """Return in how many ways a case is shown: as it is, and mirrored along each axis that the plan flips."""
-    return 1 + sum(plan.augmentation.flip_axes)
-
-
-def _views(plan: TrainingPlan, ndim: int) -> list[tuple[int, ...]]:
-    """Axes that each view mirrors: none, then each axis that training flips."""
-    return [(), *((axis - ndim,) for axis, flipped in enumerate(plan.augmentation.flip_axes) if flipped)]
-
-
-@torch.inference_mode()
-def _coefficients(model: ScatteringNetwork, images: Tensor, input_vox: Sequence[int], flipped: tuple[int, ...]) -> Tensor:
-    device = model.mean.device
-    return torch.cat([
-        model.coefficients(center_crop(batch, input_vox).to(device).float().flip(flipped)) for batch in images.split(BATCH_SIZE)
-    ])  # fmt: skip
 
 
 @torch.inference_mode()
