@@ -159,13 +159,14 @@ def paper_augmentation(ndim: int) -> AugmentationPlan:
 
 
 def mirrors_only(ndim: int) -> AugmentationPlan:
-    """Return the augmentation of networks whose classifier is solved: each case as it is, and mirrored.
+    """Return the augmentation of networks whose classifier is solved: each case as it is, and mirrored left-right.
 
     More was tried and did harm (docs/LOG.md): fixed wavelets do not learn to overlook noise or another contrast.
     """
     names = ("scale", "shift", "blur", "contrast", "brightness", "noise")
     off = {f"{name}_probability": 0.0 for name in names} | {"flip_probability": 1.0, "mixup_alpha": 0.0}
-    return paper_augmentation(ndim).model_copy(update=off)
+    left_right = (False,) * (ndim - 1) + (True,)
+    return paper_augmentation(ndim).model_copy(update=off | {"flip_axes": left_right})
 
 
 def default_augmentation(ndim: int) -> AugmentationPlan:
