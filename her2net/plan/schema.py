@@ -159,11 +159,12 @@ class FusionPlan(Strict):
     """Late fusion.
 
     Attributes:
-        strength: inverse L2 penalty of the logistic regression on standardised logits.
+        method: `auto` lets `her2net_fuse` choose by an inner loop; see `her2net.fuse.choose`.
+        strength: inverse L2 penalty of the logistic regressions on standardised logits.
         subsets: sets of modalities that get a model of their own.
     """
 
-    method: Literal["logistic"]
+    method: Literal["auto", "logistic", "mean", "weighted", "gated"]
     strength: Positive
     subsets: list[list[str]]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from her2net.artefact import digest_json
 from her2net.evaluate.figures import DRAWERS
+from her2net.fuse.choose import METHOD_NAMES
 from her2net.report import cohort, results, settings
 from her2net.report.cautions import find_cautions
 from her2net.report.checklists import FILES, fill_checklist
@@ -59,6 +60,7 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
     tables = {
         "flow": cohort.flow_table(material, groups), "data_warnings": settings.problems_table(material),
         "plan": settings.settings_table(material), "fusion": settings.fusion_table(material),
+        "fusion_methods": settings.fusion_methods_table(material),
         "results": results.results_table(material), "confusion": results.confusion_table(material),
         "certainty": results.certainty_table(material),
         "subgroups": results.subgroups_table(forest_rows(subgroups, *material.headline), "subgroups",
@@ -97,7 +99,9 @@ def _facts(material: Material) -> dict[str, Any]:
         "version": __version__, "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "plan": plan,
         "plan_digest": digest_json(plan), "dataset": material.project.paths.folder, "spec": dataset.spec,
         "fingerprint": material.fingerprint, "runs": material.runs, "fusion": material.fusion,
-        "fused": material.fusion is not None, "holdout": material.project.splits.holdout, "openings": material.openings,
+        "fused": material.fusion is not None,
+        "fusion_method": METHOD_NAMES[material.fusion.method] if material.fusion else "",
+        "holdout": material.project.splits.holdout, "openings": material.openings,
         "classes": " or ".join(material.class_names), "modalities": listed(list(plan.modalities)),
         "binary": material.binary, "cohorts": material.cohorts, "has_test": "test" in material.cohorts, "advice": advice,
         "resembling": len(material.project.splits.resembling_test_cases), "tta_any": any(material.tta.values()),

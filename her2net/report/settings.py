@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from her2net.artefact import digest_file
+from her2net.fuse.choose import METHOD_NAMES
 from her2net.plan.schema import ModalityPlan
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
@@ -68,6 +69,27 @@ def fusion_table(material: Material) -> Table | None:
     return make_table("fusion", "Weight of each modality in the fusion", headers, rows, numeric=(3, 4, 5), notes=(
         f"Intervals: {material.fusion.ci_method}. An odds ratio of 1 means no weight; those per standard deviation can be "
         "compared between modalities.",
+    ))  # fmt: skip
+
+
+def fusion_methods_table(material: Material) -> Table | None:
+    """Return the inner estimates that the way of fusing was chosen by; `None` where the plan names it."""
+    selection = None if material.fusion is None else material.fusion.selection
+    if selection is None:
+        return None
+    rows: list[list[str | Cell]] = [
+        [
+            c.method, METHOD_NAMES[c.method], Cell(str(c.n_parameters), sort=c.n_parameters), Cell(number(c.log_loss), sort=c.log_loss),
+            "" if c.excess is None or c.excess_se is None else f"{c.excess:.4f} ± {c.excess_se:.4f}",
+            Cell(str(c.n_patients), sort=c.n_patients), "chosen" if c.method == selection.chosen else c.reason,
+        ]
+        for c in selection.candidates
+    ]  # fmt: skip
+    headers = ["Method", "What it is", "Fitted numbers", "Log loss, out of fold", "Above the best (± SE)", "Patients", "Remark"]
+    per_fold = ", ".join(f"fold {k}: {method}" for k, method in enumerate(selection.per_fold))
+    return make_table("fusion_methods", "Ways of fusing, estimated in an inner loop", headers, rows, numeric=(2, 3, 4, 5), notes=(
+        f"Rule: {selection.rule}. Criterion: {selection.criterion}.",
+        f"The out-of-fold figures of the fusion come from a choice made anew without the patients of each fold: {per_fold}.",
     ))  # fmt: skip
 
 
