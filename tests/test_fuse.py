@@ -157,12 +157,15 @@ def test_auto_reaches_record_report_and_explanation(copied: DatasetPaths) -> Non
     plan = Plan.load(copied.plan)
     plan.model_copy(update={"fusion": plan.fusion.model_copy(update={"method": "auto"})}).save(copied.plan)
     record = pipeline.fuse(load_project(copied))
-    assert record.selection is not None and record.method == record.selection.chosen
+    assert record.selection is not None
+    assert record.method == record.selection.chosen
     assert len(record.selection.per_fold) == plan.splits.n_folds
     assert FusionRecord.load(copied.model("fusion") / "fusion.json") == record
     project = load_project(copied)
     pipeline.evaluate(project)
     page = pipeline.report(project).read_text(encoding="utf-8")
-    assert "Ways of fusing, estimated in an inner loop" in page and METHOD_NAMES[record.method] in page
+    assert "Ways of fusing, estimated in an inner loop" in page
+    assert METHOD_NAMES[record.method] in page
     lines = describe_selection(record.selection)
-    assert lines[0].startswith(f"fusion chose {record.method}") and len(lines) == 6
+    assert lines[0].startswith(f"fusion chose {record.method}")
+    assert len(lines) == 6
