@@ -64,7 +64,7 @@ def test_contours_reach_the_report(copied: DatasetPaths) -> None:
     rows = list(csv.DictReader((copied.explain("MRI") / "oof-contours.csv").open()))
     drawn = {row["case_id"]: row for row in rows if row["change"] == "unchanged"}
     assert set(drawn) == set(oof.case_ids)
-    given = {c: p for c, p in zip(oof.case_ids, oof.probs[:, 1], strict=True)}
+    given = dict(zip(oof.case_ids, oof.probs[:, 1], strict=True))
     for case_id, row in drawn.items():  # the prediction with the mask as drawn is the out-of-fold prediction
         assert float(row["probability"]) == pytest.approx(given[case_id], abs=2e-3)
         assert (row["flipped"], float(row["dice"])) == ("0", 1.0)

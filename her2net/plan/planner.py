@@ -39,6 +39,7 @@ DEFAULT_REASONS = {
     "file_ending": "declared in dataset.json",
     "margin_unit": "a margin in lesion sizes scales with the lesion",
     "derived_channels": "the paper names none",
+    "burned_in": "marks are found and reported by her2net_verify; pictures are changed only if you ask for it here",
     "missing_mask": "a case without a mask is shown whole; her2net_verify warns of it",
     "warmup_epochs": "a tenth of the epochs, at most 5, so that the first updates do not break the weights",
     "label_smoothing": "a little tempers overconfidence on small cohorts (Szegedy et al. 2016, arXiv:1512.00567); 0 in the paper",

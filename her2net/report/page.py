@@ -81,7 +81,8 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
     context = _facts(material) | {
         "groups": groups, "train": groups[0], "test": groups[1] if len(groups) > 1 else None, "summary": summarise(material),
         "cautions": find_cautions(material, groups), "table1s": table1s, "matrices": matrices, "tables": tables,
-        "paper_tables": compared, "pictures": {"subgroups": None, "contours": None} | pictures, "surest": surest, "least_sure": least_sure,
+        "paper_tables": compared, "pictures": dict.fromkeys(("subgroups", "contours")) | pictures,
+        "surest": surest, "least_sure": least_sure,
         "galleries": embed_galleries(galleries, material.project.paths.results), "stale_galleries": stale_galleries,
         "contours": [describe_contours(record) for record in contours],
         "n_mistakes": len(mistakes), "has_subgroups": bool(subgroups),

@@ -10,8 +10,11 @@ COHORT_NAMES = {
     "oof": "training cases, out-of-fold",
     "test": "test cases",
     RESEMBLING: "test cases without those that resemble a training case",
+    "oof-patients": "patients of the training cases, out-of-fold, the mean over the cases of each",
+    "test-patients": "patients of the test cases, the mean over the cases of each",
 }
-COHORT_LABELS = {"oof": "out-of-fold", RESEMBLING: "test, no look-alikes"}
+COHORT_LABELS = {"oof": "out-of-fold", RESEMBLING: "test, no look-alikes", "oof-patients": "out-of-fold, by patient",
+                 "test-patients": "test, by patient"}  # fmt: skip
 """Short forms for columns of tables."""
 METRIC_NAMES = {
     "auc": "AUC",
