@@ -44,7 +44,7 @@ EVIL = '<script>alert("x")</script>'
 TABLES = {
     "flow", "plan", "fusion", "results", "confusion", "certainty", "subgroups", "all_subgroups", "mistakes", "openings",
     "software", "digests", "all_metrics", "comparisons", "decisions", "table1_training_test", "table1_classes",
-    "comparison_matrix_oof", "comparison_matrix_test", "tripod_ai", "claim",
+    "comparison_matrix_oof", "comparison_matrix_test", "tripod_ai", "claim", "explanations",
 }  # fmt: skip
 FIGURES = {
     "flow", "training", "subgroups",
