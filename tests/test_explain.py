@@ -213,13 +213,22 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     return paths
 
 
-@pytest.mark.parametrize("method", ["gradcam", "occlusion"])
-def test_the_map_finds_the_planted_sign(learned: DatasetPaths, method: str) -> None:
+def test_the_map_finds_the_planted_sign(learned: DatasetPaths) -> None:
     """Every pixel that depends on the sign lies inside the lesion: so must the map, clearly more than its share."""
-    record: ExplainRecord = pipeline.explain(load_project(learned), "US", replace(QUIET, method=method, fold=0))
+    record: ExplainRecord = pipeline.explain(load_project(learned), "US", replace(QUIET, fold=0))
     summary = record.summary
     assert summary["energy_inside"].n >= 0.8 * len(record.cases)
-    assert summary["energy_inside"].value > 1.1 * summary["mask_share"].value
+    assert summary["energy_inside"].value > 1.4 * summary["mask_share"].value
     assert summary["pointing"].value > summary["mask_share"].value
     assert summary["insertion_auc"].value > summary["deletion_auc"].value
     assert summary["randomised_abs_rho"].value < 0.8
+
+
+def test_occlusion_finds_the_planted_sign_where_there_is_one(learned: DatasetPaths) -> None:
+    """The sign of class 1 is a bright core: hiding it has to cost. That of class 0 is that there is none, and cannot be hidden."""
+    record: ExplainRecord = pipeline.explain(load_project(learned), "US", replace(QUIET, method="occlusion", fold=0))
+    shown = [case.figures for case in record.cases if case.target == 1 and case.figures["energy_inside"] is not None]
+    assert len(shown) >= 3
+    energy, share, pointing = (np.mean([f[name] for f in shown]) for name in ("energy_inside", "mask_share", "pointing"))
+    assert energy > 2 * share
+    assert pointing > 0.7

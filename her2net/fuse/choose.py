@@ -215,9 +215,7 @@ def _count_parameters(
         return n_tables
     if method == "logistic":
         return sum(n_logits * (1 + len(subset) * n_logits) for subset in subsets)
-    everyone = {case_id for table in tables.values() for case_id in table.case_ids}
-    n_gates = sum(0 < len(table) < len(everyone) for table in tables.values())
-    return n_logits * (1 + n_tables * n_logits + n_gates)
+    return n_logits * (1 + n_tables * n_logits)
 
 
 def describe_selection(selection: Selection) -> list[str]:

@@ -80,9 +80,9 @@ def fit_gated(
 ) -> list[SubsetModel]:  # fmt: skip
     """Fit one regression on all cases, into which each table enters where the case has it.
 
-    A logit that is not there counts as the mean of those that are, and a table that some cases lack has a second weight
-    for its being there. So cases that lack a table teach the weights of the others, which a regression per set of tables
-    estimates anew for each set.
+    A logit that is not there counts as the mean of those that are, so it neither speaks for nor against a class. Cases that
+    lack a table thus teach the weights of the others, which a regression per set of tables estimates anew for each set.
+    Whether a table is there is not taken for a sign: it would be a weight learned from the few cases that lack it.
 
     Args:
         labels: of the cases to fit on; each class among them.
@@ -90,7 +90,7 @@ def fit_gated(
     names = [name for name in tables if any(name in subset for subset in subsets)]
     case_ids = [case_id for case_id in present_modalities({name: tables[name] for name in names}) if case_id in labels]
     n_logits, y = len(class_names) - 1, np.array([labels[case_id] for case_id in case_ids])
-    columns, means, gates = [], [], []
+    columns, means = [], []
     for name in names:
         here = np.isin(case_ids, tables[name].case_ids)
         z = np.zeros((len(case_ids), n_logits))
@@ -98,9 +98,7 @@ def fit_gated(
         means.append(z[here].mean(axis=0))
         z[here] -= means[-1]
         columns.append(z)
-        gates.append(here.astype(float)[:, None][:, : int(not here.all())])
-    found = fit_regression(np.concatenate([*columns, *gates], axis=1), y, strength)
-    first_gate = np.cumsum([len(names) * n_logits, *(gate.shape[1] for gate in gates)])
+    found = fit_regression(np.concatenate(columns, axis=1), y, strength)
     models = []
     for subset in subsets:
         weights, intercepts, coefficients = [], found.intercepts.copy(), []
@@ -108,7 +106,7 @@ def fit_gated(
             i = names.index(name)
             own = found.weights[:, i * n_logits : (i + 1) * n_logits]
             weights.append(own)
-            intercepts += found.weights[:, first_gate[i] : first_gate[i + 1]].sum(axis=1) - own @ means[i]
+            intercepts -= own @ means[i]
             coefficients += [wald_coefficient(name, class_names[c + 1], found, c, i * n_logits + c) for c in range(n_logits)]
         models.append(SubsetModel(
             modalities=list(subset), n_cases=len(y), n_per_class=np.bincount(y, minlength=len(class_names)).tolist(),
