@@ -46,7 +46,7 @@ from her2net.train.fold import RunRecord, TrainOptions, train_fold
 
 Say = Callable[[str], None]
 
-N_EXPLAINED = 6
+N_EXPLAINED = 4
 """Cases of each modality that `run` explains; the rest is a matter of seconds per case, and of `her2net_explain`."""
 
 
