@@ -64,11 +64,11 @@ def test_stale_explanations_are_named_and_not_shown(small_run: DatasetPaths, tmp
 
 
 def test_the_page_stays_small(done: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 cases of both modalities take the bytes that the budget allows; what has no room is counted."""
+    """However many cases are explained, the pictures take no more than the budget; what has no room is counted."""
     galleries = [g for name in ("US", "MRI") for g in read_galleries(load_project(done), name)]
-    per_case = [sum(p.stat().st_size for p, _ in item.slices) for g in galleries for item in g.items]
-    assert 200 * 2 * sum(per_case) / len(per_case) < gallery.MAX_BYTES * 2  # tiny images; the budget holds in any case
-    monkeypatch.setattr(gallery, "MAX_BYTES", 4 * max(per_case))
+    sizes = [[sum(p.stat().st_size for p, _ in item.slices) for item in g.items] for g in galleries]
+    assert max(map(max, sizes)) < 60_000
+    monkeypatch.setattr(gallery, "MAX_BYTES", 2 * (min(map(sum, sizes)) - 1))
     shown = gallery.embed_galleries(galleries, done.results)
     assert all(0 < len(s.cases) < pipeline.N_EXPLAINED == len(s.cases) + s.left_out for s in shown)
 
