@@ -85,6 +85,7 @@ def test_words_follow_the_figures() -> None:
         "On the lesion", "The networks need what the maps show", "They depend on what was learned"]  # fmt: skip
     assert "no more than a mere blob" in judge(summary(**good | {"energy_inside": 0.4}))[0]
     assert judge(summary(**good | {"energy_inside": 0.22}))[0].startswith("Not shown to lie on the lesion")
+    assert judge(summary(**good | {"insertion_auc": 0.35}))[1].startswith("Not shown that the networks need")
     assert "do not believe" in judge(summary(**good | {"insertion_auc": 0.2}))[1]
     assert "untrained networks: they show the image" in judge(summary(**good | {"randomised_abs_rho": 0.8}))[2]
 

@@ -185,11 +185,14 @@ def judge(summary: dict[str, MeanFigure]) -> list[str]:
                          f"({number(blob.value, 2)}): crops are cut around the lesion.")  # fmt: skip
     deletion, insertion = summary["deletion_auc"], summary["insertion_auc"]
     if deletion.value is not None and insertion.value is not None:
-        needed = insertion.value > deletion.value
-        found.append(
-            ("The networks need what the maps show" if needed else "The networks do not need what the maps show: do not believe them")
-            + f": insertion {number(insertion.value, 2)}, deletion {number(deletion.value, 2)}."
-        )
+        apart = insertion.ci_low is not None and deletion.ci_high is not None and insertion.ci_low > deletion.ci_high
+        if apart:
+            verdict = "The networks need what the maps show"
+        elif insertion.value > deletion.value:
+            verdict = "Not shown that the networks need what the maps show (the intervals overlap)"
+        else:
+            verdict = "The networks do not need what the maps show: do not believe them"
+        found.append(f"{verdict}: insertion {number(insertion.value, 2)}, deletion {number(deletion.value, 2)}.")
     random = summary["randomised_abs_rho"]
     if random.value is not None:
         alike = random.value >= MUCH_LIKE_RANDOM
