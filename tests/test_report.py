@@ -159,9 +159,14 @@ def test_figures_are_those_of_the_evaluation(small_run: DatasetPaths, page: Page
     evaluation = Evaluation.load(small_run.evaluation / "metrics.json")
     shown = page.table("results")
     assert shown[0][:4] == ["Model", "Cohort", "n (positive)", "AUC"]
-    assert [row[:2] for row in shown[1:]] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "fusion")]
+    cohorts = {"test": "test", "out-of-fold": "oof", "test, by patient": "test-patients", "out-of-fold, by patient": "oof-patients"}
+    evaluated = {(m.model, m.cohort) for m in evaluation.metrics}
+    assert [row[:2] for row in shown[1:]] == [
+        [m, label] for label, c in cohorts.items() for m in ("US", "MRI", "fusion") if (m, c) in evaluated
+    ]
+    assert ("fusion", "oof-patients") in evaluated
     for row in shown[1:]:
-        cohort = {"test": "test", "out-of-fold": "oof"}[row[1]]
+        cohort = cohorts[row[1]]
         found = {m.metric: m for m in evaluation.metrics if (m.model, m.cohort) == (row[0], cohort)}
         assert row[2] == f"{found['auc'].n} ({found['auc'].n_positive})"
         for cell, name in zip(row[3:10], ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1"), strict=True):
@@ -346,7 +351,7 @@ def test_a_report_needs_a_fresh_evaluation(copied: DatasetPaths) -> None:
 
 def test_optimistic_and_apparent_figures_say_so_everywhere(material: Material, pictures: list[Picture]) -> None:
     remark = {"oof": "optimistic: epoch chosen on the reported fold", "test": "apparent performance: fitted on the test cases"}
-    metrics = [m.model_copy(update={"remark": remark[m.cohort] if m.model == "fusion" else ""}) for m in material.evaluation.metrics]
+    metrics = [m.model_copy(update={"remark": remark.get(m.cohort, "") if m.model == "fusion" else ""}) for m in material.evaluation.metrics]
     marked = replace(material, evaluation=material.evaluation.model_copy(update={"metrics": metrics}))
     _, page = show(marked, pictures)
     answer = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "answer").text
