@@ -8,7 +8,7 @@ this file only says in which order they run and which are fresh already.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, f
 from her2net.evaluate.facts import facts_of_dataset
 from her2net.explain.contour_record import ContourRecord, contour_inputs
 from her2net.explain.contours import move_contours
-from her2net.explain.record import ExplainRecord, read_galleries
+from her2net.explain.record import ExplainRecord, read_galleries, set_name
 from her2net.explain.stage import explain_modality, write_features
 from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects, evenly_spaced
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
@@ -34,8 +34,9 @@ from her2net.plan.machine import choose_device
 from her2net.plan.schema import Plan
 from her2net.plan.stage import PlanOptions, plan_dataset
 from her2net.predict import Predictor
-from her2net.predictions import Predictions, read_predictions
+from her2net.predictions import Predictions, check_table, read_predictions
 from her2net.project import Project, load_project
+from her2net.pseudonyms import load_key
 from her2net.raw.dataset import read_test_labels
 from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
@@ -81,7 +82,21 @@ def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof") -> FusionR
     labels = partial(read_test_labels, project.dataset, purpose="fuse --fit-on test", log=project.paths.test_openings)
     with hold(project.paths.model(FUSION), "the fusion"):
         sweep_temporaries(project.paths.model(FUSION))
+        _check_tables(project, list(project.plan.modalities))
         return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels)
+
+
+def _check_tables(project: Project, models: Sequence[str]) -> None:
+    """Refuse OOF tables that somebody changed so that they are no longer of this dataset."""
+    for name in models:
+        path = project.paths.model(name) / "oof.csv"
+        cases = project.dataset.train if name == FUSION else project.training(name)
+        table = read_predictions(path)
+        command = "her2net_fuse" if name == FUSION else f"her2net_ensemble {name}"
+        check_table(path, table, cases, n_classes=project.plan.n_classes, made_by=command)
+        absent = sorted({case.case_id for case in cases} - set(table.case_ids))
+        if absent:
+            raise StaleArtefactError(f"{path}: lacks {', '.join(absent[:5])}. Run {command} to make it anew.")
 
 
 def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bool) -> dict[str, Predictions]:
@@ -103,6 +118,7 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     options = replace(options, ordinal=options.ordinal or project.dataset.spec.ordinal)
     labels = partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings)
     names = status.model_names(project)
+    _check_tables(project, names)
     remarks = dict(project.plan.optimistic)
     if remarks and FUSION in names:
         remarks[FUSION] = next(iter(remarks.values()))
@@ -116,12 +132,15 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     )  # fmt: skip
 
 
-def report(project: Project, *, paper: bool = False) -> Path:
+def report(project: Project, *, paper: bool = False, pseudonymise: bool = False) -> Path:
     """Write the report of a fresh evaluation; opens the test labels once more, and records it."""
     status.require_evaluation(project)
     labels = partial(read_test_labels, project.dataset, purpose=OWN_PURPOSE, log=project.paths.test_openings)
-    with hold(project.paths.report.parent, "the report"):
-        return write_report(project, status.model_names(project), test_labels=labels, paper=paper)
+    key = load_key(project.paths.pseudonym_key) if pseudonymise else None
+    folder = project.paths.report.parent
+    with hold(folder, "the report"):
+        sweep_temporaries(folder, folder / "figures", folder / "tables")
+        return write_report(project, status.model_names(project), test_labels=labels, paper=paper, pseudonym_key=key)
 
 
 def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> WrittenArchive:
@@ -137,7 +156,9 @@ def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> Writte
 def explain(project: Project, modality: str, options: ExplainOptions) -> ExplainRecord:
     """Show what the networks of one modality saw."""
     subjects, options = _fresh_subjects(project, modality, options)
-    return explain_modality(project.paths, project.plan, modality, subjects, options)
+    folder = project.paths.explain(modality) / set_name(options.cohort, options.method, options.target, options.fold)
+    with hold(folder, f"the explanations of {modality}"):
+        return explain_modality(project.paths, project.plan, modality, subjects, options)
 
 
 def explain_some(project: Project, train_options: TrainOptions, say: Say) -> None:
@@ -185,7 +206,8 @@ def selftest(project: Project, *, n_permutations: int, device: str, quiet: bool)
     """Look for shortcuts and leaks; the real models are compared with where they are trained and fresh."""
     names = [name for name in project.plan.modalities if status.ensemble_state(project, name).state == "done"]
     real = {name: read_predictions(project.paths.model(name) / "oof.csv") for name in names}
-    return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
+    with hold(project.paths.selftest, "the self-test"):
+        return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:
@@ -206,7 +228,7 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
     evaluation = evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
     explain_some(project, train_options, say)
     if _needed(status.report_state(project), say):
-        report(project, paper=status.report_has_paper(project))
+        report(project, **status.report_choices(project))
     return evaluation
 
 

@@ -275,8 +275,8 @@ def test_random_networks_are_always_the_same_and_leave_the_generator_alone() -> 
     state = torch.random.get_rng_state()
     first, second = (random_networks("scattering_2d", 1, 2, like) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(a.hidden.weight, b.hidden.weight) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(first[0].hidden.weight, first[1].hidden.weight)
+    assert all(torch.equal(a.classifier.weight, b.classifier.weight) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[0].classifier.weight, first[1].classifier.weight)
 
 
 def test_a_map_that_ignores_the_weights_is_caught() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from her2net.artefact import Artefact, digest_file, digest_json
-from her2net.errors import MissingArtefactError, StaleArtefactError
+from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError, join_problems
 from her2net.fuse.choose import Method, Selection, fit_fusion, fuse_out_of_fold, select_method
 from her2net.fuse.logistic import SubsetModel, apply_fusion
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, read_predictions, write_predictions
 
+FUSION_VERSION = 1  # raise when the same tables give another fusion
 FUSION = "fusion"
 APPARENT = "apparent performance: fitted on the test cases it is reported on"
 
@@ -38,13 +40,42 @@ class FusionRecord(Artefact):
     models: list[SubsetModel]
 
 
+def check_models(plan: Plan, models: Sequence[SubsetModel]) -> list[str]:
+    """List in what fitted models do not fit a plan."""
+    n_logits, problems = plan.n_classes - 1, []
+    for model in models:
+        shape = (n_logits, len(model.modalities) * n_logits)
+        rows = {len(row) for row in model.weights}
+        if not model.modalities or not set(model.modalities) <= set(plan.modalities):
+            problems.append(f"fusion of {' + '.join(model.modalities) or 'nothing'}: not modalities of the plan.")
+        elif (len(model.weights), rows) != (shape[0], {shape[1]}) or len(model.intercepts) != n_logits:
+            what = f"expected weights of shape {shape} and {n_logits} intercepts"
+            problems.append(f"fusion of {' + '.join(model.modalities)}: {what}.")
+    absent = {frozenset(subset) for subset in plan.fusion.subsets} - {frozenset(model.modalities) for model in models}
+    return problems + [f"fusion of {' + '.join(sorted(subset))}: no model." for subset in absent]
+
+
+def load_fusion(path: Path, plan: Plan) -> FusionRecord:
+    """Read `fusion.json` and check that it fits the plan.
+
+    Raises:
+        MissingArtefactError: not fused yet.
+        PlanError: not such a file, or it does not fit.
+    """
+    record = FusionRecord.load(path)
+    problems = check_models(plan, record.models)
+    if problems:
+        raise PlanError(join_problems(f"{path}: does not fit the plan. Run her2net_fuse to make it anew.", problems))
+    return record
+
+
 def fusion_inputs(paths: DatasetPaths, plan: Plan, *, fit_on: str) -> dict[str, str]:
     """Digests of the tables that are fused.
 
     Raises:
         MissingArtefactError: a modality has no OOF table yet.
     """
-    made_from = {"settings": digest_json([plan.fusion.model_dump(), fit_on])}
+    made_from = {"version": str(FUSION_VERSION), "settings": digest_json([plan.fusion.model_dump(), fit_on])}
     for name in plan.modalities:
         for part in ("oof", "test"):
             path = paths.model(name) / f"{part}.csv"

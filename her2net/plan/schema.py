@@ -125,6 +125,12 @@ class ModalityPlan(Strict):
         return self
 
     @model_validator(mode="after")
+    def _axes_agree(self) -> ModalityPlan:
+        if len(self.training.augmentation.flip_axes) != self.ndim:
+            raise ValueError(f"training.augmentation.flip_axes names {len(self.training.augmentation.flip_axes)} axes of {self.ndim}")
+        return self
+
+    @model_validator(mode="after")
     def _phases_are_there(self) -> ModalityPlan:
         derived = self.preprocessing.derived_channels
         phases = DCE_PHASES[: 3 if "wash-out" in derived else 2]
@@ -156,7 +162,7 @@ class SplitsPlan(Strict):
 
     scheme: Literal["stratified", "leave-one-site-out", "custom"]
     n_folds: Annotated[int, Field(ge=2)]
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)]
 
     @property
     def name(self) -> str:
@@ -215,21 +221,36 @@ class Plan(Artefact):
                 raise ValueError(f"modalities.{name}.training.loss_weights needs one weight per class")
         return self
 
+    @model_validator(mode="after")
+    def _subsets_are_known(self) -> Plan:
+        for subset in self.fusion.subsets:
+            if not subset or not set(subset) <= set(self.modalities) or len(set(subset)) < len(subset):
+                raise ValueError(f"fusion.subsets: {subset} is not a set of modalities of the plan, {', '.join(self.modalities)}")
+        return self
+
+    @model_validator(mode="after")
+    def _decisions_are_about_values(self) -> Plan:
+        values = self.model_dump(mode="json")
+        for number, decision in enumerate(self.decisions):
+            try:
+                _find_value(values, decision.path)
+            except (KeyError, IndexError, TypeError, ValueError):
+                raise ValueError(f"decisions.{number}: {decision.path!r} is no path of the plan") from None
+        return self
+
     @property
     def n_classes(self) -> int:
         return len(self.class_names)
 
     def value_at(self, path: str) -> Any:
         """Return the value at a dotted path, e.g. `modalities.US.training.epochs`, as plain JSON."""
-        value: Any = self.model_dump(mode="json")
-        for part in _split_path(path, value):
-            value = value[part]
-        return value
+        return _find_value(self.model_dump(mode="json"), path)
 
     @property
     def edited(self) -> dict[str, Any]:
         """Paths whose value is no longer the one the rule chose: path -> value now."""
-        now = {decision.path: self.value_at(decision.path) for decision in self.decisions}
+        values = self.model_dump(mode="json")
+        now = {decision.path: _find_value(values, decision.path) for decision in self.decisions}
         return {d.path: now[d.path] for d in self.decisions if now[d.path] != d.value}
 
     @property
@@ -237,6 +258,13 @@ class Plan(Artefact):
         """Modality -> remark, for those whose weights are chosen on the reported fold."""
         remark = "optimistic: epoch chosen on the reported fold"
         return {name: remark for name, m in self.modalities.items() if m.training.checkpoint == "best"}
+
+
+def _find_value(values: dict[str, Any], path: str) -> Any:
+    value: Any = values
+    for part in _split_path(path, values):
+        value = value[part]
+    return value
 
 
 def _split_path(path: str, value: Any) -> list[str]:

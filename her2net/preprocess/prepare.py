@@ -74,14 +74,15 @@ def prepare_arrays(image: Volume, mask: np.ndarray | None, plan: PreprocessingPl
     mean, std = _statistics(array, window, plan)
     start, stop = widen(window, plan)
     raw = resample(array, start, stop, plan.stored_vox)
-    x = (raw - mean) / std
+    x = raw - mean
+    x /= std
     if plan.derived_channels:
         x = np.concatenate([x, derive_channels(raw, std, plan.derived_channels)])
     stored_mask = np.zeros(plan.stored_vox, np.uint8)
     if mask is not None and box is not None:
-        stored_mask = (resample(mask[None], start, stop, plan.stored_vox, linear=True)[0] >= 0.5).astype(np.uint8)
+        stored_mask = (resample(mask[None], start, stop, plan.stored_vox, linear=True, box=box)[0] >= 0.5).astype(np.uint8)
     limit = np.finfo(np.float16).max
-    return PreparedCase(np.clip(x, -limit, limit).astype(np.float16), stored_mask, box is not None)
+    return PreparedCase(np.clip(x, -limit, limit, out=x).astype(np.float16), stored_mask, box is not None)
 
 
 def derive_channels(raw: np.ndarray, std: np.ndarray, names: Sequence[DerivedChannel]) -> np.ndarray:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
-from scipy import ndimage
 
 from her2net.artefact import Strict
 
@@ -120,6 +119,8 @@ def inpaint_marks(grey: np.ndarray) -> np.ndarray:
     Source:
         Knutsson & Westin 1993, doi:10.1109/CVPR.1993.341081 (normalised convolution).
     """
+    from scipy import ndimage
+
     marked = np.zeros(grey.shape, bool)
     for piece in (piece for kind in _find_marks(grey) for piece in kind):
         top, left, bottom, right = piece.box
@@ -135,6 +136,8 @@ def inpaint_marks(grey: np.ndarray) -> np.ndarray:
 
 def find_pieces(grey: np.ndarray) -> list[_Piece]:
     """Return connected pieces of thin, nearly saturated structure, in reading order."""
+    from scipy import ndimage
+
     thick = 2 * max(2, round(max(grey.shape) / 160)) + 1
     values = grey.astype(np.int16)
     peak = PEAK_SHARE * int(values.max())

@@ -14,7 +14,8 @@ from her2net.artefact import digest_json
 from her2net.evaluate.figures import DRAWERS
 from her2net.explain.contour_record import describe_contours, read_contours
 from her2net.fuse.choose import METHOD_NAMES
-from her2net.report import cohort, results, settings
+from her2net.networks.build import network_spec
+from her2net.report import cohort, results, settings, use
 from her2net.report.cautions import find_cautions
 from her2net.report.checklists import FILES, fill_checklist
 from her2net.report.figures import forest_rows
@@ -61,13 +62,16 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
     matrices = [t for c in material.cohorts if (t := results.comparison_matrix(material, c)) is not None]
     compared = paper_tables(material) if material.paper else []
     galleries, stale_galleries = collect_galleries(material.project)
+    if material.pseudonyms is not None:  # pictures and files of explanations bear the names of cases
+        galleries, stale_galleries = [], ["Explanations bear the names of cases and are left out of a pseudonymised report."]
     contours = [record for name in material.plan.modalities for record in read_contours(material.project, name)]
     tables = {
         "flow": cohort.flow_table(material, groups), "data_warnings": settings.problems_table(material),
         "plan": settings.settings_table(material), "fusion": settings.fusion_table(material),
         "fusion_methods": settings.fusion_methods_table(material),
         "results": results.results_table(material), "confusion": results.confusion_table(material),
-        "certainty": results.certainty_table(material),
+        "certainty": results.certainty_table(material), "discrimination": use.discrimination_table(material),
+        "calibration": use.calibration_table(material), "rule_in_out": use.rule_table(material), "impact": use.impact_table(material),
         "subgroups": results.subgroups_table(forest_rows(subgroups, *material.headline), "subgroups",
                                              f"{material.headline[0]}, {cohort_name(material.headline[1])}"),
         "all_subgroups": results.subgroups_table(subgroups, "all_subgroups", "all models and cohorts"),
@@ -85,7 +89,7 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
         "surest": surest, "least_sure": least_sure,
         "galleries": embed_galleries(galleries, material.project.paths.results), "stale_galleries": stale_galleries,
         "contours": [describe_contours(record) for record in contours],
-        "n_mistakes": len(mistakes), "has_subgroups": bool(subgroups),
+        "n_mistakes": len(mistakes), "pseudonymised": material.pseudonyms is not None, "has_subgroups": bool(subgroups),
         "curves": {c: [pictures[f"{kind}_{c}"] for kind in DRAWERS if f"{kind}_{c}" in pictures] for c in material.cohorts},
         "sections": {key: title for key, title in SECTIONS.items() if key != "paper" or compared},
     }  # fmt: skip
@@ -116,6 +120,7 @@ def _facts(material: Material) -> dict[str, Any]:
         "resembling": len(material.project.splits.resembling_test_cases), "tta_any": any(material.tta.values()),
         "recalibrated": listed([f"{kind} ({n} of {len(material.models)} models)" for kind, n in kinds.items()]),
         "networks": "; ".join(f"{name}: {m.training.network}" for name, m in plan.modalities.items()),
+        "solved": {name: network_spec(m.training.network).solved for name, m in plan.modalities.items()},
         "environment": next(iter(material.runs.values()))[0].environment, "threshold_note": results.threshold_note(material),
         "interval_methods": results.methods_of(metrics, material.class_names), "glossary": _glossary(),
         "prevalence": listed([f"{percent(n / sum(cases.values()))} {name}" for name, n in cases.items()]),

@@ -5,7 +5,7 @@ for (const button of document.querySelectorAll("th > button")) {
     const key = (row) => row.cells[head.cellIndex].dataset.sort ?? row.cells[head.cellIndex].textContent.trim();
     const rows = [...body.rows].sort((one, other) => {
       const a = key(one), b = key(other);
-      const blank = (text) => text === "" || text === "undefined";
+      const blank = (text) => text === "" || text.startsWith("undefined");
       if (blank(a) || blank(b)) return blank(a) - blank(b);
       return sign * (isNaN(a) || isNaN(b) ? a.localeCompare(b, "en", { numeric: true }) : a - b);
     });
@@ -30,3 +30,9 @@ window.addEventListener("beforeprint", () => {
 window.addEventListener("afterprint", () => {
   for (const slider of document.querySelectorAll(".gallery input[type=range]")) slider.dispatchEvent(new Event("input"));
 });
+const hint = () => {
+  for (const box of document.querySelectorAll(".scroll")) box.classList.toggle("overflows", box.scrollWidth > box.clientWidth + 1);
+};
+addEventListener("resize", hint);
+addEventListener("load", hint);
+hint();
