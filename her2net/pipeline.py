@@ -20,11 +20,13 @@ from her2net.archive.write import WrittenArchive, export_model
 from her2net.artefact import sweep_temporaries
 from her2net.ensemble import EnsembleRecord, ensemble_modality
 from her2net.errors import StaleArtefactError, join_problems
-from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, recorded_options
+from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, fit_thresholds, recorded_options
 from her2net.evaluate.facts import facts_of_dataset
-from her2net.explain.record import ExplainRecord, set_name
+from her2net.explain.contour_record import ContourRecord, contour_inputs
+from her2net.explain.contours import move_contours
+from her2net.explain.record import ExplainRecord, read_galleries, set_name
 from her2net.explain.stage import explain_modality, write_features
-from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects
+from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects, evenly_spaced
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
@@ -44,6 +46,9 @@ from her2net.train.data import select_fold
 from her2net.train.fold import RunRecord, TrainOptions, train_fold
 
 Say = Callable[[str], None]
+
+N_EXPLAINED = 4
+"""Cases of each modality that `run` explains; the rest is a matter of seconds per case, and of `her2net_explain`."""
 
 
 def plan(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[str]]:
@@ -156,10 +161,34 @@ def explain(project: Project, modality: str, options: ExplainOptions) -> Explain
         return explain_modality(project.paths, project.plan, modality, subjects, options)
 
 
+def explain_some(project: Project, train_options: TrainOptions, say: Say) -> None:
+    """Explain a few training cases of each modality for the report, evenly spaced by name, where no set is fresh yet."""
+    for name in project.plan.modalities:
+        if any(not gallery.stale for gallery in read_galleries(project, name)):
+            say(f"explain {name}: fresh, not repeated")
+            continue
+        cases = [case.case_id for case in project.training(name)]
+        chosen = tuple(cases[i] for i in evenly_spaced(len(cases), N_EXPLAINED))
+        say(f"explain {name}: {len(chosen)} of {len(cases)} cases; her2net_explain {name} explains all")
+        explain(project, name, ExplainOptions(case_ids=chosen, device=train_options.device, quiet=train_options.quiet))
+
+
 def features(project: Project, modality: str, options: ExplainOptions) -> Path:
     """Write the deep features of each case."""
     subjects, options = _fresh_subjects(project, modality, options)
     return write_features(project.paths, project.plan, modality, subjects, options)
+
+
+def contours(project: Project, modality: str, options: ExplainOptions) -> ContourRecord:
+    """Predict with masks eroded, dilated and shifted; decisions at the threshold chosen on OOF predictions."""
+    subjects, options = _fresh_subjects(project, modality, options)
+    table = read_predictions(project.paths.model(modality) / "oof.csv")
+    thresholds = fit_thresholds({(modality, "oof"): table})
+    return move_contours(
+        project.paths, project.plan, modality, subjects, options,
+        threshold=thresholds[modality].value if modality in thresholds else None,
+        inputs=contour_inputs(project, modality, [s.files for s in subjects], sorted({k for s in subjects for k in s.folds})),
+    )  # fmt: skip
 
 
 def _fresh_subjects(
@@ -197,6 +226,7 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
     if len(project.plan.modalities) > 1 and _needed(status.fusion_state(project), say):
         fuse(project)
     evaluation = evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
+    explain_some(project, train_options, say)
     if _needed(status.report_state(project), say):
         report(project, **status.report_choices(project))
     return evaluation

@@ -33,7 +33,7 @@ def test_run_leaves_exactly_these_files(done: DatasetPaths) -> None:
         expected |= {f"{name}/{file}" for file in ("ensemble.json", "oof.csv", "test.csv")}
         expected |= {f"{name}/fold_{k}/{f}" for k in range(plan.splits.n_folds) for f in fold_files}
     found = {p.relative_to(done.results).as_posix() for p in done.results.rglob("*") if p.is_file()}
-    assert {f for f in found if not f.startswith(("evaluation/", "report/"))} == expected
+    assert {f for f in found if not f.startswith(("evaluation/", "report/", "explain/"))} == expected
     assert {"metrics.csv", "metrics.json", "comparisons.csv", "thresholds.json"} <= {
         p.name for p in done.evaluation.iterdir()
     }

@@ -46,7 +46,8 @@ EVIL = '<script>alert("x")</script>'
 TABLES = {
     "flow", "plan", "fusion", "results", "confusion", "certainty", "subgroups", "all_subgroups", "mistakes", "openings",
     "software", "digests", "all_metrics", "comparisons", "decisions", "table1_training_test", "table1_classes",
-    "comparison_matrix_oof", "comparison_matrix_test", "tripod_ai", "claim", "discrimination", "calibration", "rule_in_out", "impact",
+    "comparison_matrix_oof", "comparison_matrix_test", "tripod_ai", "claim", "explanations",
+    "discrimination", "calibration", "rule_in_out", "impact",
 }  # fmt: skip
 FIGURES = {
     "flow", "training", "subgroups",
@@ -161,9 +162,14 @@ def test_figures_are_those_of_the_evaluation(small_run: DatasetPaths, page: Page
     evaluation = Evaluation.load(small_run.evaluation / "metrics.json")
     shown = page.table("results")
     assert shown[0][:4] == ["Model", "Cohort", "n (positive)", "AUC"]
-    assert [row[:2] for row in shown[1:]] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "fusion")]
+    cohorts = {"test": "test", "out-of-fold": "oof", "test, by patient": "test-patients", "out-of-fold, by patient": "oof-patients"}
+    evaluated = {(m.model, m.cohort) for m in evaluation.metrics}
+    assert [row[:2] for row in shown[1:]] == [
+        [m, label] for label, c in cohorts.items() for m in ("US", "MRI", "fusion") if (m, c) in evaluated
+    ]
+    assert ("fusion", "oof-patients") in evaluated
     for row in shown[1:]:
-        cohort = {"test": "test", "out-of-fold": "oof"}[row[1]]
+        cohort = cohorts[row[1]]
         found = {m.metric: m for m in evaluation.metrics if (m.model, m.cohort) == (row[0], cohort)}
         assert row[2] == f"{found['auc'].n} ({found['auc'].n_positive})"
         for cell, name in zip(row[3:10], ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1"), strict=True):
@@ -348,13 +354,15 @@ def test_a_report_needs_a_fresh_evaluation(copied: DatasetPaths) -> None:
 
 def test_optimistic_and_apparent_figures_say_so_everywhere(material: Material, pictures: list[Picture]) -> None:
     remark = {"oof": "optimistic: epoch chosen on the reported fold", "test": "apparent performance: fitted on the test cases"}
-    metrics = [m.model_copy(update={"remark": remark[m.cohort] if m.model == "fusion" else ""}) for m in material.evaluation.metrics]
+    found = material.evaluation.metrics
+    metrics = [m.model_copy(update={"remark": remark.get(m.cohort, "") if m.model == "fusion" else ""}) for m in found]
     marked = replace(material, evaluation=material.evaluation.model_copy(update={"metrics": metrics}))
     _, page = show(marked, pictures)
     answer = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "answer").text
     assert "Important. fusion, training cases, out-of-fold: optimistic: epoch chosen on the reported fold." in answer
     assert "Important. fusion, test cases: apparent performance: fitted on the test cases." in answer
-    assert [row[-1] for row in page.table("results")] == ["Read with", "", "", remark["test"], "", "", remark["oof"]]
+    of_cases = [row for row in page.table("results") if "by patient" not in row[1]]
+    assert [row[-1] for row in of_cases] == ["Read with", "", "", remark["test"], "", "", remark["oof"]]
 
 
 def test_methods_follow_the_plan(material: Material, pictures: list[Picture]) -> None:

@@ -39,6 +39,8 @@ COHORT_NAMES = {
     "oof": "training cases, out-of-fold",
     "test": "test cases",
     RESEMBLING: "test cases without those that resemble a training case",
+    "oof-patients": "patients of the training cases, out-of-fold, the mean over the cases of each",
+    "test-patients": "patients of the test cases, the mean over the cases of each",
 }
 
 

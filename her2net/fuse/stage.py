@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from her2net.artefact import Artefact, digest_file, digest_json
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError, join_problems
-from her2net.fuse.logistic import SubsetModel, apply_fusion, fit_fusion, fuse_out_of_fold
+from her2net.fuse.choose import Method, Selection, fit_fusion, fuse_out_of_fold, select_method
+from her2net.fuse.logistic import SubsetModel, apply_fusion
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, read_predictions, write_predictions
@@ -22,16 +23,19 @@ class FusionRecord(Artefact):
     """`fusion.json`: the fitted models, and a remark where what they report is not honest.
 
     Attributes:
+        method: of the models.
         fitted_on: `oof`, or `test` as in the paper, which makes test figures apparent performance.
+        selection: how the method was chosen; `null` where the plan names it.
         ci_method: of the odds ratios.
     """
 
     MADE_BY: ClassVar[str] = "her2net_fuse"
 
-    method: Literal["logistic"]
+    method: Method
     strength: float
     fitted_on: Literal["oof", "test"]
     remark: str
+    selection: Selection | None = None
     ci_method: str = "Wald, penalised information"
     models: list[SubsetModel]
 
@@ -105,22 +109,28 @@ def fuse_modalities(
     oof, test = (read_tables(paths, list(plan.modalities), part) for part in ("oof", "test"))
     if fusion_inputs(paths, plan, fit_on=fit_on) != made_from:
         raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_fuse again.")
-    subsets, strength, folder = plan.fusion.subsets, plan.fusion.strength, paths.model(FUSION)
+    subsets, strength, folder, names = plan.fusion.subsets, plan.fusion.strength, paths.model(FUSION), plan.class_names
+    selection: Selection | None = None
+    if plan.fusion.method == "auto":
+        selection = select_method(oof, subsets, folds, names, strength)
+        method, per_fold = selection.chosen, selection.per_fold
+    else:
+        method, per_fold = plan.fusion.method, [plan.fusion.method] * len(folds)
     if fit_on == "test":
         if not test or test_labels is None:
             raise MissingArtefactError(f"{paths.results}: no test predictions to fit on. Use --fit-on oof.")
-        known = test_labels()
-        models = fit_fusion({k: t.with_labels(dict(known)) for k, t in test.items()}, subsets, plan.class_names, strength)
+        known = dict(test_labels())
+        models = fit_fusion({k: t.with_labels(known) for k, t in test.items()}, subsets, names, strength, method=method)
         fused_oof = apply_fusion(oof, models)
     else:
-        models = fit_fusion(oof, subsets, plan.class_names, strength)
-        fused_oof = fuse_out_of_fold(oof, subsets, folds, plan.class_names, strength)
+        models = fit_fusion(oof, subsets, names, strength, method=method)
+        fused_oof = fuse_out_of_fold(oof, subsets, folds, names, strength, per_fold)
     write_predictions(folder / "oof.csv", fused_oof)
     if test:
         write_predictions(folder / "test.csv", apply_fusion(test, models))
     else:
         (folder / "test.csv").unlink(missing_ok=True)
-    record = FusionRecord(made_from=made_from, method="logistic", strength=strength, fitted_on=fit_on,
+    record = FusionRecord(made_from=made_from, method=method, strength=strength, fitted_on=fit_on, selection=selection,
                           remark=APPARENT if fit_on == "test" else "", models=models)
     record.save(folder / "fusion.json")
     return record

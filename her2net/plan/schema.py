@@ -38,6 +38,7 @@ class PreprocessingPlan(Strict):
         statistics: voxels whose mean and SD the z-score takes, always of the case itself.
         joint_channels: one mean and SD for all channels of a case (keeps enhancement), or one each.
         derived_channels: made from the phases of a dynamic series and appended to its channels.
+        burned_in: whether calipers, text and rulers in 8-bit pictures are left, or filled from around them.
         input_vox: size the network sees, (H, W) or (D, H, W).
         stored_vox: size in the cache; the surplus is room for shifting and scaling.
     """
@@ -49,6 +50,7 @@ class PreprocessingPlan(Strict):
     statistics: Literal["image", "crop"]
     joint_channels: bool
     derived_channels: list[DerivedChannel] = Field(default_factory=list)
+    burned_in: Literal["keep", "inpaint"] = "keep"
     input_vox: list[Count] = Field(min_length=2, max_length=3)
     stored_vox: list[Count] = Field(min_length=2, max_length=3)
 
@@ -62,9 +64,10 @@ class PreprocessingPlan(Strict):
 
     @property
     def digest(self) -> str:
-        """Digest of what changes the arrays: a list of no derived channels does not."""
+        """Digest of what changes the arrays: no derived channels and marks that are kept do not."""
+        idle = {"derived_channels": [], "burned_in": "keep"}
         values = self.model_dump(mode="json")
-        return digest_json(values if self.derived_channels else {k: v for k, v in values.items() if k != "derived_channels"})
+        return digest_json({k: v for k, v in values.items() if k not in idle or v != idle[k]})
 
 
 class TrainingPlan(Strict):
@@ -137,6 +140,12 @@ class ModalityPlan(Strict):
             raise ValueError(f"preprocessing.derived_channels {derived} name one twice")
         return self
 
+    @model_validator(mode="after")
+    def _marks_are_flat(self) -> ModalityPlan:
+        if self.ndim == 3 and self.preprocessing.burned_in == "inpaint":
+            raise ValueError("preprocessing.burned_in can be inpaint for flat pictures only; in volumes nothing is looked for")
+        return self
+
     @property
     def n_inputs(self) -> int:
         """Channels the network reads: those of the files and the derived ones."""
@@ -165,11 +174,12 @@ class FusionPlan(Strict):
     """Late fusion.
 
     Attributes:
-        strength: inverse L2 penalty of the logistic regression on standardised logits.
+        method: `auto` lets `her2net_fuse` choose by an inner loop; see `her2net.fuse.choose`.
+        strength: inverse L2 penalty of the logistic regressions on standardised logits.
         subsets: sets of modalities that get a model of their own.
     """
 
-    method: Literal["logistic"]
+    method: Literal["auto", "logistic", "mean", "weighted", "gated"]
     strength: Positive
     subsets: list[list[str]]
 

@@ -15,6 +15,7 @@ import numpy as np
 from her2net.plan.schema import DerivedChannel, PreprocessingPlan
 from her2net.preprocess.crop import crop_window, lesion_box, widen
 from her2net.preprocess.resample import resample
+from her2net.raw.burned_in import inpaint_marks
 from her2net.raw.images import Volume, read_image, read_mask
 
 MIN_STD = 1e-6
@@ -67,9 +68,12 @@ def prepare_arrays(image: Volume, mask: np.ndarray | None, plan: PreprocessingPl
     """
     box = None if mask is None else lesion_box(mask)
     window = crop_window(box, image.array.shape[1:], image.spacing_mm, plan)
-    mean, std = _statistics(image.array, window, plan)
+    array = image.array
+    if plan.burned_in == "inpaint" and array.dtype == np.uint8 and array.ndim == 3:
+        array = np.stack([inpaint_marks(channel) for channel in array])
+    mean, std = _statistics(array, window, plan)
     start, stop = widen(window, plan)
-    raw = resample(image.array, start, stop, plan.stored_vox)
+    raw = resample(array, start, stop, plan.stored_vox)
     x = raw - mean
     x /= std
     if plan.derived_channels:

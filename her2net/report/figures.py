@@ -13,6 +13,7 @@ import numpy as np
 
 from her2net.evaluate.figures import COLOURS, STYLE
 from her2net.evaluate.record import SubgroupMetric
+from her2net.explain.contour_record import ContourRecord
 from her2net.fuse.stage import FUSION
 from her2net.report.cohort import Group
 from her2net.report.material import History, Material
@@ -168,6 +169,37 @@ def draw_confusion(material: Material, cohort: str) -> Figure:
             axes.set(title=f"{model}, n = {counts.sum()}", xlabel="Decided", ylabel="Truly" if model == models[0] else "")
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
+    return figure
+
+
+def draw_contours(records: Sequence[ContourRecord]) -> Figure:
+    """Draw the AUC and the share of flipped decisions under each change of the masks, one row of axes per modality."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n_lines = [len(record.changes) for record in records]
+    height = 0.2 * sum(n_lines) + 0.8 * len(records)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(DOUBLE_IN, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(len(records), 2, squeeze=False, sharey="row", height_ratios=n_lines)
+        for record, row in zip(records, grid, strict=True):
+            names = [change.name for change in record.changes]
+            columns = [("AUC", [change.auc for change in record.changes]),
+                       ("share of decisions flipped", [change.flipped for change in record.changes])]  # fmt: skip
+            for axes, (label, means) in zip(row, columns, strict=True):
+                for line, mean in enumerate(means):
+                    if mean.value is None:
+                        continue
+                    if mean.ci_low is not None and mean.ci_high is not None:
+                        axes.plot([mean.ci_low, mean.ci_high], [line, line], color="0.2", linewidth=1)
+                    axes.plot(mean.value, line, "s", color=COLOURS[0], markersize=4.5)
+                if means[0].value is not None:
+                    axes.axvline(means[0].value, color=COLOURS[0], linewidth=0.6, linestyle=":")
+                axes.set(xlim=(-0.02, 1.02), xlabel=label, yticks=range(len(names)), yticklabels=names,
+                         ylim=(len(names) - 0.5, -0.5))  # fmt: skip
+                axes.set_title(f"{record.modality}, n = {record.n_cases}", fontsize=8, loc="left")
     return figure
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from her2net.artefact import digest_json, read_text
 from her2net.ensemble import EnsembleRecord
 from her2net.errors import StaleArtefactError
+from her2net.evaluate.patients import OF_PATIENTS
 from her2net.evaluate.record import RESEMBLING, Evaluation, Metric
 from her2net.evaluate.thresholds import Threshold, Thresholds
 from her2net.fingerprint import Fingerprint
@@ -93,6 +94,12 @@ class Material:
         """Cohorts with figures, the one that answers the question first."""
         found = {metric.cohort for metric in self.evaluation.metrics}
         return [cohort for cohort in ("test", RESEMBLING, "oof") if cohort in found]
+
+    @property
+    def patient_cohorts(self) -> list[str]:
+        """Cohorts whose figures are of patients instead of cases; none where every patient has one case."""
+        found = {metric.cohort for metric in self.evaluation.metrics}
+        return [cohort for cohort in (OF_PATIENTS["test"], OF_PATIENTS["oof"]) if cohort in found]
 
     @property
     def headline(self) -> tuple[str, str]:

@@ -15,8 +15,9 @@ from her2net.artefact import write_bytes
 from her2net.evaluate.figures import DRAWERS, FORMATS, save_figure
 from her2net.evaluate.record import SubgroupMetric
 from her2net.evaluate.utility import decision_curve
+from her2net.explain.contour_record import describe_contours, read_contours
 from her2net.report.cohort import Group, count_groups
-from her2net.report.figures import draw_confusion, draw_flow, draw_forest, draw_training, forest_rows
+from her2net.report.figures import draw_confusion, draw_contours, draw_flow, draw_forest, draw_training, forest_rows
 from her2net.report.material import Material
 from her2net.report.results import confusion_counts
 from her2net.report.words import cohort_name, count, estimate, explained, listed, metric_name, number
@@ -69,6 +70,12 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
         found.append(_own(
             folder, f"confusion_{cohort}", draw_confusion(material, cohort),
             f"Decisions, {cohort_name(cohort)}. Counts, and per cent of each true class.", _describe_confusion(material, cohort),
+        ))  # fmt: skip
+    contours = [record for name in material.plan.modalities for record in read_contours(material.project, name)]
+    if contours:
+        found.append(_own(
+            folder, "contours", draw_contours(contours), "Predictions with other outlines: AUC with 95 % interval, and the share of "
+            "decisions that flip with 95 % interval. Dotted: the masks as drawn.", " ".join(map(describe_contours, contours)),
         ))  # fmt: skip
     model, cohort = material.headline
     shown = forest_rows(subgroups, model, cohort)

@@ -39,7 +39,7 @@ def results_table(material: Material) -> Table:
     main = MAIN_BINARY if material.binary else MAIN_MULTICLASS
     rows: list[list[str | Cell]] = []
     used: list[Metric] = []
-    for cohort in material.cohorts:
+    for cohort in [*material.cohorts, *material.patient_cohorts]:
         for model in material.models:
             found = [material.metric(model, cohort, name) for name in main]
             if found[0] is None:
@@ -77,7 +77,8 @@ def methods_of(metrics: Sequence[Metric], class_names: list[str]) -> str:
 
 def cohort_note(material: Material) -> str:
     """Say what the short names of the cohorts mean."""
-    return "Cohorts. " + "; ".join(f"{cohort_label(c)}: {cohort_name(c)}" for c in material.cohorts) + "."
+    return "Cohorts. " + "; ".join(
+        f"{cohort_label(c)}: {cohort_name(c)}" for c in [*material.cohorts, *material.patient_cohorts]) + "."
 
 
 def threshold_note(material: Material) -> str:

@@ -10,12 +10,13 @@ from importlib import metadata
 from typing import Any
 
 from her2net.artefact import digest_file
+from her2net.fuse.choose import METHOD_NAMES
 from her2net.fuse.logistic import Coefficient
 from her2net.networks.build import network_spec
 from her2net.plan.schema import ModalityPlan
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
-from her2net.report.words import count, listed, network, ratio
+from her2net.report.words import count, listed, network, number, ratio
 from her2net.version import __version__
 
 DIGEST_DIGITS = 16
@@ -80,12 +81,37 @@ def fusion_table(material: Material) -> Table | None:
     ))  # fmt: skip
 
 
-def _ratios(value: float, low: float, high: float) -> str:
+def fusion_methods_table(material: Material) -> Table | None:
+    """Return the inner estimates that the way of fusing was chosen by; `None` where the plan names it."""
+    selection = None if material.fusion is None else material.fusion.selection
+    if selection is None:
+        return None
+    rows: list[list[str | Cell]] = [
+        [
+            c.method, METHOD_NAMES[c.method], Cell(str(c.n_parameters), sort=c.n_parameters), Cell(number(c.log_loss), sort=c.log_loss),
+            "" if c.excess is None or c.excess_se is None else f"{c.excess:.4f} ± {c.excess_se:.4f}",
+            Cell(str(c.n_patients), sort=c.n_patients), "chosen" if c.method == selection.chosen else c.reason,
+        ]
+        for c in selection.candidates
+    ]  # fmt: skip
+    headers = ["Method", "What it is", "Fitted numbers", "Log loss, out of fold", "Above the best (± SE)", "Patients", "Remark"]
+    per_fold = ", ".join(f"fold {k}: {method}" for k, method in enumerate(selection.per_fold))
+    return make_table("fusion_methods", "Ways of fusing, estimated in an inner loop", headers, rows, numeric=(2, 3, 4, 5), notes=(
+        f"Rule: {selection.rule}. Criterion: {selection.criterion}.",
+        f"The out-of-fold figures of the fusion come from a choice made anew without the patients of each fold: {per_fold}.",
+    ))  # fmt: skip
+
+
+def _ratios(value: float, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return ratio(value)
     return f"{ratio(value)} ({ratio(low)} to {ratio(high)})"
 
 
 def _per_sd(c: Coefficient) -> Cell:
     """The interval is that of the unit, raised to the same power as the estimate."""
+    if c.ci_low is None or c.ci_high is None:
+        return Cell(ratio(c.odds_ratio_per_sd), sort=c.odds_ratio_per_sd)
     power = math.log(c.odds_ratio_per_sd) / c.value if c.value else 0.0
     low, high = (math.exp(power * math.log(limit)) if limit > 0 else 0.0 for limit in (c.ci_low, c.ci_high))
     return Cell(_ratios(c.odds_ratio_per_sd, low, high) if power > 0 else ratio(c.odds_ratio_per_sd), sort=c.odds_ratio_per_sd)

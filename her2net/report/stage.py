@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from her2net.artefact import Artefact, digest_file, digest_json, write_text
 from her2net.ensemble import EnsembleRecord
+from her2net.explain.record import RECORD as EXPLAIN_RECORD
 from her2net.fuse.stage import FUSION
 from her2net.project import Project
 from her2net.report.material import OWN_PURPOSE, collect, read_openings
@@ -63,6 +64,9 @@ def report_inputs(project: Project, names: Sequence[str], *, paper: bool, pseudo
         made_from[f"{name}/folds"] = digest_json([[r.made_from, r.epochs_done] for r in records if r is not None])
         ensemble = paths.model(name) / "ensemble.json"
         made_from[f"{name}/tta"] = str(EnsembleRecord.load(ensemble).tta) if ensemble.exists() else ""
+        explained = [*paths.explain(name).glob(f"*/{EXPLAIN_RECORD}"), *paths.explain(name).glob("*-contours*.json")]
+        for path in sorted(explained):
+            made_from[f"explain/{path.relative_to(paths.results / 'explain').as_posix()}"] = digest_file(path)
     if FUSION in names:
         fusion = paths.model(FUSION) / "fusion.json"
         made_from["fusion/fusion.json"] = digest_file(fusion) if fusion.exists() else ""

@@ -7,7 +7,8 @@ import re
 
 from her2net.evaluate.record import COHORT_NAMES, RESEMBLING, Metric
 
-COHORT_LABELS = {"oof": "out-of-fold", RESEMBLING: "distinct test"}
+COHORT_LABELS = {"oof": "out-of-fold", RESEMBLING: "distinct test", "oof-patients": "out-of-fold, by patient",
+                 "test-patients": "test, by patient"}  # fmt: skip
 """Short forms for columns of tables."""
 METRIC_NAMES = {
     "auc": "AUC",
