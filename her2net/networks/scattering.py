@@ -98,7 +98,8 @@ class OrthogonalProjection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, n_inputs) to (N, n_outputs) float32."""
         if x.device not in self._on_device:
-            self._on_device[x.device] = torch.from_numpy(self._signs).to(x.device)
+            with torch.inference_mode(False):  # what is kept may be needed for a gradient later
+                self._on_device[x.device] = torch.from_numpy(self._signs).to(x.device)
         x = F.pad(x, (0, self.n_outputs - x.shape[1]))
         for signs in self._on_device[x.device]:
             x = _hadamard(x * signs)
@@ -170,10 +171,11 @@ class Scattering(nn.Module):
         """Return the filters (n_directions, *shape / step) of one scale on a grid subsampled by `step`."""
         key = (shape, step, scale, device)
         if key not in self._filters:
-            filters = torch.stack([_morlet(shape, scale, direction) for direction in _directions(self.ndim)])
-            for axis, by in enumerate(step, start=1):
-                filters = _low_frequencies(filters, axis, filters.shape[axis] // by)
-            self._filters[key] = filters.to(device)
+            with torch.inference_mode(False):  # what is kept may be needed for a gradient later
+                filters = torch.stack([_morlet(shape, scale, direction) for direction in _directions(self.ndim)])
+                for axis, by in enumerate(step, start=1):
+                    filters = _low_frequencies(filters, axis, filters.shape[axis] // by)
+                self._filters[key] = filters.to(device)
         return self._filters[key]
 
 
