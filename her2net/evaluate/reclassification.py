@@ -104,7 +104,9 @@ def _net(classes: list[_Moves], alpha: float) -> Reclassified:
     half = z_quantile(alpha) * math.sqrt(square([c.deviations for c in classes]) + sum(c.added for c in classes))
     limit = float(len(classes))
     low, high = max(-limit, min(value, centre - half)), min(limit, max(value, centre + half))
-    return Reclassified(Estimate(value, low, high, NRI_METHOD), math.sqrt(square([c.by_patient for c in classes])), math.inf)
+    error = math.sqrt(square([c.by_patient for c in classes]))
+    reason = "" if error > 0 else "no case moved, so there is nothing to test"
+    return Reclassified(Estimate(value, low, high, NRI_METHOD, reason), error, math.inf)
 
 
 def _owners(patients: np.ndarray | None, n: int) -> np.ndarray:

@@ -189,6 +189,9 @@ def test_few_positives_that_all_move_one_way_do_not_prove_that_they_do() -> None
     assert few["nri_positive"].estimate.reason == few["nri"].estimate.reason == "fewer than two patients of a class"
     assert np.isnan(few["nri"].p_value)
     assert np.isfinite(few["nri_negative"].p_value)
+    still = net_reclassification(labels, old, old)["nri"]
+    assert still.estimate.reason == "no case moved, so there is nothing to test"
+    assert still.estimate.ci_low < 0 < still.estimate.ci_high
 
 
 def test_nri_counts_patients_not_cases() -> None:
