@@ -39,6 +39,8 @@ from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
 from her2net.selftest.record import SelfTest
 from her2net.selftest.stage import run_selftest
+from her2net.tabular.record import TableFold
+from her2net.tabular.stage import ensemble_table, train_table_fold
 from her2net.train.data import select_fold
 from her2net.train.fold import RunRecord, TrainOptions, train_fold
 
@@ -53,10 +55,15 @@ def plan(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[str]]:
 
 
 def train(project: Project, modality: str, fold: int | str, options: TrainOptions) -> RunRecord:
-    """Train one fold; `all` trains on every case."""
+    """Train one fold of a modality; `all` trains on every case."""
     cases = select_fold(project.dataset.train, modality, fold, project.plan, project.splits)
     options = replace(options, device=choose_device(options.device))
     return train_fold(project.paths, project.plan, modality, fold, cases, options)
+
+
+def train_table(project: Project, name: str, fold: int | str, *, restart: bool, quiet: bool) -> TableFold:
+    """Fit one fold of a table model; `all` fits it to every case."""
+    return train_table_fold(project, name, fold, restart=restart, quiet=quiet)
 
 
 def ensemble(project: Project, modality: str, *, tta: bool, device: str, quiet: bool) -> EnsembleRecord:
@@ -70,13 +77,13 @@ def ensemble(project: Project, modality: str, *, tta: bool, device: str, quiet: 
         )  # fmt: skip
 
 
-def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof") -> FusionRecord:
-    """Fuse the modalities."""
+def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof", covariates: bool = False) -> FusionRecord:
+    """Fuse the modalities, the tables that the plan fuses, and the covariates if they are asked for."""
     folds = project.splits.folds(project.plan.splits)
     labels = partial(read_test_labels, project.dataset, purpose="fuse --fit-on test", log=project.paths.test_openings)
     with hold(project.paths.model(FUSION), "the fusion"):
         sweep_temporaries(project.paths.model(FUSION))
-        return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels)
+        return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels, covariates=covariates)
 
 
 def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bool) -> dict[str, Predictions]:
@@ -172,12 +179,23 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
                 train(project, name, fold, replace(train_options, restart=found.state == "stale"))
         if _needed(status.ensemble_state(project, name), say):
             ensemble(project, name, tta=False, device=train_options.device, quiet=train_options.quiet)
-    if len(project.plan.modalities) > 1 and _needed(status.fusion_state(project), say):
-        fuse(project)
+    _run_tables(project, train_options.quiet, say)
+    if FUSION in status.model_names(project) and _needed(status.fusion_state(project), say):
+        fuse(project, covariates=status.fusion_has_covariates(project))
     evaluation = evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
     if _needed(status.report_state(project), say):
         report(project, paper=status.report_has_paper(project))
     return evaluation
+
+
+def _run_tables(project: Project, quiet: bool, say: Say) -> None:
+    for name in project.plan.tables:
+        for fold in range(project.plan.splits.n_folds):
+            found = status.table_fold_state(project, name, fold)
+            if _needed(found, say):
+                train_table(project, name, fold, restart=found.state == "stale", quiet=quiet)
+        if _needed(status.table_ensemble_state(project, name), say):
+            ensemble_table(project, name, quiet=quiet)
 
 
 def _needed(found: status.StageState, say: Say) -> bool:

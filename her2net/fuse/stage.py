@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from her2net.artefact import Artefact, digest_file, digest_json
 from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.fuse.logistic import SubsetModel, apply_fusion, fit_fusion, fuse_out_of_fold
+from her2net.fuse.sources import fusion_sources, fusion_subsets
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, read_predictions, write_predictions
@@ -22,6 +23,7 @@ class FusionRecord(Artefact):
     Attributes:
         fitted_on: `oof`, or `test` as in the paper, which makes test figures apparent performance.
         ci_method: of the odds ratios.
+        covariates: whether the clinical covariates were asked for.
     """
 
     MADE_BY: ClassVar[str] = "her2net_fuse"
@@ -32,22 +34,23 @@ class FusionRecord(Artefact):
     remark: str
     ci_method: str = "Wald, penalised information"
     models: list[SubsetModel]
+    covariates: bool = False
 
 
-def fusion_inputs(paths: DatasetPaths, plan: Plan, *, fit_on: str) -> dict[str, str]:
+def fusion_inputs(paths: DatasetPaths, plan: Plan, *, fit_on: str, covariates: bool = False) -> dict[str, str]:
     """Digests of the tables that are fused.
 
     Raises:
         MissingArtefactError: a modality has no OOF table yet.
     """
     made_from = {"settings": digest_json([plan.fusion.model_dump(), fit_on])}
-    for name in plan.modalities:
+    for name in fusion_sources(plan, covariates=covariates):
         for part in ("oof", "test"):
             path = paths.model(name) / f"{part}.csv"
             if path.exists():
                 made_from[f"{name}/{part}.csv"] = digest_file(path)
             elif part == "oof":
-                raise MissingArtefactError(f"{path}: no such file. Run her2net_ensemble first.")
+                raise MissingArtefactError(f"{path}: no such file. Run her2net_ensemble {name} first.")
     return made_from
 
 
@@ -59,22 +62,24 @@ def read_tables(paths: DatasetPaths, names: Sequence[str], part: str) -> dict[st
 
 def fuse_modalities(
     paths: DatasetPaths, plan: Plan, folds: Sequence[Sequence[str]], *, fit_on: Literal["oof", "test"] = "oof",
-    test_labels: Callable[[], Mapping[str, int]] | None = None,
+    test_labels: Callable[[], Mapping[str, int]] | None = None, covariates: bool = False,
 ) -> FusionRecord:  # fmt: skip
     """Fit the fusion, and write its models, its OOF and its test predictions.
 
     Args:
         folds: held-out patients of each fold.
         test_labels: reads the sealed labels; called for `fit_on="test"` only.
+        covariates: fuse the clinical covariates as well.
 
     Raises:
         MissingArtefactError: a modality is not ensembled, or there is no test table to fit on.
     """
-    made_from = fusion_inputs(paths, plan, fit_on=fit_on)
-    oof, test = (read_tables(paths, list(plan.modalities), part) for part in ("oof", "test"))
-    if fusion_inputs(paths, plan, fit_on=fit_on) != made_from:
+    made_from = fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates)
+    sources = fusion_sources(plan, covariates=covariates)
+    oof, test = (read_tables(paths, sources, part) for part in ("oof", "test"))
+    if fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates) != made_from:
         raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_fuse again.")
-    subsets, strength, folder = plan.fusion.subsets, plan.fusion.strength, paths.model(FUSION)
+    subsets, strength, folder = fusion_subsets(plan, sources), plan.fusion.strength, paths.model(FUSION)
     if fit_on == "test":
         if not test or test_labels is None:
             raise MissingArtefactError(f"{paths.results}: no test predictions to fit on. Use --fit-on oof.")
@@ -90,6 +95,6 @@ def fuse_modalities(
     else:
         (folder / "test.csv").unlink(missing_ok=True)
     record = FusionRecord(made_from=made_from, method="logistic", strength=strength, fitted_on=fit_on,
-                          remark=APPARENT if fit_on == "test" else "", models=models)
+                          remark=APPARENT if fit_on == "test" else "", models=models, covariates=covariates)
     record.save(folder / "fusion.json")
     return record
