@@ -8,9 +8,9 @@ this file only says in which order they run and which are fresh already.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,7 @@ from her2net.evaluate.facts import facts_of_dataset
 from her2net.explain.record import ExplainRecord
 from her2net.explain.stage import explain_modality, write_features
 from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects
-from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
+from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities, read_tables
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
 from her2net.plan.machine import choose_device
@@ -39,6 +39,7 @@ from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
 from her2net.selftest.record import SelfTest
 from her2net.selftest.stage import run_selftest
+from her2net.tabular.added import measure_added_value, write_added_value
 from her2net.tabular.record import TableFold
 from her2net.tabular.stage import ensemble_table, train_table_fold
 from her2net.train.data import select_fold
@@ -90,7 +91,8 @@ def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bo
     """Predict the dataset's own test cases as if they were new."""
     files = {name: project.files(name, project.test(name)) for name in project.plan.modalities}
     patients = {case.case_id: case.patient_id for case in project.dataset.test}
-    return predictor.predict_cases(files, patients=patients, tta=tta, quiet=quiet)
+    covariates = {case.case_id: case.covariates for case in project.dataset.test}
+    return predictor.predict_cases(files, patients=patients, covariates=covariates, tta=tta, quiet=quiet)
 
 
 def evaluate(project: Project, options: Options | None = None) -> Evaluation:
@@ -103,7 +105,7 @@ def evaluate(project: Project, options: Options | None = None) -> Evaluation:
 def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     options = options or Options()
     options = replace(options, ordinal=options.ordinal or project.dataset.spec.ordinal)
-    labels = partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings)
+    labels = cache(partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings))
     names = status.model_names(project)
     remarks = dict(project.plan.optimistic)
     if remarks and FUSION in names:
@@ -111,11 +113,22 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     if FUSION in names:
         fused = FusionRecord.load(project.paths.model(FUSION) / "fusion.json")
         remarks[FUSION] = "; ".join(part for part in (remarks.get(FUSION, ""), fused.remark) if part)
-    return evaluate_dataset(
+    evaluation = evaluate_dataset(
         project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
         options=options, facts=facts_of_dataset(project.dataset),
     )  # fmt: skip
+    if project.plan.tables:
+        _evaluate_added_value(project, evaluation, labels)
+    return evaluation
+
+
+def _evaluate_added_value(project: Project, evaluation: Evaluation, labels: Callable[[], Mapping[str, int]]) -> None:
+    names = [*project.plan.modalities, *project.plan.tables]
+    oof, test = (read_tables(project.paths, names, part) for part in ("oof", "test"))
+    test = {name: table.with_labels(dict(labels())) for name, table in test.items()}
+    rows = measure_added_value(oof, test, project.plan, project.splits.folds(project.plan.splits))
+    write_added_value(project.paths.evaluation, rows, evaluation.made_from)
 
 
 def report(project: Project, *, paper: bool = False) -> Path:

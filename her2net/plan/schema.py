@@ -193,7 +193,7 @@ class TableModelPlan(Strict):
     """
 
     learners: list[Learner] = Field(min_length=1)
-    transform: Literal["none", "yeo-johnson"]
+    transform: Literal["none", "normal_scores"]
     max_correlation: Annotated[float, Field(gt=0, le=1)]
     inner_folds: Annotated[int, Field(ge=2)]
     seed: int

@@ -101,7 +101,7 @@ def plan_radiomics(name: str, modality: str, found: ModalityFingerprint) -> tupl
         by_slice=by_slice,
         spacing_mm=decisions.take("radiomics.spacing_mm", "choose_spacing", choose_spacing(found, by_slice=by_slice)),
     )  # fmt: skip
-    model = _plan_model(decisions, TableModelPlan(learners=["elastic_net", "forest"], transform="yeo-johnson",
+    model = _plan_model(decisions, TableModelPlan(learners=["elastic_net", "forest"], transform="normal_scores",
                                                   max_correlation=0.95, inner_folds=INNER_FOLDS, seed=0))
     fused = decisions.take("fused", "default", Choice(False, (
         "whether radiomics adds to the images is a question that the report answers; it is not taken for granted")))
@@ -161,7 +161,7 @@ def settle_tables(
 def _plan_model(decisions: _Decisions, model: TableModelPlan) -> TableModelPlan:
     reasons = {
         "learners": "the inner loop takes the one with the smaller log loss, inside each fold",
-        "transform": ("features are skewed; a linear model wants them symmetric (doi:10.1093/biomet/87.4.954)"
+        "transform": ("features are skewed and have outliers; a linear model wants neither"
                       if model.transform != "none" else "an odds ratio per unit stays readable"),
         "max_correlation": ("radiomics features are many and alike; of two that say the same one is enough"
                             if model.max_correlation < 1 else "covariates are few and were chosen by the user"),

@@ -14,6 +14,8 @@ from her2net.report.material import OWN_PURPOSE, collect, read_openings
 from her2net.report.page import make_page
 from her2net.report.pictures import make_pictures
 from her2net.report.render import render_page, render_table
+from her2net.tabular.added import JSON_NAME
+from her2net.tabular.stage import EXPLANATION
 from her2net.train.fold import read_record
 
 REPORT_VERSION = 1  # raise when the same inputs give another report
@@ -59,6 +61,12 @@ def report_inputs(project: Project, names: Sequence[str], *, paper: bool) -> dic
         made_from[f"{name}/folds"] = digest_json([[r.made_from, r.epochs_done] for r in records if r is not None])
         ensemble = paths.model(name) / "ensemble.json"
         made_from[f"{name}/tta"] = str(EnsembleRecord.load(ensemble).tta) if ensemble.exists() else ""
+    for name in project.plan.tables:
+        path = paths.model(name) / EXPLANATION
+        made_from[f"{name}/{EXPLANATION}"] = digest_file(path) if path.exists() else ""
+    if project.plan.tables:
+        path = paths.evaluation / JSON_NAME
+        made_from[f"evaluation/{JSON_NAME}"] = digest_file(path) if path.exists() else ""
     if FUSION in names:
         fusion = paths.model(FUSION) / "fusion.json"
         made_from["fusion/fusion.json"] = digest_file(fusion) if fusion.exists() else ""

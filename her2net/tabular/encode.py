@@ -5,8 +5,6 @@ All of it is fitted on training patients alone and kept as JSON, so that it can 
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from pydantic import Field
 
@@ -17,7 +15,8 @@ from her2net.tabular.features import FeatureTable, is_text
 MIN_SD = 1e-9
 LIMIT_SD = 6.0
 """Standardised values beyond are cut: a new case far outside must not decide alone."""
-MAX_LAMBDA = 10.0
+LEVELS = np.concatenate([[0.01], np.arange(0.05, 0.96, 0.05), [0.99]])
+"""Quantiles of the training cases that become knots of the transform."""
 
 
 class ColumnCode(Strict):
@@ -27,15 +26,16 @@ class ColumnCode(Strict):
         fill: what stands in for a missing value: the median, or the most frequent level.
         levels: of a binary or categorical column; the first is the reference, each other one gets a number. A level
             that was not seen in training counts as missing.
-        power: lambda of the Yeo-Johnson transform of value / scale; `null` leaves the values as they are.
+        knots, scores: the transform to normal scores, linear between the knots and constant beyond; empty leaves the
+            values as they are.
     """
 
     name: str
     kind: CovariateKind
     fill: float | str
     levels: list[str] = Field(default_factory=list)
-    scale: float = 1.0
-    power: float | None = None
+    knots: list[float] = Field(default_factory=list)
+    scores: list[float] = Field(default_factory=list)
 
 
 class Term(Strict):
@@ -93,29 +93,26 @@ def _fit_column(name: str, values: np.ndarray, kind: CovariateKind, transform: s
         return ColumnCode(name=name, kind=kind, fill=by_count[0] if by_count else "", levels=levels)
     finite = values[np.isfinite(values)]
     fill = float(np.median(finite)) if len(finite) else 0.0
-    scale = float(np.median(np.abs(finite))) if len(finite) else 0.0
-    scale = scale if scale > 0 else 1.0
-    power = _fit_power(finite / scale) if transform == "yeo-johnson" else None
-    return ColumnCode(name=name, kind=kind, fill=fill, scale=scale if power is not None else 1.0, power=power)
+    knots, scores = _fit_scores(finite) if transform == "normal_scores" else ([], [])
+    return ColumnCode(name=name, kind=kind, fill=fill, knots=knots, scores=scores)
 
 
-def _fit_power(values: np.ndarray) -> float | None:
-    """Return the maximum-likelihood lambda; `None` where there is none to be had.
+def _fit_scores(values: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return knots and their normal scores; equal knots share the mean of theirs; empty where there are not two.
 
     Source:
-        Yeo and Johnson 2000, doi:10.1093/biomet/87.4.954.
+        van der Waerden 1952, Proc. KNAW 55:453 (normal scores), at a few quantiles instead of at every rank.
     """
-    from scipy.stats import yeojohnson_normmax
+    from scipy.stats import norm
 
-    if len(np.unique(values)) < 3:
-        return None
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        try:
-            power = float(yeojohnson_normmax(values))
-        except (ValueError, RuntimeError):  # values so alike that no lambda is better than another
-            return None
-    return power if np.isfinite(power) and abs(power) <= MAX_LAMBDA else None
+    if len(values) < 2:
+        return [], []
+    quantiles, normal = np.quantile(values, LEVELS), norm.ppf(LEVELS)
+    knots, place = np.unique(quantiles, return_inverse=True)
+    if len(knots) < 2:
+        return [], []
+    scores = np.bincount(place, weights=normal) / np.bincount(place)
+    return knots.tolist(), scores.tolist()
 
 
 def _numbers(values: np.ndarray, code: ColumnCode, level: str) -> np.ndarray:
@@ -123,15 +120,8 @@ def _numbers(values: np.ndarray, code: ColumnCode, level: str) -> np.ndarray:
     if is_text(code.kind):
         known = np.array([v if v in code.levels else code.fill for v in values.tolist()], dtype=object)
         return (known == level).astype(np.float64)
-    filled = np.where(np.isfinite(values.astype(np.float64)), values, code.fill).astype(np.float64) / code.scale
-    return filled if code.power is None else _yeo_johnson(filled, code.power)
-
-
-def _yeo_johnson(values: np.ndarray, power: float) -> np.ndarray:
-    from scipy.stats import yeojohnson
-
-    with np.errstate(all="ignore"):
-        return np.nan_to_num(yeojohnson(values, lmbda=power), posinf=np.finfo(np.float32).max, neginf=-np.finfo(np.float32).max)
+    filled = np.where(np.isfinite(values.astype(np.float64)), values, code.fill).astype(np.float64)
+    return np.interp(filled, code.knots, code.scores) if code.knots else filled
 
 
 def _leave_out_alike(z: np.ndarray, limit: float) -> np.ndarray:

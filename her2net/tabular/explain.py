@@ -92,7 +92,7 @@ def _ratio(weight: float, step: float) -> float:
 
 def _is_plain(model: FittedModel, column: str) -> bool:
     """Whether a column enters as it is, so that an odds ratio per unit makes sense."""
-    return next(code.power is None for code in model.encoding.columns if code.name == column)
+    return next(not code.knots for code in model.encoding.columns if code.name == column)
 
 
 def _best_elastic_net(folds: Sequence[TableFold]) -> Trial:

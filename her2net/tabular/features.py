@@ -25,6 +25,7 @@ from her2net.preprocess.cache import CaseFiles
 from her2net.progress import choose_workers, map_in_processes
 from her2net.project import Project, list_files
 from her2net.raw.dataset import Case
+from her2net.raw.images import read_mask
 from her2net.raw.scan import Scan
 from her2net.tabular.radiomics import describe_case, require_mirp
 
@@ -108,6 +109,11 @@ def build_features(project: Project, name: str, *, n_workers: int | None, quiet:
     files = list_files(project.scan, table.modality, cases)
     channels = project.plan.modalities[table.modality].channels
     return update_features(project.paths, name, table, channels, files, n_workers=n_workers, quiet=quiet)[0], len(cases)
+
+
+def has_lesion(case: CaseFiles) -> bool:
+    """Whether a case has a mask that marks something; unreadable masks are an error of the images, told there."""
+    return case.mask is not None and bool(read_mask(case.mask).array.any())
 
 
 def radiomics_table(
