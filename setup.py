@@ -43,6 +43,7 @@ setup(
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "filelock>=3.12"],
         "browser": ["selenium>=4.51"],
+        "radiomics": ['mirp>=2.4; python_version >= "3.11"'],
     },
     entry_points={"console_scripts": [f"her2net_{c} = her2net.cli.{c}{'_' * iskeyword(c)}:main" for c in COMMANDS]},
 )
