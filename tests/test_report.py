@@ -45,9 +45,10 @@ TABLES = {
     "flow", "plan", "fusion", "results", "confusion", "certainty", "subgroups", "all_subgroups", "mistakes", "openings",
     "software", "digests", "all_metrics", "comparisons", "decisions", "table1_training_test", "table1_classes",
     "comparison_matrix_oof", "comparison_matrix_test", "tripod_ai", "claim",
+    "added_value", "weights_CLIN", "importance_CLIN",
 }  # fmt: skip
 FIGURES = {
-    "flow", "training", "subgroups",
+    "flow", "training", "subgroups", "importance_CLIN", "nomogram_CLIN", "nomogram_fusion",
     *(f"{kind}_{cohort}" for cohort in ("oof", "test")
       for kind in ("roc", "precision_recall", "calibration", "decision_curve", "confusion")),
 }  # fmt: skip
@@ -159,7 +160,7 @@ def test_figures_are_those_of_the_evaluation(small_run: DatasetPaths, page: Page
     evaluation = Evaluation.load(small_run.evaluation / "metrics.json")
     shown = page.table("results")
     assert shown[0][:4] == ["Model", "Cohort", "n (positive)", "AUC"]
-    assert [row[:2] for row in shown[1:]] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "fusion")]
+    assert [row[:2] for row in shown[1:]] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "CLIN", "fusion")]
     for row in shown[1:]:
         cohort = {"test": "test", "out-of-fold": "oof"}[row[1]]
         found = {m.metric: m for m in evaluation.metrics if (m.model, m.cohort) == (row[0], cohort)}
@@ -458,7 +459,7 @@ def test_three_classes_and_no_test_set(material: Material, tmp_path: Path) -> No
     text = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "answer").text
     assert "Can a network tell “zero”, “low” and “positive” apart" in text
     assert "no labelled test cases" in text
-    assert {p.stem for p in tmp_path.iterdir()} == {"flow", "training", "confusion_oof"}
+    assert {p.stem for p in tmp_path.iterdir()} == {"flow", "training", "confusion_oof", "importance_CLIN"}
     assert page.table("confusion")[0] == ["Model", "Cohort", "Truly", "Called zero", "Called low", "Called positive", "All"]
     assert page.table("table1_training_test") == []
 

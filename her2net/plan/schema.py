@@ -316,7 +316,7 @@ class Plan(Artefact):
     @property
     def edited(self) -> dict[str, Any]:
         """Paths whose value is no longer the one the rule chose: path -> value now."""
-        kept = [d for d in self.decisions if not self._is_of_removed_table(d.path)]
+        kept = [d for d in self.decisions if not self.is_removed(d.path)]
         now = {decision.path: self.value_at(decision.path) for decision in kept}
         removed = {f"tables.{name}": "removed" for name in self.decided_tables if name not in self.tables}
         return {d.path: now[d.path] for d in kept if now[d.path] != d.value} | removed
@@ -327,7 +327,8 @@ class Plan(Artefact):
         return [d.path[len("tables.") : -len(".fused")] for d in self.decisions
                 if d.path.startswith("tables.") and d.path.endswith(".fused")]  # fmt: skip
 
-    def _is_of_removed_table(self, path: str) -> bool:
+    def is_removed(self, path: str) -> bool:
+        """Whether a decision is of a table that the user has removed."""
         return path.startswith("tables.") and not path.startswith(tuple(f"tables.{name}." for name in self.tables))
 
     @property
