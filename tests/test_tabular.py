@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_run import plan_options
 
-from her2net import status
-from her2net.errors import MissingDependencyError, PlanError, RawDataError
+from her2net import pipeline, status
+from her2net.archive.licence import read_licence
+from her2net.archive.write import export_model
+from her2net.errors import ArchiveError, MissingDependencyError, PlanError, RawDataError
 from her2net.evaluate.delong import auc
 from her2net.fuse.sources import fusion_sources, fusion_subsets
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan, RadiomicsPlan, TableModelPlan, TablePlan
 from her2net.plan.stage import plan_dataset
 from her2net.plan.tables import plan_radiomics, settle_tables
+from her2net.predict import Predictor
 from her2net.predictions import make_predictions, read_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.project import load_project
@@ -292,6 +296,29 @@ def test_added_value_is_found_where_there_is_some_and_not_where_there_is_none(do
     assert useless.ci_low < 0.01  # type: ignore[operator]
     assert abs(useless.difference) < 0.02  # type: ignore[arg-type]
     assert (useful.base, useful.added, useful.n) == (["US", "MRI"], ["CLIN"], n)
+
+
+def test_new_cases_are_predicted_with_and_without_their_covariates(copied: DatasetPaths, tmp_path: Path) -> None:
+    project = load_project(copied)
+    record = pipeline.fuse(project, covariates=True)
+    assert {tuple(m.modalities) for m in record.models} >= {("US", "MRI"), ("US", "MRI", "CLIN"), ("US",), ("US", "CLIN")}
+    assert status.fusion_state(project).state == "done"
+    assert status.fusion_state(project).command.endswith("--covariates")
+    assert status.evaluation_state(project).state == "stale"
+    predictor = Predictor(copied, device="cpu")
+    with_them = predictor.predict(copied.raw, quiet=True)
+    for name in ("CLIN", "fusion"):
+        known = read_predictions(copied.model(name) / "test.csv")
+        assert with_them[name].case_ids == known.case_ids
+        assert np.allclose(with_them[name].probs, known.probs, atol=1e-5)
+    for part in ("imagesTs", "masksTs"):
+        shutil.copytree(copied.raw / part, tmp_path / "new" / part)
+    without = predictor.predict(tmp_path / "new", quiet=True)
+    assert "CLIN" not in without
+    assert without["fusion"].case_ids == with_them["fusion"].case_ids
+    assert not np.allclose(without["fusion"].probs, with_them["fusion"].probs)
+    with pytest.raises(ArchiveError, match="the fusion takes CLIN"):
+        export_model(copied, tmp_path / "x.her2net", read_licence(None))
 
 
 def test_planning_again_keeps_the_tables(copied: DatasetPaths) -> None:
