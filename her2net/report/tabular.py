@@ -128,7 +128,7 @@ def _weights_table(name: str, found: TableExplanation) -> Table | None:
     caption = f"Odds ratios of {name}: elastic net on all training cases"
     return make_table(f"weights_{folder_name(name)}", caption, headers, rows,
                       numeric=range(2, len(headers)), notes=(
-        f"Per standard deviation, or of a level against the most frequent one. Intervals: {found.ci_method}; a penalty pulls odds "
+        f"Per standard deviation, or of a level against the reference level. Intervals: {found.ci_method}; a penalty pulls odds "
         "ratios towards 1. Predictions come from the models of the folds, not from this fit.",
         f"The {MAX_WEIGHTS} largest of {len(found.weights)}." if len(found.weights) > MAX_WEIGHTS else "",
     ))  # fmt: skip
