@@ -75,8 +75,8 @@ def test_permuted_labels_with_500_noise_features_cannot_be_predicted() -> None:
 
 def test_what_separates_the_classes_is_found_among_noise() -> None:
     labels = np.arange(120) // 4 % 2  # both classes in every fold
-    table = make_table(120, 60)
-    table.columns["f7"][:] += 2.0 * labels
+    table = make_table(120, 30)
+    table.columns["f7"][:] += 3.0 * labels
     assert auc(labels, out_of_fold(table, labels, LINEAR)) > 0.85
 
 
