@@ -38,7 +38,7 @@ def _sentence(row: AddedValue) -> str:
     added, base = _words(row.added), _words(row.base)
     who = f"{cohort_name(row.cohort)}, n = {row.n}, {row.n_positive} positive"
     if row.difference is None or row.ci_low is None or row.ci_high is None or row.auc_base is None:
-        return f"What {added} adds to {base} ({who}) is undefined: {row.reason or 'too few cases'}."
+        return f"The added value of {added} over {base} ({who}) is undefined: {row.reason or 'too few cases'}."
     shown = "is not shown to change" if row.ci_low <= 0 <= row.ci_high else "raises" if row.difference > 0 else "lowers"
     return (
         f"Adding {added} to {base} {shown} the AUC: {row.difference:+.3f} ({row.ci_low:+.3f} to {row.ci_high:+.3f}), "
