@@ -44,7 +44,7 @@ from her2net.evaluate.calibration import (
 )
 from her2net.evaluate.comparisons import compare_aucs, mcnemar_exact, paired_bootstrap
 from her2net.evaluate.discrimination import auc_interval, partial_auc_bounds, pr_auc_interval
-from her2net.evaluate.estimate import Estimate, two_sided_p, z_quantile
+from her2net.evaluate.estimate import Estimate, two_sided_p
 from her2net.evaluate.proportions import mcc_formula, predictive_values_at, threshold_metrics
 from her2net.evaluate.reclassification import integrated_discrimination, net_reclassification
 from her2net.evaluate.subgroups import subgroup_aucs
@@ -225,8 +225,8 @@ def tests_of_nothing(
     yield "McNemar exact", mcnemar_exact(*((x >= s.threshold) == (labels == 1) for x in (scores, rival))).p_value
     for name, found in (("NRI", net_reclassification(labels, *posts)["nri"]),
                         ("IDI", integrated_discrimination(labels, *posts)["idi"])):  # fmt: skip
-        error = (found.ci_high - found.ci_low) / (2 * z_quantile())
-        yield name, two_sided_p(found.value / error) if error > 0 else np.nan
+        yield name, found.p_value
+        yield f"{name}, normal always", two_sided_p(found.estimate.value / found.error) if found.error > 0 else np.nan
     if rng is not None:
         makers = {"AUC": (auc_statistic, scores, rival), "PR-AUC": (pr_auc_statistic, scores, rival),
                   "Brier": (lambda y, p: mean_statistic(squared_errors(y, p)), *posts)}  # fmt: skip

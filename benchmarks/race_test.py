@@ -23,7 +23,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from kill_test import fork, losses, make_cohort, make_paths, snapshot
+from kill_test import draw_coarsely, fork, losses, make_cohort, make_paths, snapshot, warm_up
 
 from her2net import pipeline
 from her2net.errors import LockError
@@ -111,6 +111,8 @@ def run_all(n_rounds: int, work_dir: Path) -> dict[str, Any]:
     """Make the reference one after the other, then race; return the figures."""
     source = work_dir / "reference"
     options = make_cohort(source, n_folds=N_FOLDS, modalities=("US",))
+    warm_up(source, options)
+    draw_coarsely()
     steps = {"plan": lambda: plan(source, options)}
     steps |= {f"fold {k}": lambda k=k: train(source, k) for k in range(N_FOLDS)}
     for name, call in {**steps, "finish": lambda: finish(source)}.items():

@@ -46,6 +46,8 @@ class Artefact(Strict):
 
     SCHEMA_VERSION: ClassVar[int] = 1
     MADE_BY: ClassVar[str] = ""
+    REMEDY: ClassVar[str] = ""
+    """What to do about a damaged file, where deleting it and running `MADE_BY` is not the answer."""
 
     schema_version: int = 1
     her2net_version: str = __version__
@@ -63,8 +65,8 @@ class Artefact(Strict):
             MissingArtefactError: no such file; names the command that makes it.
             PlanError: not JSON, or not of this schema; names every JSON path at fault.
         """
-        remedy = f"Correct the file, or run {cls.MADE_BY} to make it anew." if cls.MADE_BY else "Correct the file."
-        return cls.parse(read_text(path, made_by=cls.MADE_BY), where=path, remedy=remedy)
+        made_anew = f"Correct the file, or delete it and run {cls.MADE_BY} to make it anew." if cls.MADE_BY else "Correct the file."
+        return cls.parse(read_text(path, made_by=cls.MADE_BY), where=path, remedy=cls.REMEDY or made_anew)
 
     @classmethod
     def parse(cls: type[ArtefactT], text: str, *, where: object, remedy: str = "") -> ArtefactT:
@@ -73,7 +75,7 @@ class Artefact(Strict):
         Raises:
             PlanError: as `load`.
         """
-        found = _parse_json(where, text)
+        found = _parse_json(where, text, remedy)
         version = found.get("schema_version", 1) if isinstance(found, dict) else 1
         if isinstance(version, int) and version > cls.SCHEMA_VERSION:
             raise PlanError(
@@ -96,16 +98,19 @@ def _explain(error: ValidationError) -> list[str]:
     return problems
 
 
-def _parse_json(where: object, text: str) -> Any:
+def _parse_json(where: object, text: str, remedy: str = "") -> Any:
+    def refuse(what: str) -> PlanError:
+        return PlanError(f"{where}: {what} {remedy}".rstrip())
+
     def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         repeated = sorted(key for key, n in Counter(keys).items() if n > 1)
         if repeated:
-            raise PlanError(f"{where}: the key {', '.join(map(repr, repeated))} occurs twice. Keep one of them.")
+            raise refuse(f"the key {', '.join(map(repr, repeated))} occurs twice. Keep one of them.")
         return dict(pairs)
 
     def reject_constant(name: str) -> Any:
-        raise PlanError(f"{where}: {name} is not allowed in JSON; write a finite number or null.")
+        raise refuse(f"{name} is not allowed in JSON; write a finite number or null.")
 
     try:
         value = json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
@@ -114,13 +119,13 @@ def _parse_json(where: object, text: str) -> Any:
         return value
     except UnicodeEncodeError as error:
         escape = f"\\u{ord(error.object[error.start]):04x}"
-        raise PlanError(f"{where}: {escape} is half a character and cannot stand alone. Correct that text.") from None
+        raise refuse(f"{escape} is half a character and cannot stand alone.") from None
     except json.JSONDecodeError as error:
-        raise PlanError(f"{where}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
+        raise refuse(f"line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise PlanError(f"{where}: cannot be read as JSON ({error}).") from None
+        raise refuse(f"cannot be read as JSON ({error}).") from None
     except RecursionError:
-        raise PlanError(f"{where}: nested too deeply to be one of her2net's files.") from None
+        raise refuse("nested too deeply to be one of her2net's files.") from None
 
 
 def load_json(path: Path, *, made_by: str = "") -> Any:
@@ -205,6 +210,9 @@ def explain_write_failure(path: Path, error: OSError) -> str:
         errno.EPERM: "You may not write there: change the permissions or write elsewhere",
         errno.ENOENT: "The folder has vanished: bring it back (is a network drive gone?)",
         errno.ESTALE: "The network drive is gone: bring it back",
+        errno.ENOTDIR: "A file stands where a folder should be: move it away",
+        errno.EEXIST: "A file stands where a folder should be: move it away",
+        errno.EISDIR: "A folder stands where the file should be: move it away",
     }
     remedy = remedies.get(error.errno or 0, "Check the disk")
     reason = error.strerror or str(error)

@@ -6,21 +6,23 @@ The labels of imagesTs are not read here: `test.csv` has an empty label column.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 from her2net.artefact import Artefact, digest_json
 from her2net.errors import LeakageError, MissingArtefactError, StaleArtefactError
-from her2net.inference import load_networks, predict_files
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
-from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
+from her2net.predictions import Predictions, check_table, make_predictions, read_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles, load_cache
 from her2net.raw.dataset import Case
 from her2net.train.fold import read_record
-from her2net.train.loop import flip_axes, predict_probs
+
+if TYPE_CHECKING:
+    import torch
+
+ENSEMBLE_VERSION = 1  # raise when the same folds and images give other tables
 
 
 class EnsembleRecord(Artefact):
@@ -49,6 +51,7 @@ def ensemble_inputs(
         command = f"her2net_train {modality} {' '.join(map(str, missing))}"
         raise MissingArtefactError(f"{paths.model(modality)}: folds {missing} are not trained. Run {command} first.")
     return {
+        "version": str(ENSEMBLE_VERSION),
         "folds": digest_json([[r.made_from, r.epochs_done] for r in records if r is not None]),
         "test_images": digest_json([[f.case_id, f.source_digest] for f in test_files]),
         "tta": str(tta),
@@ -68,16 +71,21 @@ def ensemble_modality(
         MissingArtefactError: a fold is not trained.
         LeakageError: a case is predicted by two folds, or by none.
     """
+    from her2net.inference import load_networks, predict_files  # torch takes seconds; who asks for a state pays none
+
     section, folder = plan.modalities[modality], paths.model(modality)
     tta = tta or section.inference.tta
     made_from = ensemble_inputs(paths, plan, modality, test_files, tta=tta)
     tables = [read_predictions(paths.fold(modality, k) / "oof.csv", made_by="her2net_train")
               for k in range(plan.splits.n_folds)]  # fmt: skip
+    for k, table_of_fold in enumerate(tables):
+        check_table(paths.fold(modality, k) / "oof.csv", table_of_fold, training, n_classes=plan.n_classes,
+                    made_by=f"her2net_train {modality} {k} --restart")
     networks = load_networks(paths, plan, modality, device) if tta or test else []
     if tta and not section.inference.tta:
         tables = [_predict_again(paths, plan, modality, network, table, device)
                   for network, table in zip(networks, tables, strict=True)]  # fmt: skip
-    oof = pool(tables, [case.case_id for case in training])
+    oof = pool(tables, [case.case_id for case in training], where=folder)
     table: Predictions | None = None
     if test:
         probs, _ = predict_files(networks, section, test_files, tta=tta, n_workers=n_workers, quiet=quiet,
@@ -98,8 +106,8 @@ def ensemble_modality(
     return record
 
 
-def pool(tables: Sequence[Predictions], expected: Sequence[str]) -> Predictions:
-    """Join the OOF tables of the folds into one.
+def pool(tables: Sequence[Predictions], expected: Sequence[str], *, where: object = "the folds") -> Predictions:
+    """Join the OOF tables of the folds into one; `where` is what the message calls them.
 
     Raises:
         LeakageError: a case stands in two folds or in none.
@@ -109,7 +117,7 @@ def pool(tables: Sequence[Predictions], expected: Sequence[str]) -> Predictions:
     absent, surplus = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
     if twice or absent or surplus:
         raise LeakageError(
-            f"the folds do not predict every training case once: twice {twice[:5]}, never {absent[:5]}, "
+            f"{where}: the folds do not predict every training case once: twice {twice[:5]}, never {absent[:5]}, "
             f"unknown {surplus[:5]}. Train the folds again (her2net_train MODALITY all-folds --restart)."
         )
     return make_predictions(
@@ -125,6 +133,10 @@ def _predict_again(
     paths: DatasetPaths, plan: Plan, modality: str, network: torch.nn.Module, table: Predictions, device: str
 ) -> Predictions:
     """Predict a fold's held-out cases once more, with test-time augmentation."""
+    import torch
+
+    from her2net.train.loop import flip_axes, predict_probs
+
     section = plan.modalities[modality]
     cache = load_cache(paths.cache(modality, section.preprocessing_digest), table.case_ids)
     probs = predict_probs(network, torch.from_numpy(cache.image).to(device), section.preprocessing.input_vox,

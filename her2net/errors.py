@@ -52,9 +52,10 @@ class MissingDependencyError(Her2netError, ImportError):
 
 
 class WriteError(Her2netError, OSError):
-    """A file cannot be written: disk full, read-only, folder gone. What was there before is untouched."""
+    """A file cannot be written: disk full, read-only, folder gone. What was there before is untouched.
 
-    exit_code = 1
+    It is for the user to make room or bring the folder back, so the exit code is 2.
+    """
 
 
 class LockError(Her2netError, RuntimeError):

@@ -7,28 +7,24 @@ to every fold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 
-from her2net.errors import MissingArtefactError, RawDataError, join_problems
+from her2net.errors import MissingArtefactError, RawDataError, StaleArtefactError, describe, join_problems
 from her2net.input_check import Finding
 from her2net.memory import largest_case
 from her2net.networks.build import build_network
+from her2net.new_case import Check, CheckedCase, prepare
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.preprocess.cache import CaseFiles
-from her2net.preprocess.prepare import prepare_arrays, read_case
 from her2net.progress import choose_workers, map_in_processes
-from her2net.raw.images import Volume
-from her2net.train.checkpoint import FINAL, read_checkpoint
+from her2net.train.checkpoint import FINAL, compare_weights, read_checkpoint
 from her2net.train.loop import channels_last, flip_axes, predict_probs
-
-Check = Callable[[str, Volume, "np.ndarray | None"], list[Finding]]
-"""(case id, image, mask) -> what is unusual."""
+from her2net.train.record import RunRecord
 
 
 def load_networks(paths: DatasetPaths, plan: Plan, modality: str, device: str) -> list[torch.nn.Module]:
@@ -46,20 +42,26 @@ def load_networks(paths: DatasetPaths, plan: Plan, modality: str, device: str) -
 
 
 def load_network(paths: DatasetPaths, section: ModalityPlan, modality: str, fold: int, device: str) -> torch.nn.Module:
-    """Load the trained network of one fold."""
-    state = read_checkpoint(paths.fold(modality, fold) / FINAL)
-    network = build_network(state["network"], n_channels=state["n_channels"], n_classes=state["n_classes"])
+    """Load the trained network of one fold.
+
+    Raises:
+        MissingArtefactError: not trained yet.
+        StaleArtefactError: damaged, of another run, or of another network than the plan's.
+    """
+    path = paths.fold(modality, fold) / FINAL
+    state, record = read_checkpoint(path), RunRecord.load(path.with_name("run.json"))
+    name, n_channels, n_classes = section.training.network, section.n_inputs, len(section.training.loss_weights)
+    expected = {"network": name, "n_channels": n_channels, "n_classes": n_classes}
+    problems = [describe(key, found=state.get(key), expected=value) for key, value in expected.items() if state.get(key) != value]
+    if state["made_from"] != record.made_from:
+        problems.append("made from other inputs than run.json says.")
+    network = build_network(name, n_channels=n_channels, n_classes=n_classes)
+    problems += [f"{problem}." for problem in compare_weights(state.get("weights"), network.state_dict())]
+    if problems:
+        remedy = f"Run her2net_train {modality} {fold} --restart {paths.options}."
+        raise StaleArtefactError(join_problems(f"{path}: not the weights of this fold. {remedy}", problems, limit=5))
     network.load_state_dict(state["weights"])
     return channels_last(network, section.ndim).to(device).eval()
-
-
-@dataclass(frozen=True)
-class CheckedCase:
-    """A case ready to predict, with what is unusual about it; `image` is `None` where `problem` says why not."""
-
-    image: np.ndarray | None
-    findings: tuple[Finding, ...] = ()
-    problem: str = ""
 
 
 def predict_files(
@@ -120,16 +122,3 @@ def _in_order(
         while upcoming in waiting:
             yield waiting.pop(upcoming)
             upcoming += 1
-
-
-def prepare(case: CaseFiles, plan: ModalityPlan, check: Check | None) -> CheckedCase:
-    """Read, check and prepare one case as the cache does; at module level so that worker processes find it."""
-    try:
-        image, mask = read_case(case.images, case.mask)
-    except RawDataError as error:
-        return CheckedCase(None, problem=str(error))
-    findings = check(case.case_id, image, mask) if check else []
-    errors = [str(finding) for finding in findings if finding.severity == "error"]
-    if errors:
-        return CheckedCase(None, problem=" ".join(errors))
-    return CheckedCase(prepare_arrays(image, mask, plan.preprocessing).image, tuple(findings))

@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from her2net.artefact import Strict, explain_write_failure
 from her2net.errors import LockError, WriteError
@@ -50,7 +51,7 @@ class Holder(Strict):
 
     host: str
     machine: str
-    pid: int
+    pid: Annotated[int, Field(ge=1, lt=1 << 31)]
     started: str
     command: str
     since: str
@@ -149,6 +150,8 @@ def find_holder(target: Path) -> Holder | None:
 def read_holder(path: Path) -> Holder | None:
     """Return what the lock file says; `None` if there is none, or it says nothing that can be understood."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return None
         return Holder.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None

@@ -8,7 +8,7 @@ this file only says in which order they run and which are fresh already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,11 +20,14 @@ from her2net.archive.write import WrittenArchive, export_model
 from her2net.artefact import sweep_temporaries
 from her2net.ensemble import EnsembleRecord, ensemble_modality
 from her2net.errors import StaleArtefactError, join_problems
-from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, recorded_options
+from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, fit_thresholds, recorded_options
 from her2net.evaluate.facts import facts_of_dataset
-from her2net.explain.record import ExplainRecord
+from her2net.explain.contour_record import ContourRecord, contour_inputs
+from her2net.explain.contours import move_contours
+from her2net.explain.record import ExplainRecord, read_galleries, set_name
 from her2net.explain.stage import explain_modality, write_features
-from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects
+from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects, evenly_spaced
+from her2net.fuse.sources import fusion_sources
 from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities, read_tables
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
@@ -32,20 +35,25 @@ from her2net.plan.machine import choose_device
 from her2net.plan.schema import Plan
 from her2net.plan.stage import PlanOptions, plan_dataset
 from her2net.predict import Predictor
-from her2net.predictions import Predictions, read_predictions
+from her2net.predictions import Predictions, check_table, read_predictions
 from her2net.project import Project, load_project
-from her2net.raw.dataset import read_test_labels
+from her2net.pseudonyms import load_key
+from her2net.raw.dataset import Case, read_test_labels
 from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
 from her2net.selftest.record import SelfTest
 from her2net.selftest.stage import run_selftest
 from her2net.tabular.added import measure_added_value, write_added_value
+from her2net.tabular.features import cases_with
 from her2net.tabular.record import TableFold
 from her2net.tabular.stage import ensemble_table, train_table_fold
 from her2net.train.data import select_fold
 from her2net.train.fold import RunRecord, TrainOptions, train_fold
 
 Say = Callable[[str], None]
+
+N_EXPLAINED = 4
+"""Cases of each modality that `run` explains; the rest is a matter of seconds per case, and of `her2net_explain`."""
 
 
 def plan(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[str]]:
@@ -84,7 +92,30 @@ def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof", covariates
     labels = partial(read_test_labels, project.dataset, purpose="fuse --fit-on test", log=project.paths.test_openings)
     with hold(project.paths.model(FUSION), "the fusion"):
         sweep_temporaries(project.paths.model(FUSION))
+        _check_tables(project, fusion_sources(project.plan, covariates=covariates))
         return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels, covariates=covariates)
+
+
+def _check_tables(project: Project, models: Sequence[str]) -> None:
+    """Refuse OOF tables that somebody changed so that they are no longer of this dataset."""
+    for name in models:
+        path = project.paths.model(name) / "oof.csv"
+        cases = _predicted_cases(project, name)
+        table = read_predictions(path)
+        command = "her2net_fuse" if name == FUSION else f"her2net_ensemble {name}"
+        check_table(path, table, cases, n_classes=project.plan.n_classes, made_by=command)
+        absent = sorted({case.case_id for case in cases} - set(table.case_ids))
+        if absent:
+            raise StaleArtefactError(f"{path}: lacks {', '.join(absent[:5])}. Run {command} to make it anew.")
+
+
+def _predicted_cases(project: Project, name: str) -> tuple[Case, ...]:
+    """Training cases that the OOF table of a model holds."""
+    if name == FUSION:
+        return project.dataset.train
+    if name in project.plan.tables:
+        return cases_with(project.plan.tables[name], project.dataset.train, project.scan)
+    return project.training(name)
 
 
 def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bool) -> dict[str, Predictions]:
@@ -107,6 +138,7 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     options = replace(options, ordinal=options.ordinal or project.dataset.spec.ordinal)
     labels = cache(partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings))
     names = status.model_names(project)
+    _check_tables(project, names)
     remarks = dict(project.plan.optimistic)
     if remarks and FUSION in names:
         remarks[FUSION] = next(iter(remarks.values()))
@@ -131,12 +163,15 @@ def _evaluate_added_value(project: Project, evaluation: Evaluation, labels: Call
     write_added_value(project.paths.evaluation, rows, evaluation.made_from)
 
 
-def report(project: Project, *, paper: bool = False) -> Path:
+def report(project: Project, *, paper: bool = False, pseudonymise: bool = False) -> Path:
     """Write the report of a fresh evaluation; opens the test labels once more, and records it."""
     status.require_evaluation(project)
     labels = partial(read_test_labels, project.dataset, purpose=OWN_PURPOSE, log=project.paths.test_openings)
-    with hold(project.paths.report.parent, "the report"):
-        return write_report(project, status.model_names(project), test_labels=labels, paper=paper)
+    key = load_key(project.paths.pseudonym_key) if pseudonymise else None
+    folder = project.paths.report.parent
+    with hold(folder, "the report"):
+        sweep_temporaries(folder, folder / "figures", folder / "tables")
+        return write_report(project, status.model_names(project), test_labels=labels, paper=paper, pseudonym_key=key)
 
 
 def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> WrittenArchive:
@@ -152,13 +187,39 @@ def export(paths: DatasetPaths, output: Path | None, licence: Licence) -> Writte
 def explain(project: Project, modality: str, options: ExplainOptions) -> ExplainRecord:
     """Show what the networks of one modality saw."""
     subjects, options = _fresh_subjects(project, modality, options)
-    return explain_modality(project.paths, project.plan, modality, subjects, options)
+    folder = project.paths.explain(modality) / set_name(options.cohort, options.method, options.target, options.fold)
+    with hold(folder, f"the explanations of {modality}"):
+        return explain_modality(project.paths, project.plan, modality, subjects, options)
+
+
+def explain_some(project: Project, train_options: TrainOptions, say: Say) -> None:
+    """Explain a few training cases of each modality for the report, evenly spaced by name, where no set is fresh yet."""
+    for name in project.plan.modalities:
+        if any(not gallery.stale for gallery in read_galleries(project, name)):
+            say(f"explain {name}: fresh, not repeated")
+            continue
+        cases = [case.case_id for case in project.training(name)]
+        chosen = tuple(cases[i] for i in evenly_spaced(len(cases), N_EXPLAINED))
+        say(f"explain {name}: {len(chosen)} of {len(cases)} cases; her2net_explain {name} explains all")
+        explain(project, name, ExplainOptions(case_ids=chosen, device=train_options.device, quiet=train_options.quiet))
 
 
 def features(project: Project, modality: str, options: ExplainOptions) -> Path:
     """Write the deep features of each case."""
     subjects, options = _fresh_subjects(project, modality, options)
     return write_features(project.paths, project.plan, modality, subjects, options)
+
+
+def contours(project: Project, modality: str, options: ExplainOptions) -> ContourRecord:
+    """Predict with masks eroded, dilated and shifted; decisions at the threshold chosen on OOF predictions."""
+    subjects, options = _fresh_subjects(project, modality, options)
+    table = read_predictions(project.paths.model(modality) / "oof.csv")
+    thresholds = fit_thresholds({(modality, "oof"): table})
+    return move_contours(
+        project.paths, project.plan, modality, subjects, options,
+        threshold=thresholds[modality].value if modality in thresholds else None,
+        inputs=contour_inputs(project, modality, [s.files for s in subjects], sorted({k for s in subjects for k in s.folds})),
+    )  # fmt: skip
 
 
 def _fresh_subjects(
@@ -176,7 +237,8 @@ def selftest(project: Project, *, n_permutations: int, device: str, quiet: bool)
     """Look for shortcuts and leaks; the real models are compared with where they are trained and fresh."""
     names = [name for name in project.plan.modalities if status.ensemble_state(project, name).state == "done"]
     real = {name: read_predictions(project.paths.model(name) / "oof.csv") for name in names}
-    return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
+    with hold(project.paths.selftest, "the self-test"):
+        return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
 
 
 def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOptions, say: Say = print) -> Evaluation | None:
@@ -196,8 +258,9 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
     if FUSION in status.model_names(project) and _needed(status.fusion_state(project), say):
         fuse(project, covariates=status.fusion_has_covariates(project))
     evaluation = evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
+    explain_some(project, train_options, say)
     if _needed(status.report_state(project), say):
-        report(project, paper=status.report_has_paper(project))
+        report(project, **status.report_choices(project))
     return evaluation
 
 

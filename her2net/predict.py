@@ -32,6 +32,7 @@ from her2net.plan.tables import CLINICAL
 from her2net.predictions import Predictions, make_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.raw.layout import JUNK, SUFFIX
+from her2net.raw.names import explain_bad_name
 from her2net.raw.rows import CASES, read_covariates
 from her2net.tabular.features import FeatureTable, covariate_table, has_lesion, radiomics_table
 from her2net.tabular.radiomics import radiomics_at_hand
@@ -239,8 +240,13 @@ def _find_modality(
     endings = tuple(dict.fromkeys((*MASK_ENDINGS, section.file_ending)))
     n_channels = len(section.channels)
     channels: dict[str, dict[int, Path]] = {}
-    for path in sorted(p for p in images.iterdir() if p.is_file()):
-        if path.name.lower().endswith(section.file_ending.lower()):
+    for path in sorted(images.iterdir()):
+        named = path.name.lower().endswith(section.file_ending.lower())
+        if not path.is_file():
+            problems += [describe("is not a file", where=path, remedy="Move it away.")] if named else []
+        elif named and (bad := explain_bad_name(path.name[: -len(section.file_ending)])):
+            problems.append(describe(f"the name of the case {bad}", where=path, remedy="Rename the file, and its mask with it."))
+        elif named:
             case_id, channel = _identify(path.name[: -len(section.file_ending)], n_channels)
             twice = channels.setdefault(case_id, {}).get(channel)
             if twice is not None:

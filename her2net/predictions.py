@@ -11,6 +11,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +19,12 @@ import numpy as np
 
 from her2net.artefact import read_text, write_csv
 from her2net.errors import PredictionTableError, describe, join_problems
+from her2net.raw.dataset import Case
+from her2net.raw.table import CONTROL
 
 FIXED_COLUMNS = ("case_id", "patient_id", "fold", "label")
 SUM_TOLERANCE = 1e-4
+MAX_CLASSES = 1000
 SEPARATORS = (",", ";", "\t")
 DECIMAL_COMMA = re.compile(r"(?<![^;\t\n])(\d+),(\d+)(?![^;\t\r\n])")
 """A cell that is a number with a decimal comma."""
@@ -109,6 +113,10 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
         PredictionTableError: every problem of the table, with its row.
     """
     text = read_text(path, made_by=made_by)
+    control = CONTROL.search(text)
+    if control:
+        line = text.count("\n", 0, control.start()) + 1
+        raise PredictionTableError(f"{path}: line {line} holds the control character {control.group()!r}: the file is damaged.")
     separator = max(SEPARATORS, key=text.partition("\n")[0].count)
     if separator != ",":  # a spreadsheet that separates cells otherwise may use the comma as decimal point
         text = DECIMAL_COMMA.sub(r"\1.\2", text)
@@ -117,7 +125,13 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
         header, rows = list(reader.fieldnames or []), list(reader)
     except csv.Error as error:
         raise PredictionTableError(f"{path}: line {reader.line_num}: not CSV ({error}).") from None
+    repeated = sorted({name for name in header if header.count(name) > 1} - {""}) if len(set(header)) < len(header) else []
+    if repeated:
+        raise PredictionTableError(f"{path}: the column {', '.join(map(repr, repeated[:5]))} occurs twice. Keep one of them.")
     n_classes = sum(name.startswith("prob_") for name in header)
+    if n_classes > MAX_CLASSES:
+        what = "too many columns of probabilities"
+        raise PredictionTableError(describe(what, where=path, found=n_classes, expected=f"at most {MAX_CLASSES}"))
     wanted = ["case_id", *(f"prob_{c}" for c in range(max(n_classes, 2)))]
     absent = [name for name in wanted if name not in header]
     if absent:
@@ -137,10 +151,34 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
     )
 
 
+def check_table(path: Path, table: Predictions, cases: Sequence[Case], *, n_classes: int, made_by: str) -> None:
+    """Refuse a table that is not one of these cases: whoever is predicted has the patient and the label of the dataset.
+
+    Raises:
+        PredictionTableError: unknown cases, other patients or labels, or another number of classes.
+    """
+    known = {case.case_id: case for case in cases}
+    problems = []
+    if table.n_classes != n_classes:
+        problems.append(describe("another number of classes", found=table.n_classes, expected=n_classes))
+    for case_id, patient, label in zip(table.case_ids, table.patient_ids, table.labels.tolist(), strict=True):
+        if case_id not in known:
+            problems.append(describe("no such case", where=case_id))
+        elif patient != known[case_id].patient_id:
+            problems.append(describe("another patient", where=case_id, found=patient, expected=known[case_id].patient_id))
+        elif label != known[case_id].label:
+            problems.append(describe("another label", where=case_id, found=label, expected=known[case_id].label))
+    if problems:
+        raise PredictionTableError(join_problems(f"{path}: not a table of this dataset. Run {made_by} to make it anew.", problems))
+
+
 def _row_problems(rows: list[dict[str, str]], n_classes: int) -> list[str]:
     problems, seen = [], {}
     for number, row in enumerate(rows, start=2):
         where = f"row {number} ({row['case_id']})"
+        if None in row or None in row.values():
+            problems.append(describe("another number of cells than the header has", where=where))
+            continue
         if not row["case_id"]:
             problems.append(describe("case_id is empty", where=where))
         elif row["case_id"] in seen:
@@ -163,4 +201,4 @@ def _number(text: str | None) -> float | None:
         value = float(text or "")
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) and "_" not in (text or "") else None  # Python alone reads 1_0 as 10

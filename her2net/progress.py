@@ -82,17 +82,21 @@ def map_in_processes(
     description: str,
     quiet: bool = False,
     name_of: Callable[[ItemT], str] = str,
+    worth: int = WORTH_PROCESSES,
 ) -> Iterator[tuple[int, ResultT]]:
     """Yield `(index, function(item))` as results come, in any order, from spawned worker processes.
 
     At most one item per worker is under way, so memory does not grow with the number of items. Each worker computes
     on one thread. With one worker, for few items, or where no process can be started, all runs in this process.
 
+    Args:
+        worth: from how many items on processes are started.
+
     Raises:
         WorkerError: a worker died, or the function raised; names the item.
         Her2netError: raised by the function, as it is.
     """
-    workers = _start(function, min(n_workers, len(items))) if n_workers > 1 and len(items) >= WORTH_PROCESSES else []
+    workers = _start(function, min(n_workers, len(items))) if n_workers > 1 and len(items) >= worth else []
     if not workers:
         for index, item in enumerate(progress(items, description=description, quiet=quiet)):
             yield index, _unwrap(_attempt(function, item), name_of(item))

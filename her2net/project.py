@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 
-from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
+from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError, join_problems
 from her2net.fingerprint import dataset_digest
 from her2net.locks import wait_until_free
 from her2net.paths import DatasetPaths
+from her2net.plan.check import check_fit, check_sections
 from her2net.plan.schema import Plan
 from her2net.preprocess.cache import CaseFiles, row_digest
 from her2net.raw.dataset import Case, RawDataset, read_dataset, seal_holdout
@@ -94,15 +96,22 @@ def explain_plan_staleness(project: Project) -> str:
 def load_planned(paths: DatasetPaths) -> Project:
     """Load what `load_project` does, but do not compare it with the image files as they are now."""
     dataset = read_dataset(paths.raw)
-    if not paths.plan.exists():
+    if not os.path.lexists(paths.plan):  # a broken link is there, and is said to be broken
         have = sorted(p.stem for p in paths.plan.parent.glob("*.json"))
         raise MissingArtefactError(
             f"{paths.plan}: no such plan. Run her2net_plan first" + (f", or name one of {', '.join(have)} with -p." if have else ".")
         )
     plan = Plan.load(paths.plan)
-    if set(plan.modalities) - set(dataset.spec.modalities):
-        raise PlanError(f"{paths.plan}: names modalities that dataset.json does not declare. Run her2net_plan again.")
+    problems = check_sections(plan) + check_fit(plan, dataset.spec, paths.folder)
+    if problems:
+        raise PlanError(join_problems(f"{paths.plan}: cannot be used. Correct it, or delete it and run her2net_plan.", problems))
     splits = load_splits(paths.splits, dataset)
     if splits.holdout is not None:
         dataset = seal_holdout(dataset, splits.holdout.patients)
-    return Project(paths, dataset, plan, splits, Scan.load(paths.scan))
+    scan = Scan.load(paths.scan)
+    known = {(entry.case_id, name) for entry in scan.cases for name in entry.images}
+    absent = sorted({case.case_id for case in dataset.cases for name in case.images if (case.case_id, name) not in known})
+    if absent and not changed_files(dataset, scan):  # a new file is told as such
+        what = f"says nothing of {', '.join(absent[:5])}"
+        raise StaleArtefactError(f"{paths.scan}: {what}. Run her2net_plan to look at the images again.")
+    return Project(paths, dataset, plan, splits, scan)

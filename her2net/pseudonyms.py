@@ -15,7 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from her2net.artefact import replacing
 from her2net.errors import PlanError, describe
+from her2net.locks import hold
 from her2net.predictions import Predictions, make_predictions
 
 Kind = Literal["case", "patient"]
@@ -25,24 +27,22 @@ DIGEST_BYTES = 10
 
 
 def load_key(path: Path) -> bytes:
-    """Read the key, or make one that only its owner may read.
+    """Read the key, or make one that only its owner may read; of several processes at once, one makes it.
 
     Raises:
-        PlanError: the file is no key, or cannot be read or written.
+        PlanError: the file is no key, or cannot be read.
+        WriteError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if path.exists():
         return _read_key(path)
-    except OSError as error:
-        raise PlanError(f"{path}: the key of the pseudonyms cannot be written ({error.strerror}).") from None
-    key = secrets.token_bytes(KEY_BYTES)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(key.hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return key
+    with hold(path, "the key of the pseudonyms"):
+        if not path.exists():
+            content = f"{secrets.token_bytes(KEY_BYTES).hex()}\n"
+            with replacing(path) as temporary:
+                handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(handle, "w", encoding="ascii") as file:
+                    file.write(content)
+        return _read_key(path)
 
 
 def _read_key(path: Path) -> bytes:

@@ -45,6 +45,10 @@ class Splits(Artefact):
     """
 
     MADE_BY: ClassVar[str] = "her2net_plan"
+    REMEDY: ClassVar[str] = (
+        "Bring the former file back. Delete it only if no hold-out was sealed: her2net_plan makes other splits then, "
+        "and sealed patients would be trained on."
+    )
 
     dataset: str
     cohort_digest: str
@@ -218,6 +222,9 @@ def load_splits(path: Path, dataset: RawDataset) -> Splits:
     if splits.cohort_digest != cohort_digest(training):
         raise PlanError(f"{path}: made for other cases, patients or labels than the dataset has now. Run her2net_plan.")
     for name, partition in splits.partitions.items():
+        if name != f"{partition.scheme}-{len(partition.folds)}":
+            raise PlanError(describe("the partition is not what its name says", where=f"{path}: partition {name}",
+                                     found=f"{partition.scheme}, {len(partition.folds)} folds", remedy=Splits.REMEDY))
         check_partition(partition, training, where=f"{path}: partition {name}")
     return splits
 
@@ -236,14 +243,23 @@ def read_own_folds(path: Path, cases: Sequence[Case]) -> list[list[str]]:
     if not isinstance(found, list) or len(found) < 2:
         raise PlanError(describe("not a list of at least two folds", where=path, found=type(found).__name__,
                                  expected='[["patient", ...], ...] or [{"train": [...], "val": [...]}, ...]'))
-    folds = []
+    folds, everyone = [], set(owner.values())
     for k, fold in enumerate(found):
         sides = fold if isinstance(fold, dict) else {"val": fold}
-        unknown = [i for ids in sides.values() for i in ids if i not in owner]
-        if unknown or not set(sides) <= {"train", "val"} or "val" not in sides:
-            raise PlanError(describe("unknown ids or keys", where=f"{path}: fold {k}", found=unknown[:5] or list(sides)))
+        where = f"{path}: fold {k}"
+        if "val" not in sides or not set(sides) <= {"train", "val"}:
+            raise PlanError(describe("unknown or missing keys", where=where, found=list(sides), expected="val, and train if you like"))
+        if any(not isinstance(ids, list) for ids in sides.values()):
+            raise PlanError(describe("not a list of patients", where=where, found=str(fold)[:80]))
+        unknown = [i for ids in sides.values() for i in ids if not isinstance(i, str) or i not in owner]
+        if unknown:
+            raise PlanError(describe("unknown ids", where=where, found=str(unknown[:5])[:200], expected="training patients or cases"))
         held, trained = ({owner[i] for i in sides.get(side, [])} for side in ("val", "train"))
         if held & trained:
-            raise LeakageError(f"{path}: fold {k}: patients on both sides: {', '.join(sorted(held & trained)[:5])}.")
+            raise LeakageError(f"{where}: patients on both sides: {', '.join(sorted(held & trained)[:5])}.")
+        if "train" in sides and held | trained != everyone:
+            absent = ", ".join(sorted(everyone - held - trained)[:5])
+            raise PlanError(describe("patients are on neither side", where=where, found=absent,
+                                     remedy="A fold is trained on everybody whom it does not hold out."))
         folds.append(sorted(held))
     return folds

@@ -18,7 +18,7 @@ from her2net.fuse.sources import fusion_sources
 from her2net.fuse.stage import FUSION, FusionRecord, fusion_inputs
 from her2net.locks import find_holder
 from her2net.paths import DatasetPaths
-from her2net.plan.schema import ModalityPlan, TrainingPlan
+from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.plan.tables import CLINICAL
 from her2net.preprocess.cache import explain_staleness
 from her2net.project import Project, explain_plan_staleness, load_planned
@@ -29,7 +29,7 @@ from her2net.tabular.record import TableEnsemble
 from her2net.tabular.stage import EXPLANATION, read_fold, split_fold
 from her2net.tabular.stage import ensemble_inputs as ensemble_inputs_of_table
 from her2net.tabular.stage import fold_inputs as fold_inputs_of_table
-from her2net.train.data import select_fold
+from her2net.train.data import ALL, select_fold
 from her2net.train.fold import TrainOptions, effective_training, fold_inputs, is_complete, read_record
 from her2net.train.record import RunRecord
 
@@ -48,6 +48,35 @@ class StageState:
     def to_dict(self) -> dict[str, str]:
         """Return the fields as plain values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class FoldTiming:
+    """Where the training time of one fold went; `seconds` per phase, over all `epochs` done."""
+
+    modality: str
+    fold: str
+    epochs: int
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+def report_timing(paths: DatasetPaths) -> list[FoldTiming]:
+    """Return the timeline of every fold that has a run, fresh or not.
+
+    Raises:
+        MissingArtefactError: no plan, or nothing was trained.
+    """
+    plan = Plan.load(paths.plan)
+    places = [(name, str(k)) for name in plan.modalities for k in (*range(plan.splits.n_folds), ALL)]
+    records = [read_record(paths.fold(name, k)) for name, k in places]
+    found = [FoldTiming(r.modality, r.fold, r.epochs_done, r.duration_s) for r in records if r is not None]
+    if not found:
+        raise MissingArtefactError(f"{paths.results}: nothing was trained yet. Run her2net_train {paths.options} first.")
+    return found
 
 
 def report_status(paths: DatasetPaths) -> list[StageState]:
@@ -280,19 +309,20 @@ def report_state(project: Project) -> StageState:
     command, folder = f"her2net_report -d {project.paths.folder}", project.paths.report.parent
     try:
         record = recorded_report(project)
-        expected = report_inputs(project, model_names(project), paper=record.paper)
+        expected = report_inputs(project, model_names(project), paper=record.paper, pseudonymised=record.pseudonymised)
     except MissingArtefactError:
         return _or_running(folder, StageState("report", "missing", "", command))
-    command += " --paper" * record.paper
+    command += " --paper" * record.paper + " --pseudonymise" * record.pseudonymised
     return _or_running(folder, _judge("report", record.made_from, expected, command, [project.paths.report]))
 
 
-def report_has_paper(project: Project) -> bool:
-    """Whether the report on disk compares with the published study; one made anew then does, too."""
+def report_choices(project: Project) -> dict[str, bool]:
+    """Return the options of the report on disk, so that one made anew has them, too."""
     try:
-        return recorded_report(project).paper
+        record = recorded_report(project)
     except MissingArtefactError:
-        return False
+        return {}
+    return {"paper": record.paper, "pseudonymise": record.pseudonymised}
 
 
 def model_names(project: Project) -> list[str]:

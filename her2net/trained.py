@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import torch
 
 from her2net.ensemble import EnsembleRecord
+from her2net.errors import PlanError, describe
 from her2net.evaluate.evaluation import fit_thresholds
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
 from her2net.fuse.sources import fusion_sources
-from her2net.fuse.stage import FUSION, FusionRecord, read_tables
+from her2net.fuse.stage import FUSION, FusionRecord, load_fusion, read_tables
 from her2net.inference import load_networks
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
@@ -61,13 +62,22 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
     names = list(plan.modalities)
     networks = {name: load_networks(paths, plan, name, device) for name in names}
     path = paths.model(FUSION) / "fusion.json"
-    wanted = len(fusion_sources(plan, covariates=False)) > 1 or path.is_file()
-    fusion = FusionRecord.load(path) if wanted else None
+    covariates = path.is_file() and FusionRecord.load(path).covariates
+    fusion = load_fusion(path, plan) if len(fusion_sources(plan, covariates=covariates)) > 1 else None
     records = {name: EnsembleRecord.load(paths.model(name) / "ensemble.json") for name in names}
     fitted = {name: load_folds(paths, plan, name) for name in plan.tables}
     tables = read_tables(paths, [*names, *fitted, *([FUSION] if fusion else [])], "oof")
     return TrainedModel(
-        plan=plan, fingerprint=Fingerprint.load(paths.fingerprint), networks=networks, fusion=fusion,
+        plan=plan, fingerprint=_load_fingerprint(paths, names), networks=networks, fusion=fusion,
         thresholds=Thresholds(models=fit_thresholds({(name, "oof"): table for name, table in tables.items()})),
         tta={name: record.tta for name, record in records.items()}, tables=fitted,
     )  # fmt: skip
+
+
+def _load_fingerprint(paths: DatasetPaths, names: list[str]) -> Fingerprint:
+    fingerprint = Fingerprint.load(paths.fingerprint)
+    absent = [name for name in names if name not in fingerprint.modalities]
+    if absent:
+        remedy = "Run her2net_plan to make it anew."
+        raise PlanError(describe(f"does not describe {', '.join(absent)}", where=paths.fingerprint, remedy=remedy))
+    return fingerprint

@@ -20,6 +20,7 @@ SPEEDS = {
     for batch in (8, 16)
     for network, sizes, channels in (
         ("scattering_2d", ("64x64",), 1),
+        ("scattering_3d", ("8x32x32", "16x32x32", "24x32x32", "32x32x32"), 2),
         ("resnet10t", ("128x128", "96x96", "64x64"), 1),
         ("resnet10_3d_s122", ("16x64x64", "16x48x48", "16x32x32", "8x64x64", "8x48x48", "8x32x32"), 2),
         ("resnet10_3d_s2", ("24x64x64", "24x48x48", "24x32x32", "32x64x64", "32x48x48", "32x32x32"), 2),

@@ -11,8 +11,12 @@ from conftest import SHARED_DATA
 from PIL import Image, ImageDraw
 from raw_factory import box_mask, write_dataset, write_png
 
+from her2net.artefact import digest_json
 from her2net.errors import RawDataError
-from her2net.raw.burned_in import BurnedIn, describe_marks, find_burned_in
+from her2net.paths import DatasetPaths
+from her2net.plan.schema import ModalityPlan, Plan, PreprocessingPlan
+from her2net.preprocess.prepare import prepare_case
+from her2net.raw.burned_in import BurnedIn, describe_marks, find_burned_in, inpaint_marks
 from her2net.raw.images import read_image
 from her2net.raw.phantoms import make_us
 from her2net.raw.verify import verify_folder
@@ -130,3 +134,40 @@ def test_text_on_real_images_is_found() -> None:
         pytest.skip("no real data here")
     kinds = {name: find(Image.open(folder / f"{name}.png")).kinds for name in ("BU0002", "BU0017", "BU0009", "BU0001")}
     assert kinds == {"BU0002": ["calipers"], "BU0017": ["text"], "BU0009": ["calipers", "text"], "BU0001": []}
+
+
+def test_inpainting_takes_the_marks_away_and_leaves_the_rest() -> None:
+    clean, marked = picture(), picture()
+    for x, y in ((100, 120), (180, 125)):
+        draw_cross(marked, x, y)
+    ImageDraw.Draw(marked).text((60, 240), "RT AXILLA", fill=255, font_size=16)
+    before, truth = np.asarray(marked), np.asarray(clean)
+    after = inpaint_marks(before)
+    assert find(Image.fromarray(after)).kinds == []
+    touched = after != before
+    assert touched.mean() < 0.03
+    drawn = before != truth
+    assert np.abs(after[drawn].astype(float) - truth[drawn]).mean() < 0.25 * np.abs(before[drawn].astype(float) - truth[drawn]).mean()
+    assert inpaint_marks(truth) is truth  # nothing to do
+
+
+def test_the_plan_asks_for_inpainting_and_only_then_pictures_change(tmp_path: Path) -> None:
+    image = picture()
+    draw_cross(image, 200, 150)
+    image.save(tmp_path / "a.png")
+    keep = PreprocessingPlan(margin=0.3, margin_unit="lesion", aspect="keep", statistics="image", joint_channels=True,
+                             input_vox=[300, 400], stored_vox=[300, 400])  # fmt: skip
+    fill = keep.model_copy(update={"burned_in": "inpaint"})
+    a, b = (prepare_case([tmp_path / "a.png"], None, plan).image for plan in (keep, fill))
+    assert b.max() < a.max()
+    assert keep.digest != fill.digest
+    values = keep.model_dump(mode="json")
+    del values["burned_in"], values["derived_channels"]
+    assert keep.digest == digest_json(values)  # a cache made before the option existed stays fresh
+
+
+def test_volumes_cannot_be_inpainted(done: DatasetPaths) -> None:
+    section = Plan.load(done.plan).modalities["MRI"].model_dump()
+    section["preprocessing"]["burned_in"] = "inpaint"
+    with pytest.raises(ValueError, match="flat pictures only"):
+        ModalityPlan.model_validate(section)

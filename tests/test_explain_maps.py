@@ -16,6 +16,7 @@ from torch import nn
 from her2net.explain.geometry import rectify, to_original, window_slices
 from her2net.explain.maps import (
     Layer,
+    ZScore,
     attribute,
     choose_layer,
     combine,
@@ -24,6 +25,7 @@ from her2net.explain.maps import (
     grad_cam_plus_plus,
     layer_gradient,
     occlusion,
+    restandardise,
 )
 from her2net.explain.measure import compare_with_random, localise, mean_over_cases, perturb, random_networks
 from her2net.explain.planes import cut_plane, patient_axes
@@ -273,8 +275,8 @@ def test_random_networks_are_always_the_same_and_leave_the_generator_alone() -> 
     state = torch.random.get_rng_state()
     first, second = (random_networks("scattering_2d", 1, 2, like) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(a.hidden.weight, b.hidden.weight) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(first[0].hidden.weight, first[1].hidden.weight)
+    assert all(torch.equal(a.classifier.weight, b.classifier.weight) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[0].classifier.weight, first[1].classifier.weight)
 
 
 def test_a_map_that_ignores_the_weights_is_caught() -> None:
@@ -327,3 +329,42 @@ def test_occlusion_hides_a_place_and_nothing_else() -> None:
     signed = occlusion(network, x, 1, batch_size=7)
     assert signed.shape == (8, 8)
     assert abs(signed[0, 7]) < 0.05 * signed.max()
+
+
+class Background(torch.nn.Module):
+    """Tells the classes by the mean of a corner, in which nothing is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))  # where the network is, is asked of its parameters
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        corner = self.weight * x[:, :, :4, :4].mean((1, 2, 3))
+        return torch.stack([corner, -corner], dim=1)
+
+
+def test_occlusion_blames_the_lesion_for_what_the_z_score_writes_around_it() -> None:
+    """A bright lesion lowers the z-scored background: hiding the lesion, not the background, has to take that back."""
+    raw = (torch.arange(32)[:, None] + torch.arange(32)) % 2 * 2.0 - 1  # texture of mean 0
+    raw = raw.expand(1, 1, 32, 32).clone()
+    raw[:, :, 12:20, 12:20] += 4.0
+    x = (raw - raw.mean()) / raw.std(correction=0)
+    blind = occlusion(Background(), x, 1, batch_size=8)
+    seeing = occlusion(Background(), x, 1, batch_size=8, zscore=ZScore(1, joint=False, share=1.0))
+    inside = np.zeros((8, 8), bool)
+    inside[3:5, 3:5] = True
+    energy = lambda signed: np.maximum(signed, 0)[inside].sum() / np.maximum(signed, 0).sum()
+    assert energy(blind) < 0.1
+    assert energy(seeing) > 0.6
+
+
+def test_a_crop_with_nothing_hidden_is_standardised_as_it_was() -> None:
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    for joint, share in ((True, 1.0), (False, 1.0), (False, 0.3)):
+        axes = (1, 2, 3) if joint else (2, 3)
+        z = (x - x.mean(axes, keepdim=True)) / x.std(axes, correction=0, keepdim=True)
+        torch.testing.assert_close(restandardise(z, z, ZScore(3, joint=joint, share=share)), z, atol=1e-5, rtol=1e-5)
+    hidden = z.clone()
+    hidden[:, 2] = 0
+    again = restandardise(hidden, z, ZScore(2, joint=False, share=1.0))
+    assert torch.equal(again[:, 2], hidden[:, 2])  # a derived channel was not z-scored

@@ -125,7 +125,7 @@ def test_a_weight_file_is_taken_over(tmp_path: Path, name: str, suffix: str) -> 
     report = load_pretrained(network, name, source=path, n_channels=2)
     spec, own = NETWORKS[name], network.state_dict()
     head, first = [f"{spec.classifier}.{kind}" for kind in ("weight", "bias")], f"{spec.first_conv}.weight"
-    assert (report.status, report.source) == ("pretrained", str(path))
+    assert (report.status, report.source) == ("pretrained", path.name)
     assert (report.reshaped, sorted(report.missing), report.unexpected) == ([first], sorted(head), [])
     assert report.matched == len(own) - 3
     assert all(torch.equal(own[key], weights[key]) for key in own if key not in [*head, first])

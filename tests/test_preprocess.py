@@ -221,3 +221,17 @@ def test_truncated_and_absent_caches_are_named(tmp_path: Path, cases: list[CaseF
     with pytest.raises(CacheError, match="cannot be read"):
         load_cache(path, ["c0"])
     assert build_cache(path, cases, make_plan(), n_workers=1, quiet=True) == 5
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_mask_resampled_within_its_lesion_is_the_same_mask(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ndim = 2 + seed % 2
+    mask = np.zeros(rng.integers(12, 60, ndim), bool)
+    start = [int(rng.integers(0, n - 4)) for n in mask.shape]
+    mask[tuple(slice(a, a + int(rng.integers(1, 12))) for a in start)] = True
+    first = [float(rng.uniform(-4, a + 2)) for a in start]  # the lesion may lie across the window or outside of it
+    window = first, [a + float(rng.uniform(3, 40)) for a in first]
+    size = [int(n) for n in rng.integers(4, 50, ndim)]
+    whole = resample(mask[None], *window, size, linear=True)
+    assert np.abs(resample(mask[None], *window, size, linear=True, box=lesion_box(mask)) - whole).max() < 1e-6

@@ -13,6 +13,7 @@ from PIL import Image
 from raw_factory import box_mask, smooth_noise, write_png, write_volume
 
 from her2net.errors import RawDataError
+from her2net.raw import images
 from her2net.raw.images import is_3d, read_image, read_mask
 
 GREY = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64)
@@ -259,3 +260,35 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
         read_image([tmp_path / "a.png"])
     with pytest.raises(RawDataError, match="no such file"):
         read_image([tmp_path / "b.png"])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_a_sound_compressed_volume_is_decompressed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
+) -> None:
+    array = np.arange(5 * 20 * 24).reshape(5, 20, 24).astype(dtype)
+    write_volume(tmp_path / "a.nii.gz", array)
+    monkeypatch.setattr(images, "check_nifti", lambda path: pytest.fail("walked through the file a second time"))
+    assert np.array_equal(read_image([tmp_path / "a.nii.gz"]).array[0], array)
+
+
+@pytest.mark.parametrize("place", ["voxel", "checksum", "length"])
+def test_what_disagrees_with_its_checksum_is_refused(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "a.nii.gz"
+    write_volume(path, np.arange(5 * 20 * 24, dtype=np.int16).reshape(5, 20, 24))
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    packed = bytearray(gzip.compress(bytes(content), 0))  # level 0: voxels stand in the file as they are
+    packed[{"voxel": len(packed) // 2, "checksum": -8, "length": -4}[place]] ^= 1
+    path.write_bytes(packed)
+    with pytest.raises(RawDataError, match=r"a.nii.gz: .*(damaged|truncated)"):
+        read_image([path])
+
+
+def test_several_members_and_bytes_after_the_voxels_are_read_as_before(tmp_path: Path) -> None:
+    array = np.arange(5 * 20 * 24, dtype=np.int16).reshape(5, 20, 24)
+    write_volume(tmp_path / "a.nii.gz", array)
+    content = gzip.decompress((tmp_path / "a.nii.gz").read_bytes())
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]))
+    (tmp_path / "c.nii.gz").write_bytes(gzip.compress(content + b"more"))
+    for name in ("b", "c"):
+        assert np.array_equal(read_image([tmp_path / f"{name}.nii.gz"]).array[0], array)

@@ -30,13 +30,15 @@ from her2net.evaluate.tables import evaluate_tables
 from her2net.paths import DatasetPaths
 from her2net.predictions import Predictions
 from her2net.project import load_project
-from her2net.report import cautions, mistakes, words
+from her2net.report import cautions, mistakes, use, words
 from her2net.report.cohort import count_groups, table1s
+from her2net.report.figures import draw_training
 from her2net.report.material import Material, collect
 from her2net.report.page import SECTIONS, make_page
 from her2net.report.paper import load_paper, rates_of_counts
 from her2net.report.pictures import Picture, make_pictures
-from her2net.report.render import render_page
+from her2net.report.render import keep_together, render_page
+from her2net.report.results import methods_of
 from her2net.report.stage import ReportRecord
 from her2net.report.thumbnails import OUTLINE, SIDE_PX, draw_thumbnail
 
@@ -44,8 +46,8 @@ EVIL = '<script>alert("x")</script>'
 TABLES = {
     "flow", "plan", "fusion", "results", "confusion", "certainty", "subgroups", "all_subgroups", "mistakes", "openings",
     "software", "digests", "all_metrics", "comparisons", "decisions", "table1_training_test", "table1_classes",
-    "comparison_matrix_oof", "comparison_matrix_test", "tripod_ai", "claim",
-    "added_value", "weights_CLIN", "importance_CLIN",
+    "comparison_matrix_oof", "comparison_matrix_test", "tripod_ai", "claim", "explanations",
+    "discrimination", "calibration", "rule_in_out", "impact", "added_value", "weights_CLIN", "importance_CLIN",
 }  # fmt: skip
 FIGURES = {
     "flow", "training", "subgroups", "importance_CLIN", "nomogram_CLIN", "nomogram_fusion",
@@ -160,9 +162,14 @@ def test_figures_are_those_of_the_evaluation(small_run: DatasetPaths, page: Page
     evaluation = Evaluation.load(small_run.evaluation / "metrics.json")
     shown = page.table("results")
     assert shown[0][:4] == ["Model", "Cohort", "n (positive)", "AUC"]
-    assert [row[:2] for row in shown[1:]] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "CLIN", "fusion")]
+    cohorts = {"test": "test", "out-of-fold": "oof", "test, by patient": "test-patients", "out-of-fold, by patient": "oof-patients"}
+    evaluated = {(m.model, m.cohort) for m in evaluation.metrics}
+    assert [row[:2] for row in shown[1:]] == [
+        [m, label] for label, c in cohorts.items() for m in ("US", "MRI", "CLIN", "fusion") if (m, c) in evaluated
+    ]
+    assert {("fusion", "oof-patients"), ("CLIN", "oof"), ("CLIN", "test")} <= evaluated
     for row in shown[1:]:
-        cohort = {"test": "test", "out-of-fold": "oof"}[row[1]]
+        cohort = cohorts[row[1]]
         found = {m.metric: m for m in evaluation.metrics if (m.model, m.cohort) == (row[0], cohort)}
         assert row[2] == f"{found['auc'].n} ({found['auc'].n_positive})"
         for cell, name in zip(row[3:10], ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1"), strict=True):
@@ -223,13 +230,13 @@ def test_certainty_is_a_share_that_is_0_on_the_threshold(probs: list[float], thr
 def test_thumbnails_outline_the_mask_of_the_original(material: Material) -> None:
     for name in ("US", "MRI"):
         case = next(c for c in material.project.dataset.test if name in c.masks)
-        drawn = draw_thumbnail(case, name)
+        drawn = draw_thumbnail(case, name, case.case_id)
         assert max(drawn.width, drawn.height) == SIDE_PX
         assert case.case_id in drawn.alt
         assert "outlined" in drawn.alt
         pixels = np.asarray(Image.open(BytesIO(drawn.data)), dtype=int)
         assert (np.abs(pixels - OUTLINE).max(axis=-1) < 60).sum() > 50
-        bare = draw_thumbnail(replace(case, masks={}), name)
+        bare = draw_thumbnail(replace(case, masks={}), name, case.case_id)
         pixels = np.asarray(Image.open(BytesIO(bare.data)), dtype=int)
         assert (np.abs(pixels - OUTLINE).max(axis=-1) < 60).sum() == 0
         assert "no mask" in bare.alt
@@ -347,13 +354,15 @@ def test_a_report_needs_a_fresh_evaluation(copied: DatasetPaths) -> None:
 
 def test_optimistic_and_apparent_figures_say_so_everywhere(material: Material, pictures: list[Picture]) -> None:
     remark = {"oof": "optimistic: epoch chosen on the reported fold", "test": "apparent performance: fitted on the test cases"}
-    metrics = [m.model_copy(update={"remark": remark[m.cohort] if m.model == "fusion" else ""}) for m in material.evaluation.metrics]
+    found = material.evaluation.metrics
+    metrics = [m.model_copy(update={"remark": remark.get(m.cohort, "") if m.model == "fusion" else ""}) for m in found]
     marked = replace(material, evaluation=material.evaluation.model_copy(update={"metrics": metrics}))
     _, page = show(marked, pictures)
     answer = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "answer").text
     assert "Important. fusion, training cases, out-of-fold: optimistic: epoch chosen on the reported fold." in answer
     assert "Important. fusion, test cases: apparent performance: fitted on the test cases." in answer
-    assert [row[-1] for row in page.table("results")] == ["Read with", "", "", remark["test"], "", "", remark["oof"]]
+    of_cases = [row for row in page.table("results") if "by patient" not in row[1]]
+    assert [row[-1] for row in of_cases] == ["Read with", "", "", remark["test"], "", "", remark["oof"]]
 
 
 def test_methods_follow_the_plan(material: Material, pictures: list[Picture]) -> None:
@@ -389,7 +398,7 @@ def test_the_cohort_flow_adds_up(material: Material) -> None:
             assert n == sum(name not in case.images for case in part)
     first = table1s(material)[0]
     assert first.columns[1:3] == ("Training", "Test")
-    assert [cell.text for cell in first.rows[0][:3]] == ["cases", str(len(cases.train)), str(len(cases.test))]
+    assert [cell.text for cell in first.rows[0][:3]] == ["Cases", str(len(cases.train)), str(len(cases.test))]
     assert {"Class: negative", "Class: positive", "age"} <= {row[0].text for row in first.rows}
 
 
@@ -459,7 +468,11 @@ def test_three_classes_and_no_test_set(material: Material, tmp_path: Path) -> No
     text = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "answer").text
     assert "Can a network tell “zero”, “low” and “positive” apart" in text
     assert "no labelled test cases" in text
-    assert {p.stem for p in tmp_path.iterdir()} == {"flow", "training", "confusion_oof", "importance_CLIN"}
+    curves = {f"{kind}_oof" for kind in ("roc", "precision_recall", "calibration", "decision_curve")}
+    assert {p.stem for p in tmp_path.iterdir()} == {"flow", "training", "confusion_oof", "importance_CLIN"} | curves
+    roc = next(i.attributes["alt"] for i in page.all("img") if i.attributes["alt"].startswith("ROC"))
+    assert "fusion: AUC, zero against the rest 0." in roc
+    assert page.table("calibration") == page.table("impact") == []
     assert page.table("confusion")[0] == ["Model", "Cohort", "Truly", "Called zero", "Called low", "Called positive", "All"]
     assert page.table("table1_training_test") == []
 
@@ -495,7 +508,75 @@ def test_cautions_know_few_cases_bad_calibration_and_chance(material: Material) 
     evaluation = material.evaluation.model_copy(update={"metrics": bad, "certainty": chance})
     found = texts(replace(material, evaluation=evaluation))
     assert "do not read them as risks" in found
-    assert "chance explains it as well" in found
+    assert "chance is not ruled out" in found
+
+
+def test_calibration_ruling_and_other_areas_are_those_of_the_evaluation(material: Material, page: Page) -> None:
+    for key, names in (("discrimination", use.DISCRIMINATION[:7]), ("rule_in_out", use.RULED)):
+        rows = page.table(key)[1:]
+        assert [row[:2] for row in rows] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "fusion")]
+        for row in rows:
+            cohort = {"test": "test", "out-of-fold": "oof"}[row[1]]
+            assert row[3:] == [words.estimate(material.metric(row[0], cohort, name), 2) for name in names]
+    calibration = page.table("calibration")[1:]
+    kind = material.evaluation.recalibration["US"].kind
+    assert [row[:3] for row in calibration[:2]] == [["US", "test", "as predicted"], ["US", "test", f"recalibrated: {kind}"]]
+    assert calibration[1][4] == words.estimate(material.metric("US", "test", "brier_recalibrated"), 2)
+    assert {row[2] for row in calibration if row[1] == "out-of-fold"} == {"as predicted"}
+
+
+def test_impact_counts_what_acting_would_do(material: Material, page: Page) -> None:
+    known, cut = material.known("fusion", "test"), material.thresholds["fusion"].value
+    row = next(row for row in page.table("impact")[1:] if "the model's threshold" in row[0])
+    called = known.probs[:, 1] >= cut
+    n, hits = len(known), int((called & (known.labels == 1)).sum())
+    assert row[2].split()[0] == f"{1000 * called.mean():.0f}"
+    assert row[3].split()[0] == f"{1000 * hits / n:.0f}"
+    assert int(row[4]) == pytest.approx(1000 * ((known.labels == 1).sum() - hits) / n, abs=1)
+    benefit = (hits - cut / (1 - cut) * (called.sum() - hits)) / n
+    assert row[5].split()[0] == words.number(1000 * benefit, 0)
+
+
+def test_what_is_undefined_says_why(material: Material, pictures: list[Picture]) -> None:
+    gone = {"value": None, "ci_low": None, "ci_high": None}
+    metrics = [m.model_copy(update=gone | {"reason": "no case to count"}) if m.metric == "ppv" else m
+               for m in material.evaluation.metrics]  # fmt: skip
+    flat = gone | {"difference": 0.0, "reason": "no variance"}
+    compared = [row | flat for row in material.evaluation.comparisons]
+    subgroups = [r.model_copy(update=gone | {"reason": "one class only"}) for r in material.evaluation.subgroups]
+    evaluation = material.evaluation.model_copy(update={"metrics": metrics, "comparisons": compared, "subgroups": subgroups})
+    _, page = show(replace(material, evaluation=evaluation), pictures)
+    assert {row[7] for row in page.table("results")[1:]} == {"undefined: no case to count"}
+    assert page.table("comparison_matrix_test")[1][2].startswith("0.000 (no interval: no variance); p ")
+    assert page.table("comparison_matrix_test")[1][2].endswith("; n 7")
+    assert {row[2] for row in page.table("subgroups")[1:]} == {"undefined: one class only"}
+
+
+def test_a_single_epoch_is_seen(material: Material) -> None:
+    once = {name: tuple(fold[:1] for fold in folds) for name, folds in material.histories.items()}
+    figure = draw_training(replace(material, histories=once))
+    points = [line for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1]
+    assert len(points) > 4
+    assert {line.get_marker() for line in points} == {"o"}
+    low, high = figure.axes[-1].get_xlim()
+    assert [tick for tick in figure.axes[-1].get_xticks() if low <= tick <= high] == [1]
+
+
+def test_intervals_are_named_in_words_once_and_exceptions_by_model(material: Material) -> None:
+    metric = next(m for m in material.evaluation.metrics if m.metric == "auc")
+    make = lambda model, how: metric.model_copy(update={"model": model, "cohort": "test", "ci_method": how})
+    found = methods_of([make("US", "DeLong, logit, t"), make("fusion", "DeLong, logit, t, clustered by patient"),
+                        make("MRI", "Newcombe score")], ["a", "b"])  # fmt: skip
+    assert found == (
+        "Intervals (95 %). AUC: DeLong's variance on the logit scale, Student's t; AUC of MRI (test): Newcombe's score interval. "
+        "Where a patient has several cases, the intervals allow for it."
+    )
+
+
+def test_what_belongs_together_stays_on_one_line(page: Page) -> None:
+    assert keep_together("0.812 (0.144 to 0.991)") == "0.812 (0.144\u00a0to\u00a00.991)"
+    assert keep_together("55.8 ± 9.0; p 0.12; n 7") == "55.8\u00a0±\u00a09.0; p\u00a00.12; n\u00a07"
+    assert all(("short" in cell.attributes.get("class", "").split()) == (len(cell.text) <= 16) for cell in page.all("td") if cell.text)
 
 
 @pytest.mark.parametrize("name", ["words"])

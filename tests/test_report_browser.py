@@ -67,7 +67,8 @@ def test_nothing_is_requested_but_the_file_and_nothing_complains(browser: Any, r
     visit(browser, report, width)
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = [p["request"]["url"] for p in sent if p["documentURL"] == report.as_uri()]  # not those of the browser's first tab
     assert report.as_uri() in asked
     assert not [url for url in asked if url != report.as_uri() and not url.startswith("data:")]
     assert "script" in browser.title  # its name, as text
@@ -86,6 +87,21 @@ def test_it_fits_the_window_and_every_picture_shows(browser: Any, report: Path, 
         assert complete
         assert natural > 0
         assert shown > 60, alt
+
+
+def test_what_is_wider_than_the_window_says_so_and_keeps_its_names(browser: Any, report: Path) -> None:
+    visit(browser, report, NARROW)
+    box = browser.execute_script("return document.querySelector('#table-results').parentElement")
+    hint = "return getComputedStyle(arguments[0].querySelector('.hint')).display"
+    assert browser.execute_script(hint, box) == "block"
+    name = "const t = arguments[0].querySelector('tbody th').getBoundingClientRect(); return t.left"
+    before = browser.execute_script(name, box)
+    browser.execute_script("arguments[0].scrollLeft = 200", box)
+    assert browser.execute_script("return arguments[0].scrollLeft", box) > 100
+    assert browser.execute_script(name, box) == pytest.approx(before, abs=1)
+    visit(browser, report, WIDE)
+    small = browser.execute_script("return document.querySelector('#table-openings').parentElement")
+    assert browser.execute_script(hint, small) == "none"
 
 
 def test_tables_sort_both_ways_and_say_so(browser: Any, report: Path) -> None:

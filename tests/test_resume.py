@@ -148,6 +148,23 @@ def test_wherever_the_end_of_a_run_is_cut_off_nothing_is_missing(
     assert contents(paths) == expected
 
 
+def test_a_damaged_newest_checkpoint_costs_an_epoch_and_not_a_bit(
+    paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch, expected: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    go_on = stop_at(monkeypatch, "write_predictions", 1)
+    with pytest.raises(Stop):
+        train(paths)
+    go_on()
+    latest = paths.fold("US", 0) / LATEST
+    content = bytearray(latest.read_bytes())
+    content[len(content) // 2] ^= 1
+    latest.write_bytes(bytes(content))
+    assert train(paths).status == "finished"
+    assert "damaged checkpoint (checksum of" in (said := capsys.readouterr().err)
+    assert "Falling back to the previous checkpoint." in said
+    assert contents(paths) == expected
+
+
 def test_a_kill_between_the_renames_of_the_last_checkpoint_leaves_a_run_that_can_be_extended(
     paths: DatasetPaths, expected: dict[str, object]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The wavelet scattering transform and the network on it."""
+"""The wavelet scattering transform, the network on it, and how its classifier is solved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from her2net.networks.build import build_network
-from her2net.networks.scattering import N_DIRECTIONS, N_SCALES, Scattering
+from her2net.networks.scattering import N_DIRECTIONS, N_SCALES, OrthogonalProjection, Scattering, ScatteringNetwork
+from her2net.plan.augmentation import mirrors_only
+from her2net.plan.schema import TrainingPlan
+from her2net.train.solve import describe_views, solve_classifier
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -59,24 +62,97 @@ def test_coarse_grids_hold_what_fine_grids_hold(monkeypatch: pytest.MonkeyPatch)
     assert (quick - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-@pytest.mark.parametrize("name", ["scattering_2d", "scattering_3d"])
-def test_the_network_learns_a_texture_from_thirty_cases(name: str) -> None:
-    torch.manual_seed(0)
-    size = (24, 24) if name == "scattering_2d" else (8, 16, 16)
-    x, labels = images(30, 1, *size), torch.arange(30) % 2
-    x[labels == 1] = (x[labels == 1] + x[labels == 1].roll(1, -1)) / math.sqrt(2)  # same mean and SD, other grain
-    network = build_network(name, n_channels=1, n_classes=2)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    for _ in range(30):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(x[:20]), labels[:20]).backward()
-        optimizer.step()
-    network.eval()
-    assert (network(x[20:]).argmax(1) == labels[20:]).float().mean() >= 0.9
+def texture(n: int, size: tuple[int, ...], n_classes: int = 2) -> tuple[torch.Tensor, np.ndarray]:
+    """Noise of the same mean and SD in every class, but of another grain."""
+    x, labels = images(n, 1, *size), torch.arange(n) % n_classes
+    for grain in range(1, n_classes):
+        x[labels == grain] = (x[labels == grain] + x[labels == grain].roll(grain, -1)) / math.sqrt(2)
+    return x, labels.numpy()
+
+
+def training_plan(ndim: int, n_classes: int = 2) -> TrainingPlan:
+    """What the preset `auto` plans for a solved network."""
+    return TrainingPlan(
+        network=f"scattering_{ndim}d", initialisation="scratch", epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0,
+        warmup_epochs=0, ema_decay=0, label_smoothing=0, drop_path=0, gradient_clip=1, loss_weights=[1.0] * n_classes,
+        precision="fp32", augmentation=mirrors_only(ndim), checkpoint="last", seed=0,
+    )  # fmt: skip
+
+
+def solve(network: ScatteringNetwork, x: torch.Tensor, labels: np.ndarray, patients: list[str] | None = None) -> float:
+    plan = training_plan(x.ndim - 2, len(set(labels)))
+    views = describe_views(network, x, plan, x.shape[2:])
+    return solve_classifier(network, views, labels, patients or [str(i) for i in range(len(x))], plan)
+
+
+@pytest.mark.parametrize(("ndim", "n_classes"), [(2, 2), (3, 2), (2, 3)])
+def test_the_solved_network_knows_a_texture_from_forty_cases(ndim: int, n_classes: int) -> None:
+    x, labels = texture(60, (24, 24) if ndim == 2 else (8, 16, 16), n_classes)
+    network = build_network(f"scattering_{ndim}d", n_channels=1, n_classes=n_classes).eval()
+    loss = solve(network, x[:40], labels[:40])
+    with torch.no_grad():
+        probs = network(x[40:]).softmax(1).numpy()
+    assert (probs.argmax(1) == labels[40:]).mean() >= 0.9
+    assert loss < 0.5 * math.log(n_classes)
+    assert -np.log(probs[np.arange(20), labels[40:]]).mean() < math.log(n_classes)
+
+
+def test_the_same_cases_give_the_same_bits() -> None:
+    x, labels = texture(20, (24, 24))
+    first, again = (build_network("scattering_2d", n_channels=1, n_classes=2).eval() for _ in range(2))
+    solve(first, x, labels)
+    solve(again, x, labels)
+    assert torch.equal(first.classifier.weight, again.classifier.weight)
+    assert torch.equal(first.classifier.bias, again.classifier.bias)
+
+
+def test_mirrored_cases_belong_together() -> None:
+    """Each case is shown as it is and mirrored; both views carry the case's label."""
+    x = images(3, 1, 24, 24)
+    network = build_network("scattering_2d", n_channels=1, n_classes=2)
+    views = describe_views(network, x, training_plan(2), (24, 24))
+    assert views.shape[:2] == (3, 2)
+    torch.testing.assert_close(views[:, 1], network.coefficients(x.flip(-1)))
+
+
+def test_noise_without_a_class_is_not_called_certain() -> None:
+    """Cases whose labels mean nothing: the inner loop must find that out, and the probabilities say so."""
+    x = images(60, 1, 24, 24)
+    labels = np.random.default_rng(0).integers(0, 2, 60)
+    network = build_network("scattering_2d", n_channels=1, n_classes=2).eval()
+    loss = solve(network, x[:40], labels[:40])
+    with torch.no_grad():
+        probs = network(x[40:]).softmax(1)[:, 1]
+    assert loss > 0.6
+    assert ((probs > 0.2) & (probs < 0.8)).all()
+
+
+def test_the_inner_loop_parts_patients() -> None:
+    """Each patient has the same image twice and a label of its own: a loop over cases would find it easy, one over patients cannot."""
+    x = images(30, 1, 24, 24).repeat_interleave(2, 0)
+    labels = np.random.default_rng(1).integers(0, 2, 30).repeat(2)
+    patients = [str(i // 2) for i in range(60)]
+    network = build_network("scattering_2d", n_channels=1, n_classes=2).eval()
+    assert solve(network, x, labels, patients) > 0.6
+    assert solve(network, x, labels) < 0.5
+
+
+def test_projections_behave_like_a_gaussian_kernel() -> None:
+    projection = OrthogonalProjection(300)
+    x = images(40, 300)
+    angle = projection(x) * math.sqrt(2 / 300)
+    features = torch.cat([angle.cos(), angle.sin()], 1) / math.sqrt(projection.n_outputs)
+    exact = torch.exp(-torch.cdist(x, x) ** 2 / 300)
+    assert (features @ features.T - exact).abs().max() < 0.15
+    assert (features @ features.T - exact).abs().mean() < 0.03
 
 
 def test_the_gradient_reaches_the_image() -> None:
+    """Also after a prediction, whose filters must not be bound to inference."""
+    network = build_network("scattering_2d", n_channels=1, n_classes=2).eval()
+    with torch.inference_mode():
+        network(images(2, 1, 16, 16))
     x = images(2, 1, 16, 16).requires_grad_()
-    build_network("scattering_2d", n_channels=1, n_classes=2).eval()(x).sum().backward()
+    network(x).sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0

@@ -137,7 +137,7 @@ def test_holdout_is_refused_where_a_test_set_exists() -> None:
 def test_own_folds_may_name_cases_or_patients(tmp_path: Path) -> None:
     cases = make_cohort(6)[:6]
     path = tmp_path / "own.json"
-    path.write_text(json.dumps([{"train": ["p1"], "val": ["c000", "p2"]}, {"val": ["p1", "p3", "p4", "p5"]}]))
+    path.write_text(json.dumps([{"train": ["p1", "p3", "p4", "p5"], "val": ["c000", "p2"]}, {"val": ["p1", "p3", "p4", "p5"]}]))
     assert read_own_folds(path, cases) == [["p0", "p2"], ["p1", "p3", "p4", "p5"]]
     path.write_text(json.dumps([{"train": ["p0"], "val": ["c000"]}, {"val": ["p1"]}]))
     with pytest.raises(LeakageError, match="p0"):

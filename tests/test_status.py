@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +16,18 @@ from PIL import Image
 from small_run import plan_options
 
 from her2net import status
-from her2net.errors import StaleArtefactError
+from her2net.cli import status as status_command
+from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
 from her2net.project import load_project
+from her2net.train.timeline import PHASES
 
 STAGES = {"US": ["cache US", *(f"train US fold {k}" for k in range(4)), "ensemble US"],
           "MRI": ["cache MRI", *(f"train MRI fold {k}" for k in range(4)), "ensemble MRI"]}  # fmt: skip
+CLINICAL = [*(f"train CLIN fold {k}" for k in range(4)), "ensemble CLIN"]
 LATER = ["fuse", "evaluate"]
 
 
@@ -92,6 +98,15 @@ def test_a_changed_mask_of_a_test_case_concerns_the_ensemble_of_its_modality(cop
     assert not_done(copied) == {"ensemble US", *LATER}
 
 
+def test_a_changed_mask_of_a_training_case_concerns_its_modality(copied: DatasetPaths) -> None:
+    path = first_image(copied, "masksTr/US")
+    mask = np.asarray(Image.open(path)).copy()
+    mask[mask.nonzero()[0][0], mask.nonzero()[1][0]] = 0
+    Image.fromarray(mask).save(path)
+    assert not_done(copied) == {"plan", *STAGES["US"], *LATER}
+    assert states(copied)["cache US"].why == f"1 changed: {path.stem}"
+
+
 def test_a_changed_label_asks_for_a_new_plan(copied: DatasetPaths) -> None:
     test_ids = {case.case_id for case in load_project(copied).dataset.test}
     lines = (copied.raw / "cases.csv").read_text().splitlines()
@@ -103,6 +118,11 @@ def test_a_changed_label_asks_for_a_new_plan(copied: DatasetPaths) -> None:
     state = status.report_status(copied)[0]
     assert (state.stage, state.state) == ("plan", "stale")
     assert "other cases, patients or labels" in state.why
+    plan_again(copied)
+    found = states(copied)
+    assert found["cache US"].state == found["cache MRI"].state == "done", "no pixel has changed"
+    assert not_done(copied) == {name for stages in STAGES.values() for name in stages[1:]} | {*CLINICAL, *LATER}
+    assert "_cases" in found["train US fold 0"].why
 
 
 def test_renamed_classes_ask_for_a_new_plan_and_for_no_training(copied: DatasetPaths) -> None:
@@ -135,7 +155,10 @@ def test_edits_of_the_plan_concern_what_depends_on_them(copied: DatasetPaths) ->
     [
         ("her2net.preprocess.cache.CACHE_VERSION", {*STAGES["US"], *STAGES["MRI"], *LATER}, "prepares images in another way"),
         ("her2net.train.fold.TRAINING_VERSION", {*STAGES["US"][1:], *STAGES["MRI"][1:], *LATER}, "training_version"),
+        ("her2net.ensemble.ENSEMBLE_VERSION", {"ensemble US", "ensemble MRI", *LATER}, "version"),
+        ("her2net.fuse.stage.FUSION_VERSION", set(LATER), "version"),
         ("her2net.evaluate.evaluation.EVALUATION_VERSION", {"evaluate"}, "version"),
+        ("her2net.report.stage.REPORT_VERSION", set(), "version"),
     ],
 )
 def test_another_her2net_makes_stale_what_it_would_make_differently(
@@ -176,3 +199,34 @@ def test_who_is_at_work_is_shown(done: DatasetPaths) -> None:
     assert f"(process {os.getpid()} on " in found["plan"].why
     assert found["ensemble US"].why == "rests on: train US fold 1, which is running"
     assert not_done(done) == set()
+
+
+def test_timing_tells_every_phase_of_every_fold(
+    done: DatasetPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timings = status.report_timing(done)
+    assert {(t.modality, t.fold) for t in timings} == {(name, str(k)) for name in ("US", "MRI") for k in range(4)}
+    for timing in timings:
+        assert list(timing.seconds) == list(PHASES)
+        assert timing.epochs == 2
+        assert all(timing.seconds[phase] > 0 for phase in PHASES), timing
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"her2net_{name}", str(getattr(done.roots, name)))
+    assert status_command.main(["--timing"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["fold", "epochs", "s/epoch", *PHASES]
+    shares = [float(word.rstrip("%")) for word in lines[1].split()[4:]]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_timing_before_training_names_the_command(copied: DatasetPaths) -> None:
+    shutil.rmtree(copied.results)
+    with pytest.raises(MissingArtefactError, match="her2net_train"):
+        status.report_timing(copied)
+
+
+def test_asking_for_a_state_imports_nothing_that_computes() -> None:
+    heavy = ("torch", "scipy", "SimpleITK", "matplotlib", "sklearn")
+    code = f"import sys, her2net.status; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 
+from her2net import pipeline
+from her2net.archive.licence import read_licence
 from her2net.artefact import replacing, sweep_temporaries, write_bytes, write_csv
-from her2net.errors import CacheError, StaleArtefactError, WriteError
+from her2net.errors import ArchiveError, CacheError, StaleArtefactError, WriteError
+from her2net.paths import DatasetPaths
 from her2net.plan.schema import PreprocessingPlan
 from her2net.preprocess.cache import CaseFiles, build_cache, explain_staleness, load_cache
 from her2net.preprocess.layout import create
+from her2net.project import load_project
 from her2net.train.checkpoint import LATEST, PREVIOUS, find_damage, read_checkpoint, read_latest, save_latest
 
 CAN_MOUNT = hasattr(os, "geteuid") and os.geteuid() == 0 and bool(shutil.which("mount"))
@@ -186,6 +190,47 @@ def test_a_damaged_newest_checkpoint_falls_back_and_never_replaces_the_sound_one
     assert "Falling back to the previous checkpoint" in capsys.readouterr().err
     save_latest(tmp_path, state(3))
     assert [read_checkpoint(tmp_path / name)["epochs_done"] for name in (LATEST, PREVIOUS)] == [3, 1]
+
+
+# Reports and archives
+
+
+def fail_after(monkeypatch: pytest.MonkeyPatch, n_good: int) -> list[str]:
+    """Let the disk be full once some files have been written; return the list of those."""
+    replace, done = os.replace, []
+
+    def full(source: str, target: str) -> None:
+        if len(done) >= n_good:
+            raise FULL
+        done.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    return done
+
+
+@pytest.mark.parametrize("n_good", [0, 20, 60])
+def test_a_disk_that_fills_up_in_the_middle_of_a_report_leaves_the_former_page_whole(
+    copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch, n_good: int
+) -> None:
+    page, record = copied.report.read_bytes(), copied.report.with_name("report.json").read_bytes()
+    done = fail_after(monkeypatch, n_good)
+    with pytest.raises(WriteError, match=r"cannot be written \(No space left on device\); .* Free some space"):
+        pipeline.report(load_project(copied))
+    assert len(done) == n_good
+    assert copied.report.read_bytes() == page
+    assert copied.report.with_name("report.json").read_bytes() == record
+    assert not list(copied.report.parent.rglob("*.tmp"))
+    assert not list(copied.results.rglob("*.lock"))
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_an_archive_leaves_the_former_one(copied: DatasetPaths, small_disk: Path) -> None:
+    path = small_disk / "model.her2net"
+    path.write_bytes(b"former")
+    with pytest.raises(ArchiveError, match=r"model\.her2net: cannot be written .*No space left on device"):
+        pipeline.export(copied, path, read_licence("CC-BY-4.0"))
+    assert path.read_bytes() == b"former"
+    assert [p.name for p in small_disk.iterdir()] == ["model.her2net"]
 
 
 # Caches

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from her2net.archive.licence import Licence
 from her2net.evaluate.record import Evaluation, Metric
 from her2net.fingerprint import Fingerprint, ModalityFingerprint, Spread
+from her2net.fuse.choose import METHOD_NAMES
 from her2net.networks.build import network_spec
 from her2net.plan.schema import Plan
 from her2net.trained import TrainedModel
@@ -136,7 +137,8 @@ def _decisions(model: TrainedModel) -> str:
         for c in fitted.coefficients
     ]
     header = ["modalities at hand", "modality", "class", "odds ratio per SD of its logit", "cases"]
-    return f"{text}\n\nFusion: logistic regression, fitted on {model.fusion.fitted_on} predictions.\n\n{_table(header, fused)}"
+    how = f"Fusion: {METHOD_NAMES[model.fusion.method]}; fitted on {model.fusion.fitted_on} predictions."
+    return f"{text}\n\n{how}\n\n{_table(header, fused)}"
 
 
 def _limits(model: TrainedModel, evaluation: Evaluation) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 from pydantic import ValidationError
 
-from her2net.archive.manifest import MAX_BATCH_VOXELS, MAX_CLASSES, MAX_FOLDS, Manifest
-from her2net.errors import PlanError
+from her2net.archive.manifest import MAX_CLASSES, MAX_FOLDS, Manifest
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
-from her2net.fuse.stage import FUSION, FusionRecord
-from her2net.networks.build import network_spec
+from her2net.fuse.stage import FUSION, FusionRecord, check_fusion
 from her2net.paths import DATASET_FOLDER
-from her2net.plan.schema import ModalityPlan, Plan
+from her2net.plan.check import check_sections
+from her2net.plan.schema import Plan
 from her2net.preprocess.cache import CACHE_VERSION
 from her2net.raw.names import explain_bad_name
 from her2net.raw.spec import DatasetSpec, ModalitySpec
@@ -37,27 +34,10 @@ def check_plan(plan: Plan) -> list[str]:
         problems += [str(item["msg"]).removeprefix("Value error, ") + "." for item in error.errors()]
     if plan.splits.n_folds > MAX_FOLDS or plan.n_classes > MAX_CLASSES:
         problems.append(f"{plan.splits.n_folds} folds and {plan.n_classes} classes, expected at most {MAX_FOLDS} and {MAX_CLASSES}.")
-    return problems + [problem for name, section in plan.modalities.items() for problem in _check_section(name, section)]
+    return problems + check_sections(plan)
 
 
 PLAN_KEY = {"name": "the plan's name", "dataset": "the dataset's name"}
-
-
-def _check_section(name: str, section: ModalityPlan) -> list[str]:
-    try:
-        spec = network_spec(section.training.network)
-    except PlanError as error:
-        return [f"{name}: {error}"]
-    sizes = section.preprocessing
-    problems = []
-    if spec.ndim != section.ndim:
-        problems.append(f"{name}: network {spec.name} is {spec.ndim}-dimensional, the images are {section.ndim}-dimensional.")
-    elif any(n < least for n, least in zip(sizes.input_vox, spec.min_size, strict=True)):
-        problems.append(f"{name}: input_vox {sizes.input_vox} is less than network {spec.name} needs, {list(spec.min_size)}.")
-    n_voxels = section.inference.batch_size * section.n_inputs * math.prod(sizes.stored_vox)
-    if n_voxels > MAX_BATCH_VOXELS:
-        problems.append(f"{name}: a batch of {n_voxels:,} voxels, expected at most {MAX_BATCH_VOXELS:,}.")
-    return problems
 
 
 def check_parts(
@@ -86,16 +66,4 @@ def check_parts(
     models = {*names, *([FUSION] if fusion else [])} if plan.n_classes == 2 else set()
     if set(thresholds.models) != models:
         problems.append(f"thresholds of {', '.join(thresholds.models) or 'no model'}, expected {', '.join(sorted(models)) or 'none'}.")
-    return problems + (_check_fusion(plan, fusion) if fusion else [])
-
-
-def _check_fusion(plan: Plan, fusion: FusionRecord) -> list[str]:
-    n_logits, problems = plan.n_classes - 1, []
-    for model in fusion.models:
-        shape = (n_logits, len(model.modalities) * n_logits)
-        rows = {len(row) for row in model.weights}
-        if not model.modalities or not set(model.modalities) <= set(plan.modalities):
-            problems.append(f"fusion of {' + '.join(model.modalities) or 'nothing'}: not modalities of the plan.")
-        elif (len(model.weights), rows) != (shape[0], {shape[1]}) or len(model.intercepts) != n_logits:
-            problems.append(f"fusion of {' + '.join(model.modalities)}: expected weights of shape {shape}.")
-    return problems
+    return problems + (check_fusion(plan, fusion) if fusion else [])

@@ -25,8 +25,6 @@ MAX_DIRECTORY_BYTES = 2**20
 """Of the list of members at the end of the archive."""
 MAX_FOLDS = 200
 MAX_CLASSES = 1000
-MAX_BATCH_VOXELS = 2**31
-"""Batch size × channels × voxels of a prepared image."""
 
 
 class Member(Strict):

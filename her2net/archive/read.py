@@ -20,7 +20,7 @@ from her2net.archive.container import open_container, read_member
 from her2net.archive.manifest import Manifest
 from her2net.archive.tensors import layout_of, load_tensors
 from her2net.archive.vectors import replay_vectors, vector_layout
-from her2net.artefact import Artefact, write_text, writing
+from her2net.artefact import Artefact, sweep_temporaries, write_text, writing
 from her2net.errors import ArchiveError, PlanError, join_problems
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
@@ -158,8 +158,10 @@ def import_archive(
     _refuse(path, "cannot be imported under this name", problems)
     digest = sha256_of(path)
     if paths.imported.is_file() and sha256_of(paths.imported) == digest:
+        write_text(paths.imported.with_name(m.CARD), loaded.card)  # a kill may have come between the two files
         return paths, loaded, digest
-    if paths.plan.exists() or (paths.results.exists() and any(paths.results.iterdir())):
+    there = [p for p in paths.results.glob("*") if not p.match(".*.tmp")]  # of an import that was killed
+    if paths.plan.exists() or there:
         raise ArchiveError(
             f"{paths.results}: a model of this name is here already. Import under another name (-p NAME), or delete that folder."
         )
@@ -174,6 +176,7 @@ def _copy(path: Path, paths: DatasetPaths, card: str) -> None:
         with path.open("rb") as source, writing(paths.imported) as target:
             shutil.copyfileobj(source, target, BLOCK_BYTES)
         write_text(paths.imported.with_name(m.CARD), card)
+        sweep_temporaries(paths.results)
     except OSError as error:
         for folder in made:
             with suppress(OSError):

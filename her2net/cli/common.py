@@ -7,6 +7,7 @@ is at fault; 130 interrupted. Nothing heavy is imported here, so `--help` is ins
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -17,6 +18,12 @@ from contextlib import contextmanager
 from her2net.errors import Her2netError, PlanError
 from her2net.paths import DatasetPaths, find_dataset, find_roots, find_trained
 from her2net.raw.names import explain_bad_name
+
+USERS_TO_MEND = {
+    errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS,
+    errno.ENOSPC, errno.EDQUOT, errno.ESTALE,
+}  # fmt: skip
+"""What is wrong with a disk or a folder in a way that the user can do something about: exit code 2."""
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -113,7 +120,7 @@ def execute(
     except OSError as error:  # a disk or a network drive that goes away can do so at any line
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"Error: {what}. Files are whole or as they were; bring the file or disk back and try again.", file=sys.stderr)
-        return 2 if isinstance(error, (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)) else 1
+        return 2 if error.errno in USERS_TO_MEND else 1
     except MemoryError:
         print("Error: out of memory. Use fewer workers (--num-workers 1), or end other programs.", file=sys.stderr)
         return 1

@@ -22,12 +22,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fold", type=int, help="this fold alone: its held-out cases, or all test cases")
     parser.add_argument("--cases", nargs="+", metavar="CASE", default=(), help="these cases alone")
     parser.add_argument("--features", action="store_true", help="write the deep features of each case instead of maps")
+    parser.add_argument("--contours", action="store_true",
+                        help="predict with eroded, dilated and shifted masks instead: how many decisions flip")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Explain, and print what the figures say."""
     from her2net import pipeline
+    from her2net.explain.contour_record import describe_contours
     from her2net.explain.subjects import ExplainOptions, choose_subjects, find_class
     from her2net.project import load_project
 
@@ -42,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         if args.features:
             print(pipeline.features(project, name, options))
+        elif args.contours:
+            print(describe_contours(pipeline.contours(project, name, options)))
         else:
             _print_summary(project, pipeline.explain(project, name, options))
     return 0

@@ -1,4 +1,4 @@
-"""`her2net_fuse`: logistic-regression fusion of the modalities."""
+"""`her2net_fuse`: fusion of the modalities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from her2net.cli.common import add_dataset_options, execute, make_parser, resolv
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `her2net_fuse`."""
-    parser = make_parser("fuse", "Fuse the modalities by logistic regression on their out-of-fold logits.")
+    parser = make_parser("fuse", "Fuse the modalities by what the plan says, fitted on their out-of-fold predictions.")
     add_dataset_options(parser)
     parser.add_argument("--fit-on", choices=("oof", "test"), default="oof",
                         help="test: as the paper did; its test figures are then marked apparent performance")
@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Fuse and print the odds ratios."""
     from her2net import pipeline
     from her2net.errors import PlanError
+    from her2net.fuse.choose import METHOD_NAMES, describe_selection
     from her2net.fuse.sources import fusion_sources
     from her2net.plan.tables import CLINICAL
     from her2net.project import load_project
@@ -33,11 +34,15 @@ def run(args: argparse.Namespace) -> int:
     if len(sources) < 2:
         raise PlanError(f"plan {project.plan.name!r} has one model to fuse, {', '.join(sources)}: nothing to fuse.")
     record = pipeline.fuse(project, fit_on=args.fit_on, covariates=args.covariates)
+    print(f"Method: {METHOD_NAMES[record.method]}")
+    for line in describe_selection(record.selection) if record.selection else []:
+        print(line)
     for model in record.models:
         print(f"{' + '.join(model.modalities)} ({model.n_cases} cases)")
         for c in model.coefficients:
-            print(f"    {c.modality}, {c.class_name}: odds ratio {c.odds_ratio:.2f} per unit of logit "
-                  f"[{c.ci_low:.2f}, {c.ci_high:.2f}], {c.odds_ratio_per_sd:.2f} per SD")
+            limits = "" if c.ci_low is None else f" [{c.ci_low:.2f}, {c.ci_high:.2f}]"
+            print(f"    {c.modality}, {c.class_name}: odds ratio {c.odds_ratio:.2f} per unit of logit{limits}, "
+                  f"{c.odds_ratio_per_sd:.2f} per SD")
     if record.remark:
         print(f"Warning: {record.remark}")
     return 0

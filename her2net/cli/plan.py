@@ -46,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Plan the dataset."""
     from her2net import pipeline
+    from her2net.fuse.choose import describe_selection
+    from her2net.fuse.stage import FUSION, FusionRecord
     from her2net.plan.planner import explain
     from her2net.plan.preview import draw_preview
     from her2net.plan.stage import PlanOptions, list_edits
@@ -58,6 +60,10 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join([*remarks, *list_edits(plan)]))
     if args.explain:
         print(explain(plan))
+        fusion = paths.model(FUSION) / "fusion.json"
+        selection = FusionRecord.load(fusion).selection if plan.fusion.method == "auto" and fusion.exists() else None
+        for line in describe_selection(selection) if selection else []:
+            print(line)
     if args.preview:
         draw_preview(args.preview, paths, plan)
         print(f"preview: {args.preview}")

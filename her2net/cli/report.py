@@ -12,6 +12,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser("report", "Write one HTML file with the answer, the patients, the plan, every figure and the methods.")
     add_dataset_options(parser)
     parser.add_argument("--paper", action="store_true", help="add the comparison with Fan et al. 2025")
+    parser.add_argument("--pseudonymise", action="store_true", help="write keyed hashes instead of case ids")
     return parser
 
 
@@ -21,7 +22,9 @@ def run(args: argparse.Namespace) -> int:
     from her2net.project import load_project
 
     paths = resolve_paths(args)
-    pipeline.report(load_project(paths), paper=args.paper)
+    pipeline.report(load_project(paths), paper=args.paper, pseudonymise=args.pseudonymise)
+    if args.pseudonymise:
+        print(f"key of the pseudonyms: {paths.pseudonym_key} (do not pass it on)")
     print(f"report: {paths.report}")
     return 0
 

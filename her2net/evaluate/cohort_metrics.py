@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import N_RESAMPLES, bootstrap_interval, n_resamples_for
+from her2net.evaluate.bootstrap import N_RESAMPLES, BootstrapMethod, bootstrap_interval, n_resamples_for
 from her2net.evaluate.calibration import brier, calibration_errors, calibration_slope_intercept, decompose_brier
 from her2net.evaluate.discrimination import (
     DEFAULT_AUC_METHOD,
@@ -22,6 +22,8 @@ from her2net.evaluate.proportions import clustered_proportion, predictive_values
 from her2net.predictions import Predictions
 
 PARTIAL_AT_LEAST = 0.9
+Focus = Literal["sensitivity", "specificity"]
+OTHER_PARTIAL: tuple[tuple[Focus, BootstrapMethod], ...] = (("sensitivity", "bca"), ("specificity", "logit"))
 
 
 def binary_metrics(
@@ -116,6 +118,18 @@ def alternative_intervals(
             if affordable or "bootstrap" not in method
         ]
     }
+    if affordable:
+        found["pr_auc"] = [
+            pr_auc_interval(labels, probs, method=method, patients=owners, rng=np.random.default_rng([seed, 1]))
+            for method in ("bootstrap", "bootstrap-percentile")
+        ]
+        found |= {
+            f"partial_auc_{focus}": [partial_auc_interval(
+                labels, probs, focus=focus, at_least=PARTIAL_AT_LEAST, method=method, patients=owners,
+                rng=np.random.default_rng([seed, part]),
+            )]
+            for part, (focus, method) in enumerate(OTHER_PARTIAL, start=2)
+        }  # fmt: skip
     if threshold is not None:
         exact = threshold_metrics(labels, probs >= threshold, owners, method="clopper-pearson")
         for name in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1"):

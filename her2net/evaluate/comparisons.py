@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,9 +184,32 @@ def paired_bootstrap(
     Source:
         Efron & Tibshirani 1993, ISBN 9780412042317, chapter 16.
     """
-    both: Statistic = lambda weights: statistic_a(weights) - statistic_b(weights)
+    pair = {"": (statistic_a, statistic_b)}
+    return paired_bootstraps(pair, labels, patients, n_resamples=n_resamples, alpha=alpha, rng=rng)[""]
+
+
+def paired_bootstraps(
+    statistics: Mapping[str, tuple[Statistic, Statistic]], labels: np.ndarray, patients: np.ndarray | None = None, *,
+    n_resamples: int = N_RESAMPLES, alpha: float = 0.05, rng: np.random.Generator | None = None,
+) -> dict[str, Comparison]:  # fmt: skip
+    """Compare several metrics, each as `paired_bootstrap` does, on the same resamples.
+
+    Args:
+        statistics: metric -> that of model a and that of model b.
+    """
+    differences = {name: _minus(a, b) for name, (a, b) in statistics.items()}
+    draws = bootstrap_values(differences, labels, patients, n_resamples=n_resamples, rng=rng)
+    return {name: _compared(both, draws[name], labels, patients, alpha) for name, both in differences.items()}
+
+
+def _minus(statistic_a: Statistic, statistic_b: Statistic) -> Statistic:
+    return lambda weights: statistic_a(weights) - statistic_b(weights)
+
+
+def _compared(
+    both: Statistic, values: np.ndarray, labels: np.ndarray, patients: np.ndarray | None, alpha: float
+) -> Comparison:
     value = float(both(np.ones((1, len(labels))))[0])
-    values = bootstrap_values({"": both}, labels, patients, n_resamples=n_resamples, rng=rng)[""]
     found = interval_from_values(value, values, both, labels, patients, method="percentile", alpha=alpha)
     kept, test = values[np.isfinite(values)], f"paired {found.ci_method}"
     if found.reason:

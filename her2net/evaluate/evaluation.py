@@ -6,6 +6,7 @@ the two stages that may open the test labels, and each opening is recorded.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from her2net.artefact import digest_file, digest_json
-from her2net.errors import MissingArtefactError, PredictionTableError, StaleArtefactError, join_problems
+from her2net.errors import LeakageError, MissingArtefactError, PredictionTableError, StaleArtefactError, join_problems
 from her2net.evaluate.facts import Facts, facts_digest, subgroup_levels
 from her2net.evaluate.files import write_evaluation
 from her2net.evaluate.labels import GivenLabels, put_in_labels, refuse_contradictions
@@ -35,7 +36,7 @@ __all__ = [
     "evaluate_dataset", "evaluate_files", "evaluate_tables", "evaluation_inputs", "fit_thresholds", "format_summary",
     "recorded_inputs", "recorded_options", "write_evaluation",
 ]  # fmt: skip
-EVALUATION_VERSION = 3  # raise when the same tables give other figures
+EVALUATION_VERSION = 4  # raise when the same tables give other figures
 HALF = "threshold 0.5: no out-of-fold predictions to choose one on"
 
 
@@ -160,8 +161,9 @@ def evaluate_files(
 ) -> Evaluation:  # fmt: skip
     """Evaluate prediction tables from anywhere; a model is named after its file.
 
-    A table whose `fold` column is filled is out-of-fold and fits its own threshold; another is a test table and is
-    read at 0.5, or at the threshold given.
+    A table whose `fold` column is filled is out-of-fold and fits the threshold of its model; another is a test table.
+    It is read at the threshold of the out-of-fold table of the same name (in another folder) if there is one, else at the
+    threshold given, else at 0.5.
 
     Args:
         labels: case id -> class number, -1 where it is not known, for tables without labels; with names of the
@@ -171,18 +173,19 @@ def evaluate_files(
         PredictionTableError: a table is not one, two have the same name or contradict each other, a case is unknown to
             the labels, no case has a label, or a threshold rule has no out-of-fold predictions to be fitted on.
     """
-    _refuse_same_names(files)
     given = labels if isinstance(labels, GivenLabels) else GivenLabels(dict(labels or {}))
     tables: dict[tuple[str, str], Predictions] = {}
-    for file in files:
-        table = read_predictions(file, made_by="")
+    read = [(file, read_predictions(file, made_by="")) for file in files]
+    _refuse_same_names(read)
+    for file, table in read:
         table = table if labels is None else put_in_labels(file, table, given)
         if not (table.labels >= 0).any():
             raise PredictionTableError(
                 f"{file}: no case has a label. Fill the label column, or give --labels cases.csv."
             )
-        tables[file.stem, "oof" if any(table.folds) else "test"] = table
+        tables[file.stem, _cohort_of(table)] = table
     refuse_contradictions(tables)
+    _refuse_shared_patients(tables)
     facts = _facts_of(tables, given)
     options = _with_subgroups(options or Options(), facts)
     remarks = _refuse_unfitted_rule(tables, options)
@@ -191,11 +194,26 @@ def evaluate_files(
     thresholds = dict.fromkeys(remarks, half) | thresholds
     names = given.class_names or [str(c) for c in range(max(table.n_classes for table in tables.values()))]
     evaluation = evaluate_tables(tables, thresholds, remarks, names, options)
-    made_from = {file.name: digest_file(file) for file in files}
+    made_from = {f"{file.stem}/{_cohort_of(table)}.csv": digest_file(file) for file, table in read}
     made_from |= {} if labels is None else {"labels": digest_json(given.labels)}
     evaluation = evaluation.model_copy(update={"made_from": made_from})
     write_evaluation(folder, evaluation, Thresholds(made_from=made_from, models=thresholds), tables, facts)
     return evaluation
+
+
+def _refuse_shared_patients(tables: Mapping[tuple[str, str], Predictions]) -> None:
+    """Refuse a model that is tested on patients of its own training.
+
+    Raises:
+        LeakageError: names them.
+    """
+    for model in [name for name, cohort in tables if cohort == "oof" and (name, "test") in tables]:
+        shared = sorted(set(tables[model, "oof"].patient_ids) & set(tables[model, "test"].patient_ids))
+        if shared:
+            raise LeakageError(
+                f"{model}: {len(shared)} patients of its test table are in its out-of-fold table, so the model was trained on "
+                f"them: {', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''}. Leave them out of one of the two."
+            )
 
 
 def _facts_of(tables: Mapping[tuple[str, str], Predictions], given: GivenLabels) -> Facts | None:
@@ -213,7 +231,8 @@ def _refuse_unfitted_rule(tables: Mapping[tuple[str, str], Predictions], options
     Raises:
         PredictionTableError: the user asked for a rule that needs some.
     """
-    lacking = [model for (model, cohort), table in tables.items() if cohort == "test" and table.n_classes == 2]
+    lacking = [model for (model, cohort), table in tables.items()
+               if cohort == "test" and table.n_classes == 2 and (model, "oof") not in tables]  # fmt: skip
     if options.rule == "given":
         return {}
     if lacking and (options.rule, options.parameter) != ("youden", None):
@@ -224,8 +243,16 @@ def _refuse_unfitted_rule(tables: Mapping[tuple[str, str], Predictions], options
     return dict.fromkeys(lacking, HALF)
 
 
-def _refuse_same_names(files: Sequence[Path]) -> None:
-    repeated = sorted({file.stem for file in files if sum(other.stem == file.stem for other in files) > 1})
+def _cohort_of(table: Predictions) -> str:
+    return "oof" if any(table.folds) else "test"
+
+
+def _refuse_same_names(files: Sequence[tuple[Path, Predictions]]) -> None:
+    parts = Counter((file.stem, _cohort_of(table)) for file, table in files)
+    repeated = sorted({name for (name, _), n in parts.items() if n > 1})
     if repeated:
-        headline = f"A model is named after its file, and {', '.join(repeated)} occurs twice. Rename one."
-        raise PredictionTableError(join_problems(headline, [str(file) for file in files if file.stem in repeated]))
+        headline = (
+            f"A model is named after its file, and {', '.join(repeated)} occurs twice. Rename one. (Two files of one name go "
+            "together if one is out-of-fold, with the column fold filled, and the other is of test cases.)"
+        )
+        raise PredictionTableError(join_problems(headline, [str(file) for file, _ in files if file.stem in repeated]))

@@ -18,10 +18,10 @@ import numpy as np
 from her2net.artefact import write_bytes
 from her2net.evaluate.bootstrap import resample_weights
 from her2net.evaluate.calibration import assign_bins, smooth_outcome
-from her2net.evaluate.delong import auc
-from her2net.evaluate.discrimination import roc_points
-from her2net.evaluate.estimate import has_both_classes
+from her2net.evaluate.discrimination import auc_interval, pr_auc_interval, roc_points
+from her2net.evaluate.estimate import Estimate, has_both_classes
 from her2net.evaluate.proportions import wilson
+from her2net.evaluate.record import COHORT_NAMES
 from her2net.evaluate.utility import decision_curve
 from her2net.predictions import Predictions
 
@@ -47,6 +47,8 @@ def write_figures(
 ) -> list[Path]:  # fmt: skip
     """Draw the four figures of each cohort that has both classes; of more classes, each against the rest.
 
+    The legend gives each model's n and, for areas, the estimate with its interval.
+
     Args:
         folder: where they go, as `<kind>_<cohort>.<format>`.
         tables: (model, cohort) -> predictions.
@@ -58,22 +60,39 @@ def write_figures(
     """
     written = []
     for cohort in dict.fromkeys(cohort for _, cohort in tables):
-        models = {model: _drawable(table) for (model, c), table in tables.items() if c == cohort}
-        models = {name: t for model, table in models.items() for name, t in _two_classes(model, table, class_names)
+        known = {model: table.take(table.labels >= 0) for (model, c), table in tables.items() if c == cohort}
+        models = {name: t for model, table in known.items() for name, t in _two_classes(model, table, class_names)
                   if has_both_classes(t.labels)}  # fmt: skip
         if not models:
             continue
+        drawn, title = {name: _thinned(table) for name, table in models.items()}, COHORT_NAMES.get(cohort, cohort)
         for kind, draw in DRAWERS.items():
-            figure = draw_figure(partial(draw, models=models, thresholds=thresholds), cohort)
+            legend = {name: f"{name}{LEGENDS[kind](table)}, n = {len(table)}" for name, table in models.items()}
+            paint = partial(draw, models=drawn, thresholds=thresholds, legend=legend)
+            figure = draw_figure(paint, title[:1].upper() + title[1:], LEGEND_TITLES.get(kind, ""))
             written += save_figure(figure, folder / f"{kind}_{cohort}")
     return written
 
 
-def _drawable(table: Predictions) -> Predictions:
-    known = np.flatnonzero(table.labels >= 0)
-    if len(known) > MAX_DRAWN:
-        known = np.sort(np.random.default_rng(0).choice(known, MAX_DRAWN, replace=False))
-    return table.take(known)
+def _thinned(table: Predictions) -> Predictions:
+    if len(table) <= MAX_DRAWN:
+        return table
+    return table.take(np.sort(np.random.default_rng(0).choice(len(table), MAX_DRAWN, replace=False)))
+
+
+def _with_interval(area: Callable[..., Estimate], table: Predictions) -> str:
+    found = area(table.labels, table.probs[:, 1], patients=np.array(table.patient_ids))
+    return f" {found.value:.2f} ({found.ci_low:.2f} to {found.ci_high:.2f})"
+
+
+LEGENDS: dict[str, Callable[[Predictions], str]] = {
+    "roc": partial(_with_interval, auc_interval),
+    "precision_recall": partial(_with_interval, pr_auc_interval),
+    "calibration": lambda table: "",
+    "decision_curve": lambda table: "",
+}
+"""What stands behind the name of a model: figures of all its cases, however many are drawn."""
+LEGEND_TITLES = {"roc": "AUC (95 % interval)", "precision_recall": "Average precision (95 % interval)"}
 
 
 def _two_classes(model: str, table: Predictions, class_names: Sequence[str]) -> Iterator[tuple[str, Predictions]]:
@@ -88,7 +107,7 @@ def _two_classes(model: str, table: Predictions, class_names: Sequence[str]) -> 
         yield f"{model}: {name}", two
 
 
-def draw_figure(draw: Callable[[Axes], None], title: str) -> Figure:
+def draw_figure(draw: Callable[[Axes], None], title: str, legend_title: str = "") -> Figure:
     """Return a square single-column figure on which `draw` has drawn, without touching matplotlib's global state."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -99,7 +118,8 @@ def draw_figure(draw: Callable[[Axes], None], title: str) -> Figure:
         draw(axes)
         axes.set_title(title)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        legend = axes.legend(title=legend_title or None, title_fontsize=7, alignment="left", framealpha=0.7, edgecolor="none")
+        legend.set_zorder(5)
     return figure
 
 
@@ -129,14 +149,14 @@ def _look(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)]}
 
 
-def draw_roc(axes: Axes, models: Curves, thresholds: Mapping[str, float]) -> None:
+def draw_roc(axes: Axes, models: Curves, thresholds: Mapping[str, float], legend: Mapping[str, str]) -> None:
     """ROC curves with a pointwise 95 % bootstrap band of sensitivity, and the operating points."""
     for index, (model, table) in enumerate(models.items()):
         labels, scores = table.labels, table.probs[:, 1]
         fpr, tpr, _ = roc_points(labels, scores)
         low, high = roc_band(labels, scores, np.array(table.patient_ids))
         axes.fill_between(GRID, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.12, linewidth=0)
-        axes.plot(fpr, tpr, **_look(index), label=f"{model} (AUC {auc(labels, scores):.3f})")
+        axes.plot(fpr, tpr, **_look(index), label=legend[model])
         if model in thresholds:
             called = scores >= thresholds[model]
             axes.plot(called[labels == 0].mean(), called[labels == 1].mean(), "o", markersize=4,
@@ -167,14 +187,16 @@ def roc_band(
     return low, high
 
 
-def draw_precision_recall(axes: Axes, models: Curves, thresholds: Mapping[str, float]) -> None:
+def draw_precision_recall(
+    axes: Axes, models: Curves, thresholds: Mapping[str, float], legend: Mapping[str, str]
+) -> None:
     """Precision-recall curves, the prevalence and the operating points."""
     for index, (model, table) in enumerate(models.items()):
         labels, scores = table.labels, table.probs[:, 1]
         fpr, tpr, _ = roc_points(labels, scores)
         hits, alarms = tpr[1:] * (labels == 1).sum(), fpr[1:] * (labels == 0).sum()
         precision = hits / (hits + alarms)
-        axes.step(tpr, np.append(precision[0], precision), where="pre", **_look(index), label=model)
+        axes.step(tpr, np.append(precision[0], precision), where="pre", **_look(index), label=legend[model])
         if model in thresholds and (called := scores >= thresholds[model]).any():
             axes.plot(called[labels == 1].mean(), labels[called].mean(), "o", markersize=4,
                       color=COLOURS[index % len(COLOURS)], markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
@@ -183,12 +205,12 @@ def draw_precision_recall(axes: Axes, models: Curves, thresholds: Mapping[str, f
     axes.set(xlabel="Recall (sensitivity)", ylabel="Precision (PPV)", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
 
 
-def draw_calibration(axes: Axes, models: Curves, thresholds: Mapping[str, float]) -> None:
+def draw_calibration(axes: Axes, models: Curves, thresholds: Mapping[str, float], legend: Mapping[str, str]) -> None:
     """Reliability curves (loess), observed shares of ten bins with Wilson intervals, and a histogram below."""
     for index, (model, table) in enumerate(models.items()):
         labels, probs, colour = table.labels, table.probs[:, 1], COLOURS[index % len(COLOURS)]
         knots, smooth = smooth_outcome(labels, probs)
-        axes.plot(knots, smooth, **_look(index), label=model)
+        axes.plot(knots, smooth, **_look(index), label=legend[model])
         bins = assign_bins(probs)
         n, k = np.bincount(bins, minlength=10), np.bincount(bins, labels, 10)
         used = n > 0
@@ -203,15 +225,15 @@ def draw_calibration(axes: Axes, models: Curves, thresholds: Mapping[str, float]
              yticks=np.linspace(0, 1, 6))  # fmt: skip
 
 
-def draw_decision(axes: Axes, models: Curves, thresholds: Mapping[str, float]) -> None:
+def draw_decision(axes: Axes, models: Curves, thresholds: Mapping[str, float], legend: Mapping[str, str]) -> None:
     """Decision curves with pointwise 95 % bands, treat-all and treat-none."""
     for index, (model, table) in enumerate(models.items()):
         curve = decision_curve(table.labels, table.probs[:, 1], np.array(table.patient_ids))
         axes.fill_between(curve.thresholds, curve.model_low, curve.model_high, linewidth=0, alpha=0.1,
                           color=COLOURS[index % len(COLOURS)])  # fmt: skip
-        axes.plot(curve.thresholds, curve.model, **_look(index), label=model)
-    axes.plot(curve.thresholds, curve.treat_all, color="0.4", linewidth=0.8, label="all positive")
-    axes.axhline(0, color="0.6", linewidth=0.8, label="all negative")
+        axes.plot(curve.thresholds, curve.model, **_look(index), label=legend[model])
+    axes.plot(curve.thresholds, curve.treat_all, color="0", linewidth=0.8, linestyle=(0, (1, 1)), label="call all positive")
+    axes.axhline(0, color="0.5", linewidth=1.2, label="call none positive")
     prevalence = float((next(iter(models.values())).labels == 1).mean())
     axes.set(xlabel="Threshold probability", ylabel="Net benefit", xlim=(0, 1),
              ylim=(-0.25 * prevalence - 0.01, 1.1 * prevalence + 0.01))  # fmt: skip

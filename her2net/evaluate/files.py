@@ -13,6 +13,7 @@ from her2net.evaluate.cohort_tables import TABLE1_FILES, write_cohort_tables
 from her2net.evaluate.estimate import has_both_classes
 from her2net.evaluate.facts import Facts
 from her2net.evaluate.figures import DRAWERS, FORMATS, write_figures
+from her2net.evaluate.patients import patient_columns, patient_rows
 from her2net.evaluate.record import (
     CERTAINTY_COLUMNS,
     COMPARISON_COLUMNS,
@@ -26,6 +27,7 @@ from her2net.evaluate.thresholds import Thresholds
 from her2net.evaluate.utility import clinical_impact, decision_curve
 from her2net.predictions import Predictions
 
+PATIENTS = "patients.csv"
 DECISION_COLUMNS = (
     "model", "cohort", "threshold", "net_benefit", "ci_low", "ci_high", "treat_all", "treat_none", "gain",
     "called_per_1000", "called_low", "called_high", "true_positive_per_1000", "true_positive_low", "true_positive_high",
@@ -48,6 +50,11 @@ def write_evaluation(
     write_csv(folder / "certainty.csv", CERTAINTY_COLUMNS, (row.model_dump() for row in evaluation.certainty))
     write_csv(folder / "decision_curve.csv", DECISION_COLUMNS, _decision_rows(tables))
     thresholds.save(folder / "thresholds.json")
+    pooled = list(patient_rows(tables))
+    if pooled:
+        write_csv(folder / PATIENTS, patient_columns(len(evaluation.class_names)), pooled)
+    else:
+        (folder / PATIENTS).unlink(missing_ok=True)
     made = []
     if evaluation.subgroups:
         write_csv(folder / "subgroups.csv", SUBGROUP_COLUMNS, (row.model_dump() for row in evaluation.subgroups))

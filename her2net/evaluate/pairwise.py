@@ -18,17 +18,20 @@ from her2net.evaluate.comparisons import (
     detectable_auc_difference,
     holm,
     mcnemar_exact,
-    paired_bootstrap,
+    paired_bootstraps,
 )
 from her2net.evaluate.delong import auc
-from her2net.evaluate.estimate import NAN, Estimate, has_both_classes, is_clustered, two_sided_p, z_quantile
+from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered
 from her2net.evaluate.multiclass import absent_classes, macro_auc_statistic
-from her2net.evaluate.reclassification import integrated_discrimination, net_reclassification
+from her2net.evaluate.proportions import balanced_accuracy_formula, f1_formula, mcc_formula
+from her2net.evaluate.reclassification import Reclassified, integrated_discrimination, net_reclassification
 from her2net.evaluate.thresholds import Threshold
-from her2net.evaluate.weighted import Statistic, pr_auc_statistic
+from her2net.evaluate.weighted import Statistic, confusion_statistic, pr_auc_statistic
 from her2net.predictions import Predictions
 
 Tables = Mapping[tuple[str, str], Predictions]
+ONE_CLASS = "one class only"
+FORMULAS = {"balanced_accuracy": balanced_accuracy_formula, "f1": f1_formula, "mcc": mcc_formula}
 
 
 def finite_or_none(value: float) -> float | None:
@@ -74,18 +77,34 @@ def _pair(
         return [{"metric": metric, "n": len(shared), **_row(comparison)} for metric, comparison in found.items()]
     labels, a, b = one.labels, one.probs[:, 1], two.probs[:, 1]
     found = {"auc": compare_aucs(labels, a, b, patients)}
-    if cut_a is not None and cut_b is not None:
-        right_a, right_b = (a >= cut_a.value) == (labels == 1), (b >= cut_b.value) == (labels == 1)
-        found["accuracy"] = mcnemar_exact(right_a, right_b, patients)
     makers = {"pr_auc": pr_auc_statistic, "brier": mean_brier_statistic}
-    found |= _resampled({name: (make(labels, a), make(labels, b)) for name, make in makers.items()}, labels, patients,
-                        seed, "" if has_both_classes(labels) else "one class only")  # fmt: skip
+    resampled = {name: (make(labels, a), make(labels, b)) for name, make in makers.items()}
+    if cut_a is not None and cut_b is not None:
+        called_a, called_b = a >= cut_a.value, b >= cut_b.value
+        found |= _decided(labels, called_a, called_b, patients)
+        resampled |= {name: (confusion_statistic(labels, called_a, formula), confusion_statistic(labels, called_b, formula))
+                      for name, formula in FORMULAS.items()}  # fmt: skip
+    found |= _resampled(resampled, labels, patients, seed, "" if has_both_classes(labels) else ONE_CLASS)
     found |= _reclassified(labels, a, b, patients)
     if any(one.folds) and any(two.folds):
         found["auc_across_folds"] = _across_folds(one, two)
-    rows = [{"metric": metric, "n": len(shared), **_row(comparison)} for metric, comparison in found.items()]
+    sizes = {"sensitivity": int((labels == 1).sum()), "specificity": int((labels == 0).sum())}
+    rows = [{"metric": name, "n": sizes.get(name, len(shared)), **_row(comparison)} for name, comparison in found.items()]
     rows[0]["detectable_difference"] = finite_or_none(detectable_auc_difference(labels, a, b, patients))
     return rows
+
+
+def _decided(
+    labels: np.ndarray, called_a: np.ndarray, called_b: np.ndarray, patients: np.ndarray | None
+) -> dict[str, Comparison]:
+    """Compare the decisions (n,) of two models: rates by McNemar's exact test, each among the cases it is a rate of."""
+    positive = labels == 1
+    right_a, right_b = called_a == positive, called_b == positive
+    groups = {"accuracy": np.ones(len(labels), dtype=bool), "sensitivity": positive, "specificity": ~positive}
+    return {
+        name: mcnemar_exact(right_a[among], right_b[among], None if patients is None else patients[among])
+        for name, among in groups.items()
+    }
 
 
 def _several_classes(
@@ -107,11 +126,8 @@ def _resampled(
     """Compare what has no closed test by the paired bootstrap, unless there is a reason why not."""
     if reason:
         return {name: Comparison(NAN, NAN, NAN, NAN, NAN, "paired bootstrap", reason) for name in statistics}
-    n = n_resamples_for(len(labels))
-    return {
-        name: paired_bootstrap(a, b, labels, patients, n_resamples=n, rng=np.random.default_rng([seed, 6]))
-        for name, (a, b) in statistics.items()
-    }
+    n, rng = n_resamples_for(len(labels)), np.random.default_rng([seed, 6])
+    return paired_bootstraps(statistics, labels, patients, n_resamples=n, rng=rng)
 
 
 def _across_folds(one: Predictions, two: Predictions) -> Comparison:
@@ -133,17 +149,15 @@ def _reclassified(
     labels: np.ndarray, a: np.ndarray, b: np.ndarray, patients: np.ndarray | None
 ) -> dict[str, Comparison]:
     """Reclassification by model a as the new one and b as the old one, without categories."""
-    nri = net_reclassification(labels, b, a, patients=patients)["nri"]
+    nri = net_reclassification(labels, b, a, patients=patients)
     idi = integrated_discrimination(labels, b, a, patients=patients)["idi"]
-    return {"nri": _as_test(nri, "NRI, category-free, normal"), "idi": _as_test(idi, "IDI, normal")}
+    return {name: _as_test(part, "NRI, category-free") for name, part in nri.items()} | {"idi": _as_test(idi, "IDI")}
 
 
-def _as_test(found: Estimate, test: str) -> Comparison:
-    error = (found.ci_high - found.ci_low) / (2 * z_quantile())
-    if not error > 0:
-        return Comparison(found.value, NAN, NAN, NAN, NAN, test, found.reason or "no variance")
-    z = found.value / error
-    return Comparison(found.value, found.ci_low, found.ci_high, z, two_sided_p(z), test)
+def _as_test(found: Reclassified, name: str) -> Comparison:
+    e = found.estimate
+    z = e.value / found.error if found.error > 0 else NAN
+    return Comparison(e.value, e.ci_low, e.ci_high, z, found.p_value, f"{name}, {e.ci_method}", e.reason)
 
 
 def _row(found: Comparison) -> dict[str, Any]:

@@ -133,6 +133,18 @@ def mcc_formula(tp: np.ndarray, fn: np.ndarray, tn: np.ndarray, fp: np.ndarray) 
         return (tp * tn - fp * fn) / (np.sqrt(tp + fp) * np.sqrt(tp + fn) * np.sqrt(tn + fp) * np.sqrt(tn + fn))
 
 
+def f1_formula(tp: np.ndarray, fn: np.ndarray, tn: np.ndarray, fp: np.ndarray) -> np.ndarray:
+    """Return F1 of counts, elementwise; NaN where no case is positive or called so."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 2 * tp / (2 * tp + fp + fn)
+
+
+def balanced_accuracy_formula(tp: np.ndarray, fn: np.ndarray, tn: np.ndarray, fp: np.ndarray) -> np.ndarray:
+    """Return the mean of sensitivity and specificity of counts, elementwise; NaN where a class is absent."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (tp / (tp + fn) + tn / (tn + fp)) / 2
+
+
 def mcc(c: Confusion, *, alpha: float = 0.05, worth: float = 1.0) -> Estimate:
     """Return Matthews' correlation with a delta interval on Fisher's z scale.
 

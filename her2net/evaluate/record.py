@@ -35,6 +35,13 @@ CERTAINTY_COLUMNS = (
 TWO_CLASSES = {"auc": "AUC [95 % CI]", "sensitivity": "sensitivity", "specificity": "specificity"}
 SEVERAL_CLASSES = {"auc": "mean AUC [95 % CI]", "balanced_accuracy": "balanced accuracy", "weighted_kappa": "weighted kappa"}
 RESEMBLING = "test-without-resembling"
+COHORT_NAMES = {
+    "oof": "training cases, out-of-fold",
+    "test": "test cases",
+    RESEMBLING: "test cases without those that resemble a training case",
+    "oof-patients": "patients of the training cases, out-of-fold, the mean over the cases of each",
+    "test-patients": "patients of the test cases, the mean over the cases of each",
+}
 
 
 class Settings(Strict):

@@ -17,6 +17,7 @@ from her2net.evaluate.cohort_metrics import (
 )
 from her2net.evaluate.estimate import Estimate
 from her2net.evaluate.pairwise import Tables, compare_models, finite_or_none
+from her2net.evaluate.patients import OF_PATIENTS, pool_patients
 from her2net.evaluate.recalibration import Recalibration, choose_recalibration
 from her2net.evaluate.record import Certainty, Evaluation, Metric, Settings, SubgroupMetric
 from her2net.evaluate.sample_size import (
@@ -96,11 +97,27 @@ def evaluate_tables(
             figures |= recalibrated_metrics(table.labels, maps[model].apply(table.probs[:, 1]), rows.patients)
         metrics += [rows.metric(name, estimate) for name, estimate in figures.items()]
         alternatives += [rows.metric(n, estimate) for n, estimates in _others(rows, options) for estimate in estimates]
+    for (model, cohort), whole in tables.items():
+        metrics += _patient_metrics(model, cohort, whole, thresholds.get(model), _remark(optimistic, model, cohort), options)
     return Evaluation(
         class_names=list(class_names), remarks=dict(optimistic), metrics=metrics, alternatives=alternatives,
         comparisons=compare_models(known, thresholds, seed=options.seed), subgroups=_subgroups(known, options),
         certainty=_certainty(known, metrics, options), recalibration=maps, seed=options.seed, settings=options.settings,
     )  # fmt: skip
+
+
+def _patient_metrics(
+    model: str, cohort: str, table: Predictions, threshold: Threshold | None, remark: str, options: Options
+) -> list[Metric]:
+    """Return the figures of one prediction per patient; none where every patient has one case."""
+    pooled = pool_patients(table) if cohort in OF_PATIENTS else None
+    if pooled is None:
+        return []
+    known = pooled.take(pooled.labels >= 0)
+    n = len(pooled) - len(known)
+    lost = f"{n} of {len(pooled)} patients have no label, or cases of different classes, and are left out" if n else ""
+    rows = _Rows(model, OF_PATIENTS[cohort], known, threshold, "; ".join(filter(None, [remark, lost])))
+    return [rows.metric(name, estimate) for name, estimate in _figures(rows, options).items()] if len(known) else []
 
 
 def _left_out(whole: Predictions, known: Predictions) -> str:

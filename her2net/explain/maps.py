@@ -32,6 +32,22 @@ BLUR = 0.25
 """Standard deviation of the Gaussian that takes the detail out of a crop, in edges of the crop."""
 
 LEAST_PROBABILITY = 1e-12
+LEAST_VARIANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ZScore:
+    """How a crop was standardised, so that a crop in which something is hidden can be standardised anew.
+
+    Attributes:
+        n_channels: that were; derived channels come after them and were not.
+        joint: one mean and standard deviation for all of them, or one each.
+        share: of the voxels that mean and standard deviation were taken over, how many the crop has, 0 to 1.
+    """
+
+    n_channels: int
+    joint: bool
+    share: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ def choose_layer(network: nn.Module, spec: NetworkSpec, n_channels: int, input_v
 
 
 def attribute(
-    method: Method, network: nn.Module, layer: Layer, x: Tensor, target: int, *, batch_size: int
+    method: Method, network: nn.Module, layer: Layer, x: Tensor, target: int, *, batch_size: int, zscore: ZScore | None = None
 ) -> np.ndarray:
     """Explain one crop.
 
@@ -70,12 +86,13 @@ def attribute(
         network: in evaluation mode.
         x: (1, C, *input_vox) float32, on the network's device.
         target: class number.
+        zscore: how the crop was standardised; only occlusion asks.
 
     Returns:
         Signed map on the layer's grid, or on `OCCLUSION_GRID`, float64.
     """
     if method == "occlusion":
-        return occlusion(network, x, target, batch_size=batch_size)
+        return occlusion(network, x, target, batch_size=batch_size, zscore=zscore)
     maps, gradient = layer_gradient(network, layer, x, target)
     if method == "gradcam++":
         return grad_cam_plus_plus(maps, gradient)
@@ -148,10 +165,14 @@ def grad_cam_plus_plus(maps: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     return np.tensordot(weights, maps, axes=1)
 
 
-def occlusion(network: nn.Module, x: Tensor, target: int, *, batch_size: int) -> np.ndarray:
+def occlusion(
+    network: nn.Module, x: Tensor, target: int, *, batch_size: int, zscore: ZScore | None = None
+) -> np.ndarray:
     """Hide one place after the other behind a heavily blurred copy, and note by how much the log odds fall.
 
     The places overlap and fade into each other, so that hiding draws no edges that the network could take for a sign.
+    A z-score by the image's own mean and standard deviation writes the brightness of a lesion into every voxel of its
+    surroundings; with `zscore` it is made anew without the hidden place, so that only the place itself is blamed.
 
     Returns:
         (*OCCLUSION_GRID) signed: fall of the log odds of the class.
@@ -167,9 +188,29 @@ def occlusion(network: nn.Module, x: Tensor, target: int, *, batch_size: int) ->
     odds = []
     for part in covers.split(batch_size):
         cover = part[:, None]
-        odds.append(_log_odds(predict_probs(network, x * (1 - cover) + blurred * cover, size_vox, batch_size=batch_size), target))
+        hidden = x * (1 - cover) + blurred * cover
+        if zscore is not None:
+            hidden = restandardise(hidden, x, zscore)
+        odds.append(_log_odds(predict_probs(network, hidden, size_vox, batch_size=batch_size), target))
     before = _log_odds(predict_probs(network, x, size_vox, batch_size=1), target)
     return (before - np.concatenate(odds)).reshape(grid)
+
+
+def restandardise(hidden: Tensor, x: Tensor, zscore: ZScore) -> Tensor:
+    """Return crops as they would look had something been hidden before the z-score.
+
+    Args:
+        hidden: (N, C, *size_vox).
+        x: (1, C, *size_vox) the whole crop; in its units, the voxels the z-score was taken over have mean 0 and SD 1.
+    """
+    first, rest = hidden[:, : zscore.n_channels], hidden[:, zscore.n_channels :]
+    axes = tuple(range(1 if zscore.joint else 2, x.ndim))
+    moment = lambda power: zscore.share * (
+        first.pow(power).mean(axes, keepdim=True) - x[:, : zscore.n_channels].pow(power).mean(axes, keepdim=True)
+    )
+    mean = moment(1)
+    sd = (1 + moment(2) - mean**2).clamp_min(LEAST_VARIANCE).sqrt()
+    return torch.cat([(first - mean) / sd, rest], dim=1)
 
 
 def _log_odds(probs: np.ndarray, target: int) -> np.ndarray:

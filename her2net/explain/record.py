@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from her2net.artefact import Artefact, Strict, digest_json
 from her2net.errors import MissingArtefactError
 from her2net.explain.maps import Method
@@ -15,7 +17,7 @@ from her2net.preprocess.cache import CaseFiles, row_digest
 from her2net.project import Project
 from her2net.train.fold import read_record
 
-EXPLAIN_VERSION = 1  # raise when the same inputs give other maps or figures
+EXPLAIN_VERSION = 2  # raise when the same inputs give other maps or figures
 RECORD = "explain.json"
 
 Cohort = Literal["oof", "test"]
@@ -31,6 +33,13 @@ class MeanFigure(Strict):
     n: int
 
 
+class SliceRecord(Strict):
+    """A small picture: file relative to the folder of `explain.json`, and what it shows."""
+
+    file: str
+    title: str
+
+
 class CaseRecord(Strict):
     """One explained case.
 
@@ -41,6 +50,7 @@ class CaseRecord(Strict):
         probability: of that class, mean over the folds, without mirrored views.
         overlay: picture, relative to the folder of `explain.json`.
         map: NIfTI in the geometry of the original image, likewise.
+        slices: small pictures, in anatomical order; of a flat image the crop without and with the map.
         figures: see `her2net.explain.measure.METRICS`.
     """
 
@@ -53,6 +63,7 @@ class CaseRecord(Strict):
     overlay: str
     map: str
     figures: dict[str, float | None]
+    slices: list[SliceRecord] = Field(default_factory=list)
 
 
 class ExplainRecord(Artefact):
@@ -95,6 +106,7 @@ class GalleryItem:
     label_name: str | None
     probability: float
     figures: dict[str, float | None]
+    slices: tuple[tuple[Path, str], ...]
 
 
 @dataclass(frozen=True)
@@ -143,9 +155,10 @@ def read_galleries(project: Project, modality: str) -> list[Gallery]:
 
 def _item(folder: Path, record: ExplainRecord, case: CaseRecord) -> GalleryItem:
     overlay, volume = folder / case.overlay, folder / case.map
-    for path in (overlay, volume):
+    slices = tuple((folder / s.file, s.title) for s in case.slices)
+    for path in (overlay, volume, *(file for file, _ in slices)):
         if not path.exists():
             raise MissingArtefactError(f"{path}: named in {RECORD} but not there. Run her2net_explain again.")
     names = record.class_names
     label = None if case.label is None else names[case.label]
-    return GalleryItem(case.case_id, overlay, volume, names[case.target], label, case.probability, case.figures)
+    return GalleryItem(case.case_id, overlay, volume, names[case.target], label, case.probability, case.figures, slices)

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from her2net.artefact import write_csv
+from her2net.artefact import write_bytes, write_csv
 from her2net.explain.draw import Caption, Tile, draw_contact_sheet, draw_overlay, make_tile
-from her2net.explain.geometry import Window, rectify, to_original
-from her2net.explain.maps import Layer, attribute, choose_layer, combine
+from her2net.explain.geometry import Window, rectify, to_original, window_slices
+from her2net.explain.maps import Layer, ZScore, attribute, choose_layer, combine
 from her2net.explain.measure import METRICS, compare_with_random, localise, mean_over_cases, perturb, random_networks
-from her2net.explain.record import RECORD, CaseRecord, ExplainRecord, MeanFigure, explain_inputs, set_name
+from her2net.explain.record import RECORD, CaseRecord, ExplainRecord, MeanFigure, SliceRecord, explain_inputs, set_name
+from her2net.explain.slices import draw_slices
 from her2net.explain.subjects import ExplainOptions, Subject
 from her2net.inference import load_network
 from her2net.networks.build import network_spec
@@ -46,6 +47,7 @@ class _Loaded:
     mask: np.ndarray | None
     window: Window
     x: Tensor
+    zscore: ZScore
 
 
 def explain_modality(
@@ -119,17 +121,18 @@ class _Explainer:
         loaded = load_case(subject.files, self.section.preprocessing, options.device)
         probs = np.mean([predict_probs(n, loaded.x, loaded.x.shape[2:], batch_size=1)[0] for n in networks], axis=0)
         target = int(probs.argmax()) if options.target == "predicted" else options.target
-        signed = combine([self._map(network, loaded.x, target) for network in networks])
+        signed = combine([self._map(network, loaded, target) for network in networks])
         heat = rectify(to_original(signed.astype(np.float32), loaded.window, loaded.volume.array.shape[1:]))
         figures = {
             **localise(heat, loaded.mask, loaded.window),
             **perturb(networks, loaded.x, target, signed, batch_size=size),
-            **compare_with_random(signed, [self._map(network, loaded.x, target) for network in self.random]),
+            **compare_with_random(signed, [self._map(network, loaded, target) for network in self.random]),
         }
         return _Explained(loaded, probs, target, signed, heat, figures)
 
-    def _map(self, network: nn.Module, x: Tensor, target: int) -> np.ndarray:
-        return attribute(self.options.method, network, self.layer, x, target, batch_size=self.section.inference.batch_size)
+    def _map(self, network: nn.Module, loaded: _Loaded, target: int) -> np.ndarray:
+        size = self.section.inference.batch_size
+        return attribute(self.options.method, network, self.layer, loaded.x, target, batch_size=size, zscore=loaded.zscore)
 
 
 def load_case(files: CaseFiles, preprocessing: PreprocessingPlan, device: str) -> _Loaded:
@@ -140,7 +143,9 @@ def load_case(files: CaseFiles, preprocessing: PreprocessingPlan, device: str) -
     box = None if mask is None else lesion_box(mask)
     window = crop_window(box, volume.array.shape[1:], volume.spacing_mm, preprocessing)
     x = center_crop(torch.from_numpy(prepared.image)[None], preprocessing.input_vox).to(device)
-    return _Loaded(volume, mask, window, x)
+    inside = np.prod([s.stop - s.start for s in window_slices(window, volume.array.shape[1:])])
+    share = float(inside / volume.array[0].size) if preprocessing.statistics == "image" else 1.0
+    return _Loaded(volume, mask, window, x, ZScore(len(volume.array), preprocessing.joint_channels, share))
 
 
 def _load(
@@ -165,9 +170,14 @@ def _write_case(
     )  # fmt: skip
     write_nifti(folder / volume, explained.heat, loaded.volume)
     draw_overlay(folder / overlay, loaded.volume, explained.heat, loaded.mask, loaded.window, caption)
+    slices = []
+    for number, (picture, title) in enumerate(draw_slices(loaded.volume, explained.heat, loaded.mask, loaded.window)):
+        slices.append(SliceRecord(file=f"slices/{case.case_id}_{number}.jpg", title=title))
+        write_bytes(folder / slices[-1].file, picture)
     record = CaseRecord(
         case_id=case.case_id, patient_id=case.patient_id, folds=list(subject.folds), label=case.label,
         target=explained.target, probability=caption.probability, overlay=overlay, map=volume, figures=explained.figures,
+        slices=slices,
     )  # fmt: skip
     tile = make_tile(loaded.volume, explained.heat, loaded.mask, loaded.window, caption) if draw_tile else None
     return record, tile

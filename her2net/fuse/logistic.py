@@ -1,14 +1,14 @@
-"""Late fusion: one logistic regression on the modalities' logits per set of modalities.
+"""Late fusion by logistic regression: one regression on the modalities' logits per set of modalities.
 
 A case that lacks a modality is still fused: for every set of modalities that occurs
 among the cases there is a model of its own, fitted on all training cases that have at
-least these. The fusion's own OOF predictions come from a patient-grouped loop over
-the same folds: no patient's fused probability comes from weights fitted on it.
+least these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Coefficient(Strict):
 
     Attributes:
         value: log odds per unit of the modality's logit.
-        odds_ratio, ci_low, ci_high: per unit, with the 95 % Wald interval of the penalised fit.
+        odds_ratio, ci_low, ci_high: per unit, with the 95 % Wald interval of the penalised fit; `null` without one.
         odds_ratio_per_sd: per standard deviation of the logit, comparable between modalities.
     """
 
@@ -34,15 +34,16 @@ class Coefficient(Strict):
     class_name: str
     value: float
     odds_ratio: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     odds_ratio_per_sd: float
 
 
 class SubsetModel(Strict):
-    """The regression for cases that have exactly these modalities.
+    """The fusion of cases that have exactly these modalities; linear in their logits, whatever the method.
 
     Attributes:
+        n_cases, n_per_class: cases that it was fitted on.
         weights: (n_classes - 1, n_features) on the logits, class by class against class 0.
         intercepts: (n_classes - 1,).
     """
@@ -70,8 +71,8 @@ def present_modalities(tables: Mapping[str, Predictions]) -> dict[str, tuple[str
     return {case_id: tuple(names) for case_id, names in sorted(found.items())}
 
 
-def _features(tables: Mapping[str, Predictions], subset: Sequence[str], case_ids: Sequence[str]) -> np.ndarray:
-    """Return (n, len(subset) * (n_classes - 1))."""
+def join_logits(tables: Mapping[str, Predictions], subset: Sequence[str], case_ids: Sequence[str]) -> np.ndarray:
+    """Return the logits of some tables side by side, (n, len(subset) * (n_classes - 1))."""
     columns = []
     for name in subset:
         place = {case_id: i for i, case_id in enumerate(tables[name].case_ids)}
@@ -79,14 +80,27 @@ def _features(tables: Mapping[str, Predictions], subset: Sequence[str], case_ids
     return np.concatenate(columns, axis=1)
 
 
-def fit_subset(
-    tables: Mapping[str, Predictions], subset: Sequence[str], case_ids: Sequence[str], labels: np.ndarray,
-    class_names: Sequence[str], strength: float,
-) -> SubsetModel:  # fmt: skip
-    """Fit one regression on standardised logits; weights are given back on the logits themselves.
+@dataclass(frozen=True)
+class Regression:
+    """A penalised logistic regression.
 
-    Raises:
-        PlanError: a class is absent among the cases.
+    Attributes:
+        weights: (n_classes - 1, n_columns) per unit of each column, class by class against class 0.
+        per_sd: the same per standard deviation of the column.
+        errors: standard errors of `per_sd`.
+        intercepts: (n_classes - 1,).
+        sd: (n_columns,) standard deviation of each column.
+    """
+
+    weights: np.ndarray
+    per_sd: np.ndarray
+    errors: np.ndarray
+    intercepts: np.ndarray
+    sd: np.ndarray
+
+
+def fit_regression(x: np.ndarray, labels: np.ndarray, strength: float) -> Regression:
+    """Fit on standardised columns (n, n_columns); weights are given back on the columns themselves.
 
     Source:
         Fan et al. 2025 (doi:10.17305/bb.2025.12475) fuse by logistic regression of the two probabilities;
@@ -94,27 +108,34 @@ def fit_subset(
     """
     from sklearn.linear_model import LogisticRegression
 
-    n_per_class = np.bincount(labels, minlength=len(class_names))
-    if (n_per_class == 0).any():
-        lacking = class_names[int(n_per_class.argmin())]
-        raise PlanError(f"fusion of {' + '.join(subset)}: no case of class {lacking!r} has all of them. Leave one out.")
-    x = _features(tables, subset, case_ids)
     mean, sd = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
     z = (x - mean) / sd
     fit = LogisticRegression(C=strength, max_iter=1000, tol=1e-8).fit(z, labels)
-    weights, intercepts = _against_first(fit.coef_), _against_first(fit.intercept_[:, None])[:, 0]
+    per_sd, intercepts = _against_first(fit.coef_), _against_first(fit.intercept_[:, None])[:, 0]
     errors = _standard_errors(z, fit.predict_proba(z), strength)
+    return Regression(per_sd / sd, per_sd, errors, intercepts - (per_sd / sd) @ mean, sd)
+
+
+def fit_logistic(
+    tables: Mapping[str, Predictions], subset: Sequence[str], case_ids: Sequence[str], labels: np.ndarray,
+    class_names: Sequence[str], strength: float,
+) -> SubsetModel:  # fmt: skip
+    """Fit one regression for the cases that have these tables.
+
+    Args:
+        case_ids: cases in all of `subset`; `labels` (n,) theirs, each class among them.
+    """
+    found = fit_regression(join_logits(tables, subset, case_ids), labels, strength)
     n_logits = len(class_names) - 1
     coefficients = [
-        _coefficient(subset[j // n_logits], class_names[c + 1], weights[c, j], errors[c, j], sd[j])
+        wald_coefficient(subset[j // n_logits], class_names[c + 1], found, c, j)
         for c in range(n_logits)
-        for j in range(x.shape[1])
+        for j in range(len(subset) * n_logits)
         if j % n_logits == c
     ]
-    raw = weights / sd
     return SubsetModel(
-        modalities=list(subset), n_cases=len(labels), n_per_class=n_per_class.tolist(),
-        intercepts=(intercepts - raw @ mean).tolist(), weights=raw.tolist(), coefficients=coefficients,
+        modalities=list(subset), n_cases=len(labels), n_per_class=np.bincount(labels, minlength=len(class_names)).tolist(),
+        intercepts=found.intercepts.tolist(), weights=found.weights.tolist(), coefficients=coefficients,
     )  # fmt: skip
 
 
@@ -123,7 +144,9 @@ def _against_first(values: np.ndarray) -> np.ndarray:
     return values if len(values) == 1 else values[1:] - values[:1]
 
 
-def _coefficient(modality: str, class_name: str, per_sd: float, error: float, sd: float) -> Coefficient:
+def wald_coefficient(modality: str, class_name: str, found: Regression, row: int, column: int) -> Coefficient:
+    """Return one weight of a regression with its 95 % Wald interval."""
+    per_sd, error, sd = found.per_sd[row, column], found.errors[row, column], found.sd[column]
     low, middle, high = np.exp(np.clip((np.array([-Z95, 0, Z95]) * error + per_sd) / sd, -50, 50))
     return Coefficient(modality=modality, class_name=class_name, value=float(per_sd / sd), odds_ratio=float(middle),
                        ci_low=float(low), ci_high=float(high), odds_ratio_per_sd=float(np.exp(np.clip(per_sd, -50, 50))))
@@ -160,31 +183,6 @@ def apply_subset(model: SubsetModel, features: np.ndarray) -> np.ndarray:
     return scores / scores.sum(axis=1, keepdims=True)
 
 
-def _cases_with(tables: Mapping[str, Predictions], subset: Sequence[str]) -> list[str]:
-    return sorted(set.intersection(*(set(tables[name].case_ids) for name in subset)))
-
-
-def fit_fusion(
-    tables: Mapping[str, Predictions], subsets: Sequence[Sequence[str]], class_names: Sequence[str], strength: float,
-    *, without_patients: frozenset[str] = frozenset(),
-) -> list[SubsetModel]:  # fmt: skip
-    """Fit a model per subset on the cases that have at least its modalities.
-
-    Args:
-        tables: modality -> predictions with labels.
-        without_patients: left out of the fit.
-    """
-    rows: dict[str, tuple[str, int]] = {}
-    for table in tables.values():
-        rows |= {c: (p, int(y)) for c, p, y in zip(table.case_ids, table.patient_ids, table.labels, strict=True)}
-    models = []
-    for subset in subsets:
-        case_ids = [c for c in _cases_with(tables, subset) if rows[c][0] not in without_patients and rows[c][1] >= 0]
-        labels = np.array([rows[c][1] for c in case_ids], dtype=np.int64)
-        models.append(fit_subset(tables, subset, case_ids, labels, class_names, strength))
-    return models
-
-
 def apply_fusion(tables: Mapping[str, Predictions], models: Sequence[SubsetModel]) -> Predictions:
     """Fuse every case with the model of the modalities it has; labels are carried over."""
     by_subset = {frozenset(model.modalities): model for model in models}
@@ -202,25 +200,7 @@ def apply_fusion(tables: Mapping[str, Predictions], models: Sequence[SubsetModel
         if model is None:
             raise PlanError(f"fusion: no model for cases that have only {' + '.join(subset)}. Run her2net_fuse again.")
         names += case_ids
-        probs.append(apply_subset(model, _features(tables, model.modalities, case_ids)))
+        probs.append(apply_subset(model, join_logits(tables, model.modalities, case_ids)))
     labels: list[Any] = [None if rows[c][1] < 0 else rows[c][1] for c in names]
     return make_predictions(names, [rows[c][0] for c in names], np.concatenate(probs), labels=labels,
                             folds=[rows[c][2] for c in names])
-
-
-def fuse_out_of_fold(
-    tables: Mapping[str, Predictions], subsets: Sequence[Sequence[str]], folds: Sequence[Sequence[str]],
-    class_names: Sequence[str], strength: float,
-) -> Predictions:  # fmt: skip
-    """Fuse each fold's patients with weights fitted on the other folds' patients."""
-    parts = []
-    for held in folds:
-        models = fit_fusion(tables, subsets, class_names, strength, without_patients=frozenset(held))
-        rows = {name: table.take(np.isin(table.patient_ids, list(held))) for name, table in tables.items()}
-        if any(len(table) for table in rows.values()):
-            parts.append(apply_fusion({k: v for k, v in rows.items() if len(v)}, models))
-    return make_predictions(
-        [c for part in parts for c in part.case_ids], [p for part in parts for p in part.patient_ids],
-        np.concatenate([part.probs for part in parts]),
-        labels=[int(y) for part in parts for y in part.labels], folds=[f for part in parts for f in part.folds],
-    )  # fmt: skip

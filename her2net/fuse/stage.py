@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from her2net.artefact import Artefact, digest_file, digest_json
-from her2net.errors import MissingArtefactError, StaleArtefactError
-from her2net.fuse.logistic import SubsetModel, apply_fusion, fit_fusion, fuse_out_of_fold
+from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError, join_problems
+from her2net.fuse.choose import Method, Selection, fit_fusion, fuse_out_of_fold, select_method
+from her2net.fuse.logistic import SubsetModel, apply_fusion
 from her2net.fuse.sources import fusion_sources, fusion_subsets
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, read_predictions, write_predictions
 
+FUSION_VERSION = 1  # raise when the same tables give another fusion
 FUSION = "fusion"
 APPARENT = "apparent performance: fitted on the test cases it is reported on"
 
@@ -21,20 +24,54 @@ class FusionRecord(Artefact):
     """`fusion.json`: the fitted models, and a remark where what they report is not honest.
 
     Attributes:
+        method: of the models.
         fitted_on: `oof`, or `test` as in the paper, which makes test figures apparent performance.
+        selection: how the method was chosen; `null` where the plan names it.
         ci_method: of the odds ratios.
         covariates: whether the clinical covariates were asked for.
     """
 
     MADE_BY: ClassVar[str] = "her2net_fuse"
 
-    method: Literal["logistic"]
+    method: Method
     strength: float
     fitted_on: Literal["oof", "test"]
     remark: str
+    selection: Selection | None = None
     ci_method: str = "Wald, penalised information"
     models: list[SubsetModel]
     covariates: bool = False
+
+
+def check_fusion(plan: Plan, record: FusionRecord) -> list[str]:
+    """List in what a fusion does not fit a plan."""
+    n_logits, problems = plan.n_classes - 1, []
+    sources = fusion_sources(plan, covariates=record.covariates)
+    for model in record.models:
+        shape = (n_logits, len(model.modalities) * n_logits)
+        rows = {len(row) for row in model.weights}
+        if not model.modalities or not set(model.modalities) <= set(sources):
+            problems.append(f"fusion of {' + '.join(model.modalities) or 'nothing'}: not models that the plan fuses.")
+        elif (len(model.weights), rows) != (shape[0], {shape[1]}) or len(model.intercepts) != n_logits:
+            what = f"expected weights of shape {shape} and {n_logits} intercepts"
+            problems.append(f"fusion of {' + '.join(model.modalities)}: {what}.")
+    there = {frozenset(model.modalities) for model in record.models}
+    absent = [subset for subset in fusion_subsets(plan, sources) if frozenset(subset) not in there]
+    return problems + [f"fusion of {' + '.join(subset)}: no model." for subset in absent]
+
+
+def load_fusion(path: Path, plan: Plan) -> FusionRecord:
+    """Read `fusion.json` and check that it fits the plan.
+
+    Raises:
+        MissingArtefactError: not fused yet.
+        PlanError: not such a file, or it does not fit.
+    """
+    record = FusionRecord.load(path)
+    problems = check_fusion(plan, record)
+    if problems:
+        raise PlanError(join_problems(f"{path}: does not fit the plan. Run her2net_fuse to make it anew.", problems))
+    return record
 
 
 def fusion_inputs(paths: DatasetPaths, plan: Plan, *, fit_on: str, covariates: bool = False) -> dict[str, str]:
@@ -43,7 +80,7 @@ def fusion_inputs(paths: DatasetPaths, plan: Plan, *, fit_on: str, covariates: b
     Raises:
         MissingArtefactError: a modality has no OOF table yet.
     """
-    made_from = {"settings": digest_json([plan.fusion.model_dump(), fit_on])}
+    made_from = {"version": str(FUSION_VERSION), "settings": digest_json([plan.fusion.model_dump(), fit_on])}
     for name in fusion_sources(plan, covariates=covariates):
         for part in ("oof", "test"):
             path = paths.model(name) / f"{part}.csv"
@@ -79,22 +116,28 @@ def fuse_modalities(
     oof, test = (read_tables(paths, sources, part) for part in ("oof", "test"))
     if fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates) != made_from:
         raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_fuse again.")
-    subsets, strength, folder = fusion_subsets(plan, sources), plan.fusion.strength, paths.model(FUSION)
+    subsets, strength, folder, names = fusion_subsets(plan, sources), plan.fusion.strength, paths.model(FUSION), plan.class_names
+    selection: Selection | None = None
+    if plan.fusion.method == "auto":
+        selection = select_method(oof, subsets, folds, names, strength)
+        method, per_fold = selection.chosen, selection.per_fold
+    else:
+        method, per_fold = plan.fusion.method, [plan.fusion.method] * len(folds)
     if fit_on == "test":
         if not test or test_labels is None:
             raise MissingArtefactError(f"{paths.results}: no test predictions to fit on. Use --fit-on oof.")
-        known = test_labels()
-        models = fit_fusion({k: t.with_labels(dict(known)) for k, t in test.items()}, subsets, plan.class_names, strength)
+        known = dict(test_labels())
+        models = fit_fusion({k: t.with_labels(known) for k, t in test.items()}, subsets, names, strength, method=method)
         fused_oof = apply_fusion(oof, models)
     else:
-        models = fit_fusion(oof, subsets, plan.class_names, strength)
-        fused_oof = fuse_out_of_fold(oof, subsets, folds, plan.class_names, strength)
+        models = fit_fusion(oof, subsets, names, strength, method=method)
+        fused_oof = fuse_out_of_fold(oof, subsets, folds, names, strength, per_fold)
     write_predictions(folder / "oof.csv", fused_oof)
     if test:
         write_predictions(folder / "test.csv", apply_fusion(test, models))
     else:
         (folder / "test.csv").unlink(missing_ok=True)
-    record = FusionRecord(made_from=made_from, method="logistic", strength=strength, fitted_on=fit_on,
+    record = FusionRecord(made_from=made_from, method=method, strength=strength, fitted_on=fit_on, selection=selection,
                           remark=APPARENT if fit_on == "test" else "", models=models, covariates=covariates)
     record.save(folder / "fusion.json")
     return record

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CONVNEXT_SOURCE = "Woo et al. 2023, ConvNeXt V2, arXiv:2301.00808; timm; ImageNet weights are CC-BY-NC-4.0"
 RESNET_2D_SOURCE = "He et al. 2016, arXiv:1512.03385; Wightman et al. 2021, arXiv:2110.00476; timm"
-SCATTERING_SOURCE = "Mallat 2012, arXiv:1101.2286; Bruna & Mallat 2013, arXiv:1203.1513"
+SCATTERING_SOURCE = "Mallat 2012, arXiv:1101.2286; Bruna & Mallat 2013, arXiv:1203.1513; Yu et al. 2016, arXiv:1610.09072"
 RESNET_STAGES = ("layer4", "layer3", "layer2")
 RESNET_3D_SOURCE = "Chen et al. 2019, Med3D, arXiv:1904.00625; MONAI ResNet; MedicalNet weights"
 
@@ -50,6 +50,7 @@ class NetworkSpec:
         weights_repo: Hugging Face repository of pretrained weights; empty if there are none.
         weights_file: file in that repository.
         weighs_places: the classifier has a weight for each place of the last map, instead of one for their mean.
+        solved: every layer but the classifier is fixed, and the classifier is solved (`her2net.train.solve`), not stepped.
         source: paper, library and licence of the weights where it restricts their use.
     """
 
@@ -67,6 +68,7 @@ class NetworkSpec:
     source: str
     options: Mapping[str, Any] = field(default_factory=dict)
     weighs_places: bool = False
+    solved: bool = False
 
 
 def _convnext(size: str, weights: str) -> NetworkSpec:
@@ -100,8 +102,8 @@ def _scattering(ndim: int) -> NetworkSpec:
     size = (8,) * ndim
     return NetworkSpec(
         name, ndim, "her2net", name, size, size, "", "classifier", ("maps",), "", "", SCATTERING_SOURCE,
-        weighs_places=True,
-    )
+        weighs_places=True, solved=True,
+    )  # fmt: skip
 
 
 _TABLE = (
@@ -169,6 +171,8 @@ def _check_numbers(spec: NetworkSpec, n_channels: int, n_classes: int, drop_path
     for key, value in (("drop_path", drop_path), ("dropout", dropout)):
         if not 0.0 <= value < 1.0:
             raise PlanError(f"network {spec.name}: {key} is {value}, expected a number in [0, 1).")
+    if spec.solved and (drop_path or dropout):
+        raise PlanError(f"network {spec.name}: nothing is dropped where the classifier is solved. Set drop_path and dropout to 0.")
     if drop_path and spec.ndim == 3:
         raise PlanError(f"network {spec.name}: MONAI's ResNet has no stochastic depth. Set drop_path to 0.")
 
@@ -212,4 +216,4 @@ def _build_monai(spec: NetworkSpec, n_channels: int, n_classes: int, drop_path: 
 def _build_scattering(spec: NetworkSpec, n_channels: int, n_classes: int, drop_path: float, dropout: float) -> nn.Module:
     from her2net.networks.scattering import ScatteringNetwork
 
-    return ScatteringNetwork(spec.ndim, n_channels, n_classes, **({"dropout": dropout} if dropout else {}))
+    return ScatteringNetwork(spec.ndim, n_channels, n_classes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -35,7 +36,7 @@ class InitReport(Strict):
     """How a network was initialised; part of `run.json`.
 
     Attributes:
-        source: "none", the file, or "repository/file" on the hub.
+        source: "none", the name of the file, or "repository/file" on the hub.
         status: whether pretrained weights were loaded.
         matched: number of tensors taken over as they were.
         reshaped: tensors adapted to the number of image channels.
@@ -118,7 +119,7 @@ def _load_from_hub(network: nn.Module, spec: NetworkSpec, n_channels: int) -> In
     try:
         fit = _fit(network, spec, read_weights(path), n_channels)
     except PlanError as error:
-        return scratch(str(error))
+        return scratch(str(error).replace(str(path), source))
     if fit.problems:
         return scratch(f"{source} does not fit ({fit.problems[0]}; {len(fit.problems)} problems).")
     return _apply(network, spec, fit, source)
@@ -133,7 +134,7 @@ def _load_from_file(network: nn.Module, spec: NetworkSpec, path: Path, n_channel
             "Give the weights of this network, or --pretrained none."
         )
         raise PlanError(join_problems(headline, fit.problems, limit=20))
-    return _apply(network, spec, fit, str(path))
+    return _apply(network, spec, fit, path.name)  # not where it lies: reports and run.json are passed on
 
 
 def _apply(network: nn.Module, spec: NetworkSpec, fit: _Fit, source: str) -> InitReport:
@@ -156,7 +157,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
-    if not path.is_file():
+    if path.exists() and not path.is_file():
+        raise PlanError(f"{path}: is not a file.")
+    if not path.exists():
         raise MissingArtefactError(f"{path}: no such weight file. Give an existing one, or --pretrained auto or none.")
     if path.suffix not in SUFFIXES:
         raise PlanError(f"{path}: not a weight file; expected {', '.join(SUFFIXES)}.")
@@ -166,6 +169,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
+            _refuse_damage(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways, one per reader and format
         raise PlanError(f"{path}: cannot be read as weights ({_first_line(error)}).") from error
@@ -178,6 +182,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in tensors.items()}
 
 
+def _refuse_damage(path: Path) -> None:
+    """Compare the checksums of a zip file, which torch does not do; older files have none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if broken := file.testzip():
+                raise ValueError(f"checksum of {broken}")
+
+
 def _fit(network: nn.Module, spec: NetworkSpec, weights: dict[str, Tensor], n_channels: int) -> _Fit:
     own = network.state_dict()
     weights = _as_timm(weights, network, spec)
@@ -188,6 +200,8 @@ def _fit(network: nn.Module, spec: NetworkSpec, weights: dict[str, Tensor], n_ch
         found = weights.get(key)
         if found is not None and found.shape == tensor.shape:
             fit.tensors[key] = found
+            if not found.isfinite().all():
+                fit.problems.append(f"{key}: holds NaN or infinity")
         elif found is not None and key == first and _differs_in_channels_only(found, tensor):
             fit.tensors[key] = adapt_channels(found, n_channels)
             fit.reshaped.append(key)

@@ -1,12 +1,17 @@
-"""A network whose first layers are fixed wavelets: the wavelet scattering transform, and a small trained head.
+"""A network whose layers are fixed: wavelet scattering, random features of a kernel, and one linear layer that is solved.
 
 A convolutional network has to learn edges, spots and textures from the cohort before it can use them. Wavelets have
 them from the start, and a cascade "wavelet, modulus, wavelet, modulus, average" describes texture stably under small
-deformations. What is left to learn is one small head, which takes few cases and seconds. No weights are downloaded.
+deformations. Cosines and sines of random projections stand for a Gaussian kernel on those coefficients, so the linear
+layer behind them is a support-vector machine with that kernel. It is solved, not trained by steps
+(`her2net.train.solve`), which takes few cases and seconds. No weights are downloaded, and unlike the support vectors
+of an ordinary kernel machine the weights hold no patient's image.
 
 Source:
     Mallat 2012, Group invariant scattering, arXiv:1101.2286; Bruna & Mallat 2013, arXiv:1203.1513 (normalisation by
-    the logarithm); Oyallon et al. 2018, arXiv:1809.06367 (few labelled images).
+    the logarithm, support-vector machine with a Gaussian kernel); Oyallon et al. 2018, arXiv:1809.06367 (few labelled
+    images); Rahimi & Recht 2007 (random Fourier features); Yu et al. 2016, arXiv:1610.09072 (structured orthogonal
+    projections).
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,36 +39,81 @@ SLANT = 0.5
 
 
 class ScatteringNetwork(nn.Module):
-    """Scattering coefficients of orders 0 to 2, their logarithm standardised, and a head with one hidden layer.
+    """Scattering coefficients of orders 0 to 2, their logarithm standardised, a Gaussian kernel and a linear layer.
 
-    Args:
-        ndim: 2 or 3 spatial axes.
-        dropout: probability of zeroing a standardised coefficient or a hidden feature.
+    Attributes:
+        mean, sd: (n_coefficients,) of the logarithms over the training cases.
+        width: of the kernel exp(-width / n_coefficients * squared distance), 0-dimensional.
+        classifier: the layer that is solved.
     """
 
-    def __init__(self, ndim: int, n_channels: int, n_classes: int, *, hidden: int = 64, dropout: float = 0.2) -> None:
+    mean: Tensor
+    sd: Tensor
+    width: Tensor
+
+    def __init__(self, ndim: int, n_channels: int, n_classes: int) -> None:
         super().__init__()
         self.scattering = Scattering(ndim)
-        n_features = n_channels * self.scattering.n_coefficients * math.prod(POOLED_VOX[ndim])
-        # what it standardises does not change while the head learns: the mean over all batches is the right estimate
-        self.standardise = nn.BatchNorm1d(n_features, affine=False, momentum=None)
+        n_coefficients = n_channels * self.scattering.n_coefficients * math.prod(POOLED_VOX[ndim])
+        self.register_buffer("mean", torch.zeros(n_coefficients))
+        self.register_buffer("sd", torch.ones(n_coefficients))
+        self.register_buffer("width", torch.tensor(1.0))
         self.maps = nn.Identity()  # the last place where a coefficient still has a place in the image: explanations look here
-        self.dropout = nn.Dropout(dropout)
-        self.hidden = nn.Linear(n_features, hidden)
-        self.classifier = nn.Linear(hidden, n_classes)
-        self.gain = 8 / math.sqrt(n_features)  # keeps the first outputs near 1 whatever the number of coefficients
+        self.projection = OrthogonalProjection(n_coefficients)
+        self.classifier = nn.Linear(2 * self.projection.n_outputs, n_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, [D,] H, W) to logits (N, n_classes)."""
+    def coefficients(self, x: Tensor) -> Tensor:
+        """Map (N, C, [D,] H, W) to the logarithms (N, C, n_maps, *POOLED_VOX) float32."""
         device = "cpu" if x.is_meta else x.device.type  # `meta`: memory is being estimated
         with torch.autocast(device, enabled=False):  # Fourier transforms need float32
             maps = self.scattering(x.float())
-            average, moduli = maps[:, :, :1], maps[:, :, 1:]
-            features = torch.cat([average, torch.log(moduli + LOG_OFFSET)], dim=2).flatten(1)
-            grid = maps.shape[3:]
-            standardised = self.maps(self.standardise(features).unflatten(1, (-1, *grid))).flatten(1)
-            hidden = self.hidden(self.dropout(standardised * self.gain))
-            return self.classifier(self.dropout(F.gelu(hidden)))
+            return torch.cat([maps[:, :, :1], torch.log(maps[:, :, 1:] + LOG_OFFSET)], dim=2)
+
+    def kernel_features(self, coefficients: Tensor) -> Tensor:
+        """Map (N, C, n_maps, *POOLED_VOX) to (N, 2 n_outputs), whose scalar products are the kernel."""
+        flat = coefficients.flatten(1)
+        standardised = self.maps(((flat - self.mean) / self.sd).view_as(coefficients).flatten(1, 2)).flatten(1)
+        angle = self.projection(standardised) * torch.sqrt(2 * self.width / flat.shape[1])
+        return torch.cat([angle.cos(), angle.sin()], dim=1) / math.sqrt(self.projection.n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, [D,] H, W) to logits (N, n_classes)."""
+        device = "cpu" if x.is_meta else x.device.type
+        with torch.autocast(device, enabled=False):
+            return self.classifier(self.kernel_features(self.coefficients(x)))
+
+
+class OrthogonalProjection(nn.Module):
+    """Projections on directions spread like Gaussian ones, three times random signs and a Hadamard transform.
+
+    The signs come from a generator whose numbers are frozen for good, so they need not be stored with the weights.
+    """
+
+    def __init__(self, n_inputs: int) -> None:
+        super().__init__()
+        self.n_outputs = 2 ** math.ceil(math.log2(n_inputs))
+        self._signs = 2.0 * np.random.RandomState(0).randint(0, 2, size=(3, self.n_outputs)).astype(np.float32) - 1
+        self._on_device: dict[torch.device, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, n_inputs) to (N, n_outputs) float32."""
+        if x.device not in self._on_device:
+            with torch.inference_mode(False):  # what is kept may be needed for a gradient later
+                self._on_device[x.device] = torch.from_numpy(self._signs).to(x.device)
+        x = F.pad(x, (0, self.n_outputs - x.shape[1]))
+        for signs in self._on_device[x.device]:
+            x = _hadamard(x * signs)
+        return x * math.sqrt(self.n_outputs)
+
+
+def _hadamard(x: Tensor) -> Tensor:
+    """Return the normalised Walsh-Hadamard transform of each row; the length is a power of 2."""
+    n, half = x.shape[1], 1
+    while half < n:
+        first, second = x.unflatten(1, (-1, 2, half)).unbind(2)
+        x = torch.stack([first + second, first - second], dim=2).flatten(1)
+        half *= 2
+    return x / math.sqrt(n)
 
 
 class Scattering(nn.Module):
@@ -120,10 +171,11 @@ class Scattering(nn.Module):
         """Return the filters (n_directions, *shape / step) of one scale on a grid subsampled by `step`."""
         key = (shape, step, scale, device)
         if key not in self._filters:
-            filters = torch.stack([_morlet(shape, scale, direction) for direction in _directions(self.ndim)])
-            for axis, by in enumerate(step, start=1):
-                filters = _low_frequencies(filters, axis, filters.shape[axis] // by)
-            self._filters[key] = filters.to(device)
+            with torch.inference_mode(False):  # what is kept may be needed for a gradient later
+                filters = torch.stack([_morlet(shape, scale, direction) for direction in _directions(self.ndim)])
+                for axis, by in enumerate(step, start=1):
+                    filters = _low_frequencies(filters, axis, filters.shape[axis] // by)
+                self._filters[key] = filters.to(device)
         return self._filters[key]
 
 

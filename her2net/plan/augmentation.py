@@ -2,12 +2,13 @@
 
 Seven transforms, in the order in which they act: flip, scale and shift (one geometric
 step), Gaussian blur, contrast and brightness, Gaussian noise; then mixup of the batch.
-A transform is off when its probability is 0.
+A transform is off when its probability is 0. Three more (rotation, elastic deformation, gamma) are off unless
+the plan asks for them, and need the engine `batchgenerators`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,6 +23,9 @@ LIMITS: dict[str, Range] = {
     "blur_sigma_vox": (0.0, 8.0),
     "brightness": (-10.0, 10.0),
     "contrast": (0.0, 10.0),
+    "elastic_alpha": (0.0, 10000.0),
+    "elastic_sigma_vox": (0.5, 100.0),
+    "gamma": (0.1, 10.0),
 }
 
 
@@ -44,6 +48,15 @@ class AugmentationPlan(Strict):
         noise_std: standard deviation of the Gaussian noise, in the units of the normalised image. In [0, 5].
         noise_probability: of adding noise.
         mixup_alpha: parameter of the Beta(alpha, alpha) from which mixing weights come; 0 switches mixup off.
+        engine: `separable`, matrix products where the network is; or `batchgenerators` (an extra package), sample by
+            sample in worker processes, which also knows the transforms below. They are for trials: no preset uses them.
+        rotation_deg: largest angle about each axis, in voxels counted as cubes, either way. In [0, 180].
+        rotation_probability: of rotating.
+        elastic_alpha: strength of an elastic deformation, as batchgenerators takes it.
+        elastic_sigma_vox: its smoothness, voxels. In [0.5, 100].
+        elastic_probability: of deforming.
+        gamma: exponent on the intensities of a channel, scaled to 0..1; mean and SD are kept. In [0.1, 10].
+        gamma_probability: of a change of gamma.
     """
 
     flip_axes: tuple[bool, ...] = Field(min_length=2, max_length=3)
@@ -61,6 +74,14 @@ class AugmentationPlan(Strict):
     noise_std: Range
     noise_probability: Probability
     mixup_alpha: float = Field(default=0.0, ge=0.0, le=10.0)
+    engine: Literal["separable", "batchgenerators"] = "separable"
+    rotation_deg: float = Field(default=15.0, ge=0.0, le=180.0)
+    rotation_probability: Probability = 0.0
+    elastic_alpha: Range = (0.0, 200.0)
+    elastic_sigma_vox: Range = (9.0, 13.0)
+    elastic_probability: Probability = 0.0
+    gamma: Range = (0.7, 1.5)
+    gamma_probability: Probability = 0.0
 
     @model_validator(mode="after")
     def _check_ranges(self) -> AugmentationPlan:
@@ -69,6 +90,22 @@ class AugmentationPlan(Strict):
             if not lowest <= low <= high <= highest:
                 raise ValueError(f"{key} is ({low}, {high}), expected {lowest} <= low <= high <= {highest}")
         return self
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> AugmentationPlan:
+        wanted = [key for key in ("rotation", "elastic", "gamma") if getattr(self, f"{key}_probability") > 0]
+        if wanted and self.engine == "separable":
+            raise ValueError(f"{', '.join(wanted)} cannot be separated into axes: set engine to 'batchgenerators'")
+        return self
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """What changes an image, as plain JSON; the transforms of batchgenerators count with that engine alone."""
+        values = self.model_dump(mode="json")
+        if self.engine == "batchgenerators":
+            return values
+        others = ("engine", "rotation", "elastic", "gamma")
+        return {key: value for key, value in values.items() if not key.startswith(others)}
 
     @property
     def ndim(self) -> int:
@@ -121,14 +158,22 @@ def paper_augmentation(ndim: int) -> AugmentationPlan:
     )
 
 
-def default_augmentation(ndim: int, *, mixup: bool) -> AugmentationPlan:
-    """Return the augmentation of the preset `auto`.
+def mirrors_only(ndim: int) -> AugmentationPlan:
+    """Return the augmentation of networks whose classifier is solved: each case as it is, and mirrored left-right.
+
+    More was tried and did harm (docs/LOG.md): fixed wavelets do not learn to overlook noise or another contrast.
+    """
+    names = ("scale", "shift", "blur", "contrast", "brightness", "noise")
+    off = {f"{name}_probability": 0.0 for name in names} | {"flip_probability": 1.0, "mixup_alpha": 0.0}
+    left_right = (False,) * (ndim - 1) + (True,)
+    return paper_augmentation(ndim).model_copy(update=off | {"flip_axes": left_right})
+
+
+def default_augmentation(ndim: int) -> AugmentationPlan:
+    """Return the augmentation of the preset `auto` for networks that learn their filters.
 
     The transforms of the paper, more often, and geometry milder: the cohorts are small, and the size of a lesion
     in its crop carries meaning.
-
-    Args:
-        mixup: whether 2D images are mixed; not where only a head on fixed wavelets is trained.
     """
     return paper_augmentation(ndim).model_copy(
         update={
@@ -141,6 +186,6 @@ def default_augmentation(ndim: int, *, mixup: bool) -> AugmentationPlan:
             "brightness_probability": 0.7,
             "noise_probability": 0.5,
             "noise_std": (0.0, 0.2),
-            "mixup_alpha": 0.4 if ndim == 2 and mixup else 0.0,
+            "mixup_alpha": 0.4 if ndim == 2 else 0.0,
         }
     )

@@ -7,10 +7,11 @@ recorded in the plan, and reused when the same machine plans again.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -34,14 +35,14 @@ class Machine(Artefact):
         samples_per_s: `network|size|channels|batch` -> training speed, rounded.
     """
 
-    MADE_BY: ClassVar[str] = "her2net_plan"
+    REMEDY: ClassVar[str] = "Correct the file, or leave --machine out to measure anew."
 
-    device: str
+    device: Annotated[str, Field(pattern="^(cpu|cuda|mps)$")]
     name: str
-    n_threads: int
-    memory_gb: int
+    n_threads: Annotated[int, Field(ge=1)]
+    memory_gb: Annotated[int, Field(ge=1)]
     bf16: bool
-    samples_per_s: dict[str, float] = Field(default_factory=dict)
+    samples_per_s: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
 def read_machine(path: Path) -> Machine:
@@ -55,7 +56,7 @@ def read_machine(path: Path) -> Machine:
     if isinstance(found, dict) and "machine" in found:
         if found["machine"] is None:
             raise PlanError(f"{path}: this plan holds no machine measurement. Take a plan made with --preset auto.")
-        return Machine.model_validate(found["machine"])
+        return Machine.parse(json.dumps(found["machine"]), where=f"{path}: machine", remedy=Machine.REMEDY)
     return Machine.load(path)
 
 
@@ -68,7 +69,7 @@ def inspect_machine(device: str) -> Machine:
         return Machine(device="cuda", name=card.name, n_threads=torch.get_num_threads(),
                        memory_gb=round(card.total_memory / 2**30), bf16=torch.cuda.is_bf16_supported())
     return Machine(device=device, name=_processor_name(), n_threads=torch.get_num_threads(),
-                   memory_gb=round(total_memory() / GIB), bf16=device == "cpu" and cpu_has_bf16())
+                   memory_gb=max(1, round(total_memory() / GIB)), bf16=device == "cpu" and cpu_has_bf16())
 
 
 def choose_device(wanted: str) -> str:

@@ -12,10 +12,11 @@ from itertools import combinations
 from typing import Any
 
 from her2net.fingerprint import ModalityFingerprint
+from her2net.networks.build import network_spec
 from her2net.plan.machine import Machine, speed_key
 from her2net.plan.schema import DCE_PHASES
 
-PASSES = {"scattering": 20, "scratch": 40, "pretrained": 40}
+PASSES = {"scratch": 40, "pretrained": 40}
 MIN_STEPS, MAX_STEPS = 100, 4000
 SCATTERING_UP_TO = 1000
 """Training cases a fold up to which images are described by wavelets instead of learned filters; see `list_candidates`."""
@@ -130,17 +131,19 @@ def list_candidates(
 ) -> list[Candidate]:
     """Networks to consider, the most capable first; the first that fits the time is taken.
 
-    With pretrained weights ConvNeXt V2 is worth its price. From scratch, on some hundred images, fixed wavelets with
-    a small trained head beat learned filters and take a fraction of the time (docs/explanation/planning-rules.md has
-    the figures); where that ends was not measured, `SCATTERING_UP_TO` is a guess. Above it, a small residual network.
-    Volumes of few slices keep their depth in the stem.
+    With pretrained weights ConvNeXt V2 is worth its price. From scratch, on some hundred images or volumes, fixed
+    wavelets under a support-vector machine beat learned filters and take a fraction of the time
+    (docs/explanation/planning-rules.md has the figures); where that ends was not measured, `SCATTERING_UP_TO` is a
+    guess. Above it, a small residual network. Volumes of few slices keep their depth in the stem.
     """
+    if not pretrained and n_training_cases <= SCATTERING_UP_TO:
+        if modality.ndim == 2:
+            return [Candidate("scattering_2d", (64, 64))]
+        return [Candidate("scattering_3d", (choose_depth_vox(modality, 32).value, 32, 32))]
     if modality.ndim == 2:
         if pretrained:
             names = ["convnextv2_tiny", "convnextv2_nano"] if device != "cpu" else ["convnextv2_femto", "convnextv2_atto"]
             return [Candidate(name, (224, 224)) for name in names] + [Candidate(names[-1], (128, 128))]
-        if n_training_cases <= SCATTERING_UP_TO:
-            return [Candidate("scattering_2d", (64, 64))]
         return [Candidate("resnet10t", (n, n)) for n in (128, 96, 64)]
     sizes = (96, 64) if device != "cpu" else (64, 48, 32)
     depths = [choose_depth_vox(modality, n).value for n in sizes]
@@ -153,8 +156,10 @@ def choose_epochs(n_training_cases: int, batch_size: int, *, kind: str) -> Choic
     """A number of passes over the cases, whatever their number: on small cohorts more passes learn the cases by heart.
 
     Args:
-        kind: `scattering`, `scratch` or `pretrained`.
+        kind: `solved`, `scratch` or `pretrained`.
     """
+    if kind == "solved":
+        return Choice(1, "the classifier is solved in one go, on each case as it is and mirrored")
     steps = math.ceil(n_training_cases / batch_size)
     epochs = max(math.ceil(MIN_STEPS / steps), min(PASSES[kind], MAX_STEPS // steps))
     return Choice(epochs, f"{PASSES[kind]} passes for {kind}, within {MIN_STEPS} to {MAX_STEPS} updates, {steps} an epoch")
@@ -227,15 +232,15 @@ def fit_memory(
 
 
 def kind_from_scratch(network: str) -> str:
-    """Return `scattering` for fixed wavelets with a trained head, else `scratch`."""
-    return "scattering" if network.startswith("scattering") else "scratch"
+    """Return `solved` where only a classifier is fitted, in one go, else `scratch`."""
+    return "solved" if network_spec(network).solved else "scratch"
 
 
 def choose_optimisation(network: str, *, kind: str) -> dict[str, Choice]:
     """Learning rate, weight decay, stochastic depth: gentle with pretrained weights, strong from scratch.
 
     Args:
-        kind: `scattering`, `scratch` or `pretrained`.
+        kind: `solved`, `scratch` or `pretrained`.
 
     Source:
         Fine-tuning: Woo et al. 2023 (ConvNeXt V2), appendix. From scratch: Wightman et al. 2021 (arXiv:2110.00476), scaled to batch 16.
@@ -246,21 +251,24 @@ def choose_optimisation(network: str, *, kind: str) -> dict[str, Choice]:
         drop_path = Choice(0.1, why) if convnext else Choice(0.0, f"{network} has no stochastic depth here")
         return {"learning_rate": Choice(1e-4, why), "weight_decay": Choice(0.05, why), "drop_path": drop_path}
     why = "trained from scratch: a step large enough to learn features in a few hundred updates"
-    if kind == "scattering":
-        why = "only a small head is trained: 1e-3 and 3e-3 gave the same AUC (docs/explanation/planning-rules.md)"
+    if kind == "solved":
+        why = "without effect: the classifier is solved, not stepped; its cost of errors comes from an inner loop"
+        return {"learning_rate": Choice(1e-3, why), "weight_decay": Choice(0.0, why), "drop_path": Choice(0.0, why)}
     return {
-        "learning_rate": Choice({"scattering": 1e-3, "scratch": 5e-4 if convnext else 2e-3}[kind], why),
+        "learning_rate": Choice(5e-4 if convnext else 2e-3, why),
         "weight_decay": Choice(0.05, why),
         "drop_path": Choice(0.0, "few updates and a small network: no stochastic depth"),
     }
 
 
-def choose_ema_decay(epochs: int, steps_per_epoch: int) -> Choice:
-    """Average over the last tenth of the updates.
+def choose_ema_decay(epochs: int, steps_per_epoch: int, *, kind: str) -> Choice:
+    """Average over the last tenth of the updates; none where the classifier is solved.
 
     Source:
         Averaged weights replace the choice of an epoch (Izmailov et al. 2018, arXiv:1803.05407).
     """
+    if kind == "solved":
+        return Choice(0.0, "the classifier is solved: there are no steps to average")
     horizon = max(5.0, 0.1 * epochs * steps_per_epoch)
     return Choice(round(1 - 1 / horizon, 4), f"the running average spans about {horizon:.0f} updates, a tenth of all")
 

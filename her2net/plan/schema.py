@@ -38,6 +38,7 @@ class PreprocessingPlan(Strict):
         statistics: voxels whose mean and SD the z-score takes, always of the case itself.
         joint_channels: one mean and SD for all channels of a case (keeps enhancement), or one each.
         derived_channels: made from the phases of a dynamic series and appended to its channels.
+        burned_in: whether calipers, text and rulers in 8-bit pictures are left, or filled from around them.
         input_vox: size the network sees, (H, W) or (D, H, W).
         stored_vox: size in the cache; the surplus is room for shifting and scaling.
     """
@@ -49,6 +50,7 @@ class PreprocessingPlan(Strict):
     statistics: Literal["image", "crop"]
     joint_channels: bool
     derived_channels: list[DerivedChannel] = Field(default_factory=list)
+    burned_in: Literal["keep", "inpaint"] = "keep"
     input_vox: list[Count] = Field(min_length=2, max_length=3)
     stored_vox: list[Count] = Field(min_length=2, max_length=3)
 
@@ -62,9 +64,10 @@ class PreprocessingPlan(Strict):
 
     @property
     def digest(self) -> str:
-        """Digest of what changes the arrays: a list of no derived channels does not."""
+        """Digest of what changes the arrays: no derived channels and marks that are kept do not."""
+        idle = {"derived_channels": [], "burned_in": "keep"}
         values = self.model_dump(mode="json")
-        return digest_json(values if self.derived_channels else {k: v for k, v in values.items() if k != "derived_channels"})
+        return digest_json({k: v for k, v in values.items() if k not in idle or v != idle[k]})
 
 
 class TrainingPlan(Strict):
@@ -122,6 +125,12 @@ class ModalityPlan(Strict):
         return self
 
     @model_validator(mode="after")
+    def _axes_agree(self) -> ModalityPlan:
+        if len(self.training.augmentation.flip_axes) != self.ndim:
+            raise ValueError(f"training.augmentation.flip_axes names {len(self.training.augmentation.flip_axes)} axes of {self.ndim}")
+        return self
+
+    @model_validator(mode="after")
     def _phases_are_there(self) -> ModalityPlan:
         derived = self.preprocessing.derived_channels
         phases = DCE_PHASES[: 3 if "wash-out" in derived else 2]
@@ -129,6 +138,12 @@ class ModalityPlan(Strict):
             raise ValueError(f"preprocessing.derived_channels {derived} need {', '.join(phases)} as the first channels")
         if len(set(derived)) < len(derived):
             raise ValueError(f"preprocessing.derived_channels {derived} name one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _marks_are_flat(self) -> ModalityPlan:
+        if self.ndim == 3 and self.preprocessing.burned_in == "inpaint":
+            raise ValueError("preprocessing.burned_in can be inpaint for flat pictures only; in volumes nothing is looked for")
         return self
 
     @property
@@ -232,7 +247,7 @@ class SplitsPlan(Strict):
 
     scheme: Literal["stratified", "leave-one-site-out", "custom"]
     n_folds: Annotated[int, Field(ge=2)]
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)]
 
     @property
     def name(self) -> str:
@@ -244,11 +259,12 @@ class FusionPlan(Strict):
     """Late fusion.
 
     Attributes:
-        strength: inverse L2 penalty of the logistic regression on standardised logits.
+        method: `auto` lets `her2net_fuse` choose by an inner loop; see `her2net.fuse.choose`.
+        strength: inverse L2 penalty of the logistic regressions on standardised logits.
         subsets: sets of modalities that get a model of their own.
     """
 
-    method: Literal["logistic"]
+    method: Literal["auto", "logistic", "mean", "weighted", "gated"]
     strength: Positive
     subsets: list[list[str]]
 
@@ -302,22 +318,39 @@ class Plan(Artefact):
                 raise ValueError(f"tables.{name}: must be named CLIN, or RAD:M of a modality M of the plan, and say the same")
         return self
 
+    @model_validator(mode="after")
+    def _subsets_are_known(self) -> Plan:
+        for subset in self.fusion.subsets:
+            if not subset or not set(subset) <= set(self.modalities) or len(set(subset)) < len(subset):
+                raise ValueError(f"fusion.subsets: {subset} is not a set of modalities of the plan, {', '.join(self.modalities)}")
+        return self
+
+    @model_validator(mode="after")
+    def _decisions_are_about_values(self) -> Plan:
+        values = self.model_dump(mode="json")
+        for number, decision in enumerate(self.decisions):
+            if self.is_removed(decision.path):
+                continue
+            try:
+                _find_value(values, decision.path)
+            except (KeyError, IndexError, TypeError, ValueError):
+                raise ValueError(f"decisions.{number}: {decision.path!r} is no path of the plan") from None
+        return self
+
     @property
     def n_classes(self) -> int:
         return len(self.class_names)
 
     def value_at(self, path: str) -> Any:
         """Return the value at a dotted path, e.g. `modalities.US.training.epochs`, as plain JSON."""
-        value: Any = self.model_dump(mode="json")
-        for part in _split_path(path, value):
-            value = value[part]
-        return value
+        return _find_value(self.model_dump(mode="json"), path)
 
     @property
     def edited(self) -> dict[str, Any]:
         """Paths whose value is no longer the one the rule chose: path -> value now."""
+        values = self.model_dump(mode="json")
         kept = [d for d in self.decisions if not self.is_removed(d.path)]
-        now = {decision.path: self.value_at(decision.path) for decision in kept}
+        now = {decision.path: _find_value(values, decision.path) for decision in kept}
         removed = {f"tables.{name}": "removed" for name in self.decided_tables if name not in self.tables}
         return {d.path: now[d.path] for d in kept if now[d.path] != d.value} | removed
 
@@ -329,13 +362,20 @@ class Plan(Artefact):
 
     def is_removed(self, path: str) -> bool:
         """Whether a decision is of a table that the user has removed."""
-        return path.startswith("tables.") and not path.startswith(tuple(f"tables.{name}." for name in self.tables))
+        return any(path.startswith(f"tables.{name}.") for name in self.decided_tables if name not in self.tables)
 
     @property
     def optimistic(self) -> dict[str, str]:
         """Modality -> remark, for those whose weights are chosen on the reported fold."""
         remark = "optimistic: epoch chosen on the reported fold"
         return {name: remark for name, m in self.modalities.items() if m.training.checkpoint == "best"}
+
+
+def _find_value(values: dict[str, Any], path: str) -> Any:
+    value: Any = values
+    for part in _split_path(path, values):
+        value = value[part]
+    return value
 
 
 def _split_path(path: str, value: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,11 +121,22 @@ def preprocess_modality(
 
 
 def _verify(paths: DatasetPaths, n_workers: int | None, quiet: bool) -> tuple[RawDataset, Scan, Verification]:
-    known = _load_or_none(Scan, paths.scan)
+    known = _load_scan(paths.scan)
     dataset, scan, verification = verify_folder(paths.raw, n_workers=n_workers, quiet=quiet, known=known)
     if verification.n_errors or dataset is None or scan is None:
         raise RawDataError(f"{paths.raw}: {verification.n_errors} errors.\n{format_verification(verification)}")
     return dataset, scan, verification
+
+
+def _load_scan(path: Path) -> Scan | None:
+    """Return the earlier scan; without a sound one, every image is looked at again."""
+    try:
+        return _load_or_none(Scan, path)
+    except PlanError as error:
+        if not path.is_file():
+            raise
+        print(f"Warning: {str(error).splitlines()[0]} The images are looked at again.", file=sys.stderr)
+        return None
 
 
 def _load_or_none(artefact: type, path: Path):  # type: ignore[no-untyped-def]

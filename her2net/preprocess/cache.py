@@ -105,7 +105,7 @@ def build_cache(
         RawDataError: a case cannot be read.
         WriteError: the disk is full or the folder cannot be written; a former cache is untouched.
     """
-    reusable = _sound_rows(path)
+    reusable = _sound_rows(path, (len(cases[0].images) + len(plan.derived_channels), *plan.stored_vox))
     wanted = [row_digest(case, plan) for case in cases]
     if reusable and list(reusable) == wanted:
         return 0
@@ -189,10 +189,12 @@ def load_cache(path: Path, case_ids: Sequence[str]) -> Cache:
     return Cache(tuple(case_ids), image, mask, tuple(digests[place[case_id]] for case_id in case_ids))
 
 
-def _sound_rows(path: Path) -> dict[str, int]:
-    """Return digest -> row for the undamaged rows of an existing cache, in their order."""
+def _sound_rows(path: Path, shape: tuple[int, ...]) -> dict[str, int]:
+    """Return digest -> row for the undamaged rows of an existing cache of images of this shape, in their order."""
     try:
         with opened(path) as file:
+            if file["image"].shape[1:] != shape:
+                return {}
             names, digests = texts(file["case_id"]), texts(file["digest"])
             return {
                 digest: k

@@ -90,13 +90,40 @@ def opened(path: Path) -> Iterator[h5py.File]:
     remedy = "Run her2net_plan, which makes it anew."
     try:
         with h5py.File(path, "r", locking=False) as file:
-            if not file.attrs.get("complete", False):
+            complete = file.attrs.get("complete")
+            if not isinstance(complete, np.bool_) or not complete:
                 raise CacheError(f"{path}: the cache is incomplete. {remedy}")
+            _check_layout(file)
             yield file
     except CacheError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CacheError(f"{path}: the cache cannot be read ({error}). {remedy}") from error
+
+
+def _check_layout(file: h5py.File) -> None:
+    """Refuse a file whose arrays do not belong together, or claim more than it holds, before anything is read.
+
+    Raises:
+        ValueError, KeyError: what is wrong.
+    """
+    found = {name: file.get(name, getlink=True) for name in ("image", "mask", "case_id", "has_mask", "digest", "checksum")}
+    odd = [name for name, link in found.items() if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset)]
+    if odd:
+        raise KeyError(f"no array {', '.join(odd)}")
+    image, n = file["image"], len(file["case_id"])
+    expected = {"mask": (n, *image.shape[2:]), "has_mask": (n,), "digest": (n,), "checksum": (n,), "image": (n, *image.shape[1:])}
+    if image.ndim not in (4, 5):
+        raise ValueError(f"image has the shape {image.shape}, expected (N, C, [D,] H, W)")
+    for name, shape in expected.items():
+        if file[name].shape != shape:
+            raise ValueError(f"{name} has the shape {file[name].shape}, expected {shape}")
+    for name, kind in {"image": np.float16, "mask": np.uint8, "has_mask": np.bool_}.items():
+        if file[name].dtype != kind:
+            raise ValueError(f"{name} is of {file[name].dtype}, expected {np.dtype(kind)}")
+    for name in found:
+        if file[name].id.get_storage_size() != file[name].nbytes:
+            raise ValueError(f"{name} is not stored as {file[name].nbytes} bytes of this file")
 
 
 def texts(dataset: h5py.Dataset) -> list[str]:

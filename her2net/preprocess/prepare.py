@@ -15,6 +15,7 @@ import numpy as np
 from her2net.plan.schema import DerivedChannel, PreprocessingPlan
 from her2net.preprocess.crop import crop_window, lesion_box, widen
 from her2net.preprocess.resample import resample
+from her2net.raw.burned_in import inpaint_marks
 from her2net.raw.images import Volume, read_image, read_mask
 
 MIN_STD = 1e-6
@@ -67,17 +68,21 @@ def prepare_arrays(image: Volume, mask: np.ndarray | None, plan: PreprocessingPl
     """
     box = None if mask is None else lesion_box(mask)
     window = crop_window(box, image.array.shape[1:], image.spacing_mm, plan)
-    mean, std = _statistics(image.array, window, plan)
+    array = image.array
+    if plan.burned_in == "inpaint" and array.dtype == np.uint8 and array.ndim == 3:
+        array = np.stack([inpaint_marks(channel) for channel in array])
+    mean, std = _statistics(array, window, plan)
     start, stop = widen(window, plan)
-    raw = resample(image.array, start, stop, plan.stored_vox)
-    x = (raw - mean) / std
+    raw = resample(array, start, stop, plan.stored_vox)
+    x = raw - mean
+    x /= std
     if plan.derived_channels:
         x = np.concatenate([x, derive_channels(raw, std, plan.derived_channels)])
     stored_mask = np.zeros(plan.stored_vox, np.uint8)
     if mask is not None and box is not None:
-        stored_mask = (resample(mask[None], start, stop, plan.stored_vox, linear=True)[0] >= 0.5).astype(np.uint8)
+        stored_mask = (resample(mask[None], start, stop, plan.stored_vox, linear=True, box=box)[0] >= 0.5).astype(np.uint8)
     limit = np.finfo(np.float16).max
-    return PreparedCase(np.clip(x, -limit, limit).astype(np.float16), stored_mask, box is not None)
+    return PreparedCase(np.clip(x, -limit, limit, out=x).astype(np.float16), stored_mask, box is not None)
 
 
 def derive_channels(raw: np.ndarray, std: np.ndarray, names: Sequence[DerivedChannel]) -> np.ndarray:

@@ -48,14 +48,16 @@ def _kernel(x: np.ndarray, linear: bool) -> np.ndarray:
 
 
 def resample(
-    array: np.ndarray, start: Sequence[float], stop: Sequence[float], size_vox: Sequence[int], *, linear: bool = False
-) -> np.ndarray:
+    array: np.ndarray, start: Sequence[float], stop: Sequence[float], size_vox: Sequence[int], *, linear: bool = False,
+    box: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:  # fmt: skip
     """Resample the window of every channel to `size_vox`.
 
     Args:
         array: (C, [D,] H, W), any numeric type; only the window is read and converted.
         start, stop: window in edge coordinates, ([D,] H, W).
         size_vox: ([D,] H, W) wanted.
+        box: (start, stop) in voxels, outside of which all is 0 and is not read; `None` reads all of the window.
 
     Returns:
         (C, *size_vox) float32.
@@ -64,6 +66,8 @@ def resample(
         axis_matrix(n, a, b, m, linear=linear)
         for n, a, b, m in zip(array.shape[1:], start, stop, size_vox, strict=True)
     ]
+    if box is not None:
+        axes = [_within(needed, matrix, a, b) for (needed, matrix), a, b in zip(axes, *box, strict=True)]
     out = array[(slice(None), *(needed for needed, _ in axes))].astype(np.float32)
     # the last axes shrink most and are contiguous: go from the last to the first
     for axis in range(len(axes), 0, -1):
@@ -77,3 +81,10 @@ def resample(
                 len(out), len(matrix), *out.shape[2:]
             )
     return np.ascontiguousarray(out)
+
+
+def _within(needed: slice, matrix: np.ndarray, start: int, stop: int) -> tuple[slice, np.ndarray]:
+    """Keep the input voxels start..stop-1, and one that is 0 where none is needed."""
+    low = min(max(needed.start, int(start)), needed.stop - 1)
+    high = max(min(needed.stop, int(stop)), low + 1)
+    return slice(low, high), matrix[:, low - needed.start : high - needed.start]

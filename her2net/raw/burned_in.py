@@ -1,7 +1,7 @@
 """Find what a scanner or a reader burned into an ultrasound picture: calipers, text, rulers and colour.
 
 A network can learn such marks instead of the lesion, where those who placed them knew more than the picture shows.
-Nothing is changed here; the image is only described. The rules are cautious: a mark has to look like one, so some
+Images are described, and changed only where the plan asks for it. The rules are cautious: a mark has to look like one, so some
 are missed, mostly where a smaller copy of the picture has blurred them.
 """
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
-from scipy import ndimage
 
 from her2net.artefact import Strict
 
@@ -29,6 +28,10 @@ COLOURED = 40
 COLOUR_SHARE = 0.002
 """Share of coloured pixels from which a picture is not just grey with a tinted compression artefact."""
 
+HALO_PX = 2
+"""Around a mark, smoothing and compression have brightened this many pixels."""
+
+FILL_SD_PX = 3.0
 MIN_LETTERS = 3
 MIN_TICKS = 5
 BORDER_SHARE = 0.06
@@ -91,19 +94,50 @@ def find_burned_in(grey: np.ndarray, rgb: np.ndarray | None = None) -> BurnedIn:
         rgb: (H, W, 3) uint8 where the file has colours.
     """
     share = 0.0 if rgb is None else float((np.ptp(rgb.astype(np.int16), axis=2) > COLOURED).mean())
-    pieces = find_pieces(grey)
-    crosses = [piece for piece in pieces if is_cross(piece.pixels)]
-    rest = [piece for piece in pieces if not is_cross(piece.pixels)]
-    ticks = find_ticks(rest, grey.shape)
-    letters = find_letters([piece for piece in rest if piece not in ticks])
+    crosses, letters, ticks = _find_marks(grey)
     return BurnedIn(
         calipers=len(crosses), letters=len(letters), ticks=len(ticks), colour=share if share >= COLOUR_SHARE else 0.0,
         boxes=[list(piece.box) for piece in (*crosses, *letters, *ticks)],
     )  # fmt: skip
 
 
+def _find_marks(grey: np.ndarray) -> tuple[list[_Piece], list[_Piece], list[_Piece]]:
+    """Return crosses, letters and ticks."""
+    pieces = find_pieces(grey)
+    crosses = [piece for piece in pieces if is_cross(piece.pixels)]
+    rest = [piece for piece in pieces if not is_cross(piece.pixels)]
+    ticks = find_ticks(rest, grey.shape)
+    return crosses, find_letters([piece for piece in rest if piece not in ticks]), ticks
+
+
+def inpaint_marks(grey: np.ndarray) -> np.ndarray:
+    """Return a picture (H, W) uint8 whose calipers, letters and ruler ticks are filled from around them.
+
+    Each pixel of a mark, and those next to it, becomes the Gaussian-weighted mean of the pixels that are none. Colour is
+    not taken away: a Doppler box covers what it covers.
+
+    Source:
+        Knutsson & Westin 1993, doi:10.1109/CVPR.1993.341081 (normalised convolution).
+    """
+    from scipy import ndimage
+
+    marked = np.zeros(grey.shape, bool)
+    for piece in (piece for kind in _find_marks(grey) for piece in kind):
+        top, left, bottom, right = piece.box
+        marked[top:bottom, left:right] |= piece.pixels
+    if not marked.any():
+        return grey
+    marked = ndimage.binary_dilation(marked, np.ones((3, 3)), iterations=HALO_PX)
+    known, values = (~marked).astype(np.float64), np.where(marked, 0.0, grey)
+    weight = np.maximum(ndimage.gaussian_filter(known, FILL_SD_PX), 1e-12)
+    filled = ndimage.gaussian_filter(values, FILL_SD_PX) / weight
+    return np.where(marked, np.clip(np.rint(filled), 0, 255), grey).astype(np.uint8)
+
+
 def find_pieces(grey: np.ndarray) -> list[_Piece]:
     """Return connected pieces of thin, nearly saturated structure, in reading order."""
+    from scipy import ndimage
+
     thick = 2 * max(2, round(max(grey.shape) / 160)) + 1
     values = grey.astype(np.int16)
     peak = PEAK_SHARE * int(values.max())

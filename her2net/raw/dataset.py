@@ -214,8 +214,11 @@ def _record_opening(log: Path, purpose: str, n_cases: int) -> None:
     entry = {"time": time, "purpose": printable(purpose), "her2net_version": __version__, "n_cases": n_cases}
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(entry) + "\n")
+        with log.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                file.write(b"" if file.read(1) == b"\n" else b"\n")  # a power cut has mutilated the last line
+            file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -12,15 +12,18 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 
 from her2net.artefact import load_json, write_bytes
 from her2net.errors import Her2netError, RawDataError, describe
-from her2net.raw.headers import check_nifti, check_spacing, check_voxels, refuse, restore_not_finite
+from her2net.raw.headers import check_nifti, check_spacing, check_voxels, read_promise, refuse, restore_not_finite
 from her2net.raw.pictures import narrow, quiet_stderr, read_picture
 from her2net.raw.text_headers import check_text_header
+
+if TYPE_CHECKING:  # else where a volume is read: it takes a third of a second, and most processes read none
+    import SimpleITK as sitk  # noqa: N813
 
 ENDINGS_2D = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS_3D = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -168,6 +171,8 @@ def write_nifti(path: Path, array: np.ndarray, like: Volume) -> None:
         like: the image. A flat picture has no geometry: it becomes one slice with voxels of 1 mm, which is how viewers
             of volumes open a picture.
     """
+    import SimpleITK as sitk  # noqa: N813
+
     flat = like.spacing_mm is None or like.origin is None or like.direction is None
     image = sitk.GetImageFromArray(array[np.newaxis] if flat and array.ndim == 2 else array)
     if not flat:
@@ -237,11 +242,13 @@ def _read_volume(path: Path) -> Volume:
     except UnicodeEncodeError:  # SimpleITK would end the interpreter
         remedy = "Rename the file, or the folder in which it lies."
         raise refuse(path, "the path holds bytes that are not UTF-8", remedy=remedy) from None
-    holds_not_finite = False
-    if READERS[path.name.lower()[-4:]] == NIFTI:
-        holds_not_finite = check_nifti(path)
-    else:
+    import SimpleITK as sitk  # noqa: N813
+
+    promise, holds_not_finite = None, False
+    if READERS[path.name.lower()[-4:]] != NIFTI:
         check_text_header(path)
+    elif (promise := read_promise(path)) is None:
+        holds_not_finite = check_nifti(path)
     try:
         with quiet_stderr():
             reader = sitk.ImageFileReader()
@@ -251,12 +258,18 @@ def _read_volume(path: Path) -> Volume:
             _check_information(path, reader)
             image = reader.Execute()
     except RuntimeError as error:
+        if promise is not None:
+            check_nifti(path)  # which knows more of what is wrong
         raise refuse(path, "not readable as a volume", found=_reason(error)) from None
+    if promise is not None and not promise.holds(sitk.GetArrayViewFromImage(image)):  # damaged, scaled or not finite
+        holds_not_finite = check_nifti(path)
     volume = _from_sitk(path, image)
     return replace(volume, array=restore_not_finite(path, volume.array)) if holds_not_finite else volume
 
 
 def _check_information(path: Path, reader: sitk.ImageFileReader) -> None:
+    import SimpleITK as sitk  # noqa: N813
+
     if reader.GetNumberOfComponents() != 1 or reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
         found = f"{reader.GetNumberOfComponents()} components per voxel"
         raise refuse(
@@ -278,6 +291,8 @@ def _check_information(path: Path, reader: sitk.ImageFileReader) -> None:
 
 
 def _from_sitk(path: Path, image: sitk.Image) -> Volume:
+    import SimpleITK as sitk  # noqa: N813
+
     n = min(image.GetDimension(), 3)
     array = sitk.GetArrayFromImage(image)
     array = array.reshape(array.shape[array.ndim - n :])

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from her2net.artefact import Strict
 
@@ -78,6 +77,8 @@ def find_lesion(mask: np.ndarray) -> Lesion | None:
     Returns:
         `None` for an empty mask.
     """
+    from scipy import ndimage  # here, as it takes a third of a second and most processes only read what was found
+
     box = _bounding_box(mask)
     if box is None:
         return None

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
-from scipy import fft
 
 THUMBNAIL = 16
 HASH_SIDE = 32
@@ -37,6 +36,8 @@ def hash_plane(plane: np.ndarray) -> tuple[str, str]:
     Returns:
         64-bit hash as 16 hex digits, and the 16 x 16 thumbnail of uint8 in base64.
     """
+    from scipy import fft
+
     values = np.nan_to_num(plane.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     picture = Image.fromarray(values)
     small = np.asarray(picture.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BOX), dtype=np.float64)

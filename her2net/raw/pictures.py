@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 
 from her2net.errors import RawDataError
@@ -106,6 +105,8 @@ def narrow(array: np.ndarray) -> np.ndarray:
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Silence what C libraries print to the error stream; what is wrong is raised as an error instead."""
+    import SimpleITK as sitk  # noqa: N813
+
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     with _stderr_lock:
         try:

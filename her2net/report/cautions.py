@@ -88,7 +88,7 @@ def _answer(material: Material) -> Iterator[Caution]:
         yield Caution("serious", f"Probabilities of {model} are off ({'; '.join(off)}): do not read them as risks.")
     p = next((c.permutation_p for c in material.evaluation.certainty if (c.model, c.cohort) == (model, cohort)), None)
     if p is not None and p > 0.05:
-        yield Caution("serious", f"Shuffled labels reach the AUC of {model} with p = {number(p)}: chance explains it as well.")
+        yield Caution("serious", f"Shuffled labels reach the AUC of {model} with p = {number(p)}: chance is not ruled out.")
 
 
 def _data(material: Material, groups: list[Group]) -> Iterator[Caution]:

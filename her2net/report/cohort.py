@@ -82,7 +82,7 @@ def flow_table(material: Material, groups: Sequence[Group]) -> Table:
         if any(g.unmasked[m] for g in groups):
             rows.append([f"Shown whole to the model {m}", *[str(g.unmasked[m]) for g in groups], f"no {m} mask"])
     if FUSION in material.models:
-        why = "a case that lacks a modality is fused from those it has"
+        why = "a case that lacks a modality is fused from those it has" if any(any(g.lacking.values()) for g in groups) else ""
         rows.append(["Used for the fusion", *[str(g.n_cases) for g in groups], why])
     if any(g.unlabelled for g in groups):
         rows.append(["Predicted, not evaluated", *[str(g.unlabelled) for g in groups], "no label"])
@@ -177,7 +177,8 @@ def lesion_sizes(material: Material) -> dict[tuple[str, str], float]:
 
 
 def _row(row: dict[str, Any], first: str, second: str) -> list[str | Cell]:
-    name = f"{row['variable']}: {row['level']}" if row.get("level") else row["variable"]
+    counted = row["variable"] in ("cases", "patients") and not row.get("method")
+    name = f"{row['variable']}: {row['level']}" if row.get("level") else row["variable"].capitalize() if counted else row["variable"]
     missing = [row.get(f"{cohort}_missing") or 0 for cohort in (first, second)]
     tested = bool(row.get("method"))
     return [

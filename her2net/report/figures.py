@@ -13,11 +13,12 @@ import numpy as np
 
 from her2net.evaluate.figures import COLOURS, STYLE
 from her2net.evaluate.record import SubgroupMetric
+from her2net.explain.contour_record import ContourRecord
 from her2net.fuse.stage import FUSION
 from her2net.report.cohort import Group
 from her2net.report.material import History, Material
 from her2net.report.results import confusion_counts
-from her2net.report.words import count, number, p_value, with_interval
+from her2net.report.words import count, explained, p_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,6 +111,7 @@ def draw_training(material: Material) -> Figure:
     """Draw the loss of each fold over the epochs, and the AUC of the patients it holds out, one column per modality."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = list(material.plan.modalities)
     with rc_context(STYLE):
@@ -124,22 +126,26 @@ def draw_training(material: Material) -> Figure:
             right.axhline(0.5, color="0.6", linewidth=0.6)
             right.set(ylim=(0, 1), xlabel="Epoch", ylabel="AUC" if column == 0 else "")
             loss.set(title=name, ylabel="Cross-entropy" if column == 0 else "")
+            longest = max((len(fold) for fold in folds), default=1)
             for axis in (loss, right):
                 axis.spines[["top", "right"]].set_visible(False)
-                axis.xaxis.get_major_locator().set_params(integer=True)
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+                axis.set_xlim(1 - 0.03 * longest - 0.2, 1.03 * longest + 0.2)
         axes[0][0].legend(frameon=False)
     return figure
 
 
 def _plot_folds(axes: Axes, folds: Sequence[History], key: str, colour: str, style: str, label: str) -> None:
-    """Draw each fold thinly and their mean boldly, over the epochs that all folds reached."""
+    """Draw each fold thinly and their mean boldly, over the epochs that all folds reached; a single epoch as dots."""
     curves = [np.array([row[key] for row in fold], dtype=float) for fold in folds]  # None becomes NaN
     shortest = min(map(len, curves), default=0)
+    dot = "o" if shortest == 1 else None
     for curve in curves:
-        axes.plot(np.arange(1, len(curve) + 1), curve, color=colour, linewidth=0.7, alpha=0.35)
+        axes.plot(np.arange(1, len(curve) + 1), curve, color=colour, linewidth=0.7, alpha=0.35, marker=dot, markersize=3)
     if shortest:
         mean = np.stack([curve[:shortest] for curve in curves]).mean(axis=0)
-        axes.plot(np.arange(1, shortest + 1), mean, color=colour, linestyle=style, linewidth=1.6, label=label)
+        axes.plot(np.arange(1, shortest + 1), mean, color=colour, linestyle=style, linewidth=1.6, label=label,
+                  marker=dot, markersize=6)  # fmt: skip
 
 
 def draw_confusion(material: Material, cohort: str) -> Figure:
@@ -160,9 +166,40 @@ def draw_confusion(material: Material, cohort: str) -> Figure:
             ticks = range(len(names))
             axes.set_xticks(ticks, names)
             axes.set_yticks(ticks, names if model == models[0] else [""] * len(names), rotation=90, va="center")
-            axes.set(title=model, xlabel="Decided", ylabel="Truly" if model == models[0] else "")
+            axes.set(title=f"{model}, n = {counts.sum()}", xlabel="Decided", ylabel="Truly" if model == models[0] else "")
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
+    return figure
+
+
+def draw_contours(records: Sequence[ContourRecord]) -> Figure:
+    """Draw the AUC and the share of flipped decisions under each change of the masks, one row of axes per modality."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n_lines = [len(record.changes) for record in records]
+    height = 0.2 * sum(n_lines) + 0.8 * len(records)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(DOUBLE_IN, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(len(records), 2, squeeze=False, sharey="row", height_ratios=n_lines)
+        for record, row in zip(records, grid, strict=True):
+            names = [change.name for change in record.changes]
+            columns = [("AUC", [change.auc for change in record.changes]),
+                       ("share of decisions flipped", [change.flipped for change in record.changes])]  # fmt: skip
+            for axes, (label, means) in zip(row, columns, strict=True):
+                for line, mean in enumerate(means):
+                    if mean.value is None:
+                        continue
+                    if mean.ci_low is not None and mean.ci_high is not None:
+                        axes.plot([mean.ci_low, mean.ci_high], [line, line], color="0.2", linewidth=1)
+                    axes.plot(mean.value, line, "s", color=COLOURS[0], markersize=4.5)
+                if means[0].value is not None:
+                    axes.axvline(means[0].value, color=COLOURS[0], linewidth=0.6, linestyle=":")
+                axes.set(xlim=(-0.02, 1.02), xlabel=label, yticks=range(len(names)), yticklabels=names,
+                         ylim=(len(names) - 0.5, -0.5))  # fmt: skip
+                axes.set_title(f"{record.modality}, n = {record.n_cases}", fontsize=8, loc="left")
     return figure
 
 
@@ -199,28 +236,28 @@ def draw_forest(material: Material, rows: Sequence[SubgroupMetric], model: str, 
             if everyone.value is not None:
                 axes.axvline(everyone.value, color=COLOURS[0], linewidth=0.6, linestyle=":")
             _forest_line(axes, write, 0, "All cases", everyone.n, everyone.n_positive, everyone.value, everyone.ci_low,
-                         everyone.ci_high, "D")  # fmt: skip
+                         everyone.ci_high, everyone.reason, "D")  # fmt: skip
         line = 1
         for covariate in covariates:
             group = [row for row in shown if row.covariate == covariate]
             write(0.05, line, f"{textwrap.shorten(covariate, 40, placeholder='…')}", bold=True)
             write(right + 0.1, line, f"interaction p {p_value(group[0].interaction_p)}")
             for step, row in enumerate(group, start=1):
-                _forest_line(axes, write, line + step, "   " + textwrap.shorten(row.level, 24, placeholder="…"), row.n,
-                             row.n_positive, row.value, row.ci_low, row.ci_high, "s")  # fmt: skip
+                _forest_line(axes, write, line + step, "\u2003" + textwrap.shorten(row.level, 24, placeholder="…"), row.n,
+                             row.n_positive, row.value, row.ci_low, row.ci_high, row.reason, "s")  # fmt: skip
             line += 1 + len(group)
     return figure
 
 
 def _forest_line(  # type: ignore[no-untyped-def]
     axes: Axes, write, line: int, name: str, n: int, n_positive: int, value: float | None, low: float | None,
-    high: float | None, marker: str,
+    high: float | None, reason: str, marker: str,
 ) -> None:  # fmt: skip
     write(0.05, line, name)
     write(1.6, line, f"{n} ({n_positive})")
-    write(5.35, line, with_interval(value, low, high, 2) if value is not None else number(None))
+    write(5.35, line, explained(value, low, high, reason, 2))
     if value is None:
         return
     if low is not None and high is not None:
-        axes.plot([low, high], [line, line], color="0.2", linewidth=1)
-    axes.plot(value, line, marker, color=COLOURS[0], markersize=4.5 if marker == "s" else 5.5)
+        axes.plot([low, high], [line, line], color="0.2", linewidth=1, clip_on=False)
+    axes.plot(value, line, marker, color=COLOURS[0], markersize=4.5 if marker == "s" else 5.5, clip_on=False)

@@ -18,7 +18,7 @@ import numpy as np
 from her2net.artefact import digest_json, read_text
 from her2net.ensemble import EnsembleRecord
 from her2net.errors import StaleArtefactError
-from her2net.evaluate.estimate import has_both_classes
+from her2net.evaluate.patients import OF_PATIENTS
 from her2net.evaluate.record import RESEMBLING, Evaluation, Metric
 from her2net.evaluate.thresholds import Threshold, Thresholds
 from her2net.fingerprint import Fingerprint
@@ -26,6 +26,7 @@ from her2net.fuse.stage import FUSION, FusionRecord
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, read_predictions
 from her2net.project import Project
+from her2net.pseudonyms import pseudonymise
 from her2net.raw.problems import Problem
 from her2net.raw.verify import verify
 from her2net.tabular.added import JSON_NAME, AddedValue, AddedValues
@@ -54,6 +55,7 @@ class Material:
         paper: whether the published study is to be compared with.
         explained: table model -> what it goes by.
         added: what radiomics and covariates add to the images, and the reverse.
+        pseudonyms: case id -> keyed hash to show in its place; `None` shows the ids.
     """
 
     project: Project
@@ -71,6 +73,11 @@ class Material:
     paper: bool
     explained: dict[str, TableExplanation] = field(default_factory=dict)
     added: list[AddedValue] = field(default_factory=list)
+    pseudonyms: dict[str, str] | None = None
+
+    def shown_name(self, case_id: str) -> str:
+        """Return what the report calls a case."""
+        return case_id if self.pseudonyms is None else self.pseudonyms[case_id]
 
     @property
     def plan(self) -> Plan:
@@ -96,6 +103,12 @@ class Material:
         return [cohort for cohort in ("test", RESEMBLING, "oof") if cohort in found]
 
     @property
+    def patient_cohorts(self) -> list[str]:
+        """Cohorts whose figures are of patients instead of cases; none where every patient has one case."""
+        found = {metric.cohort for metric in self.evaluation.metrics}
+        return [cohort for cohort in (OF_PATIENTS["test"], OF_PATIENTS["oof"]) if cohort in found]
+
+    @property
     def headline(self) -> tuple[str, str]:
         """Model and cohort of the answer: fixed beforehand, never the best of several."""
         return (FUSION if FUSION in self.models else self.models[0]), self.cohorts[0]
@@ -111,20 +124,22 @@ class Material:
         return next((m for m in rows if (m.model, m.cohort, m.metric) == (model, cohort, name)), None)
 
     def drawn_models(self, cohort: str) -> list[str]:
-        """Return the models that have curves in a cohort: two classes, and both of them present."""
-        if not self.binary:
-            return []
+        """Return the models that have curves in a cohort: those with cases of more than one class."""
         models = [m for m in self.models if (m, cohort) in self.tables]
-        return [m for m in models if has_both_classes(self.known(m, cohort).labels)]
+        return [m for m in models if len(np.unique(self.known(m, cohort).labels)) > 1]
 
 
-def collect(project: Project, names: list[str], *, test_labels: Callable[[], Mapping[str, int]], paper: bool) -> Material:
+def collect(
+    project: Project, names: list[str], *, test_labels: Callable[[], Mapping[str, int]], paper: bool,
+    pseudonym_key: bytes | None = None,
+) -> Material:  # fmt: skip
     """Read everything.
 
     Args:
         names: models, as the evaluation has them.
         test_labels: opens the sealed labels; called once, and only where the evaluation opened them too.
         paper: whether the published study is to be compared with.
+        pseudonym_key: gives every case a keyed hash for its name.
 
     Raises:
         MissingArtefactError: something was not made yet; names the command.
@@ -161,6 +176,7 @@ def collect(project: Project, names: list[str], *, test_labels: Callable[[], Map
         openings=read_openings(project), labels=labels, paper=paper,
         explained={t: TableExplanation.load(paths.model(t) / EXPLANATION) for t in project.plan.tables},
         added=AddedValues.load(paths.evaluation / JSON_NAME).rows if project.plan.tables else [],
+        pseudonyms=None if pseudonym_key is None else pseudonymise((c.case_id for c in project.dataset.cases), pseudonym_key),
         problems=[p for p in verify(project.dataset, project.scan).problems if p.severity == "warning"],
     )  # fmt: skip
 
@@ -182,8 +198,19 @@ def _read_history(project: Project, modality: str, fold: int) -> History:
 
 
 def read_openings(project: Project) -> list[dict[str, Any]]:
-    """Return the record of openings of the test labels, oldest first; empty if they were never opened."""
+    """Return the record of openings of the test labels, oldest first; empty if they were never opened.
+
+    A line that a power cut or a full disk has mutilated counts as an opening for an unknown purpose.
+    """
     path = project.paths.test_openings
     if not path.exists():
         return []
-    return [json.loads(line) for line in read_text(path).splitlines() if line.strip()]
+    return [_read_opening(line) for line in read_text(path).splitlines() if line.strip()]
+
+
+def _read_opening(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"purpose": "unknown"}

@@ -20,6 +20,7 @@ class Mistake:
     """One case that was decided wrongly.
 
     Attributes:
+        case_id: as the report calls it.
         certainty: 0 on the threshold, 1 as far from it as possible.
         probability: of the positive class; with more classes, of the class decided for.
         others: model -> what it says of the same case.
@@ -63,7 +64,7 @@ def find_mistakes(material: Material) -> list[Mistake]:
     shown = {int(i) for i in (*wrong[:N_SHOWN], *wrong[-N_SHOWN:])}
     return [
         Mistake(
-            case_id=table.case_ids[i], truth=names[table.labels[i]], decision=names[decided[i]],
+            case_id=material.shown_name(table.case_ids[i]), truth=names[table.labels[i]], decision=names[decided[i]],
             probability=float(table.probs[i, 1 if material.binary else decided[i]]), certainty=float(certainty[i]),
             others={name: cases[table.case_ids[i]] for name, cases in said.items() if table.case_ids[i] in cases},
             pictures=_pictures(material, table.case_ids[i]) if int(i) in shown else (),
@@ -90,22 +91,24 @@ def _what_each_model_says(material: Material, cohort: str) -> dict[str, dict[str
 
 def _pictures(material: Material, case_id: str) -> tuple[Thumbnail, ...]:
     case = next(case for case in material.project.dataset.cases if case.case_id == case_id)
-    return tuple(draw_thumbnail(case, name) for name in material.plan.modalities if name in case.images)
+    shown = material.shown_name(case_id)
+    return tuple(draw_thumbnail(case, name, shown) for name in material.plan.modalities if name in case.images)
 
 
 def mistakes_table(material: Material, mistakes: list[Mistake]) -> Table:
     """Return all wrong decisions."""
     model, cohort = material.headline
+    others = [name for name in material.models if name != model]
     rows: list[list[str | Cell]] = [
         [
             m.case_id, m.truth, m.decision, Cell(number(m.probability), sort=m.probability),
-            Cell(number(m.certainty, 2), sort=m.certainty), *(m.others.get(name, "no image") for name in material.models),
+            Cell(number(m.certainty, 2), sort=m.certainty), *(m.others.get(name, "no image") for name in others),
         ]
         for m in mistakes
     ]  # fmt: skip
     what = f"Probability of {material.class_names[1]}" if material.binary else "Probability of the decision"
-    headers = ["Case", "Truly", "Decided", what, "Certainty", *(f"{name} says" for name in material.models)]
+    headers = ["Case", "Truly", "Decided", what, "Certainty", *(f"{name} says" for name in others)]
     caption = f"All wrong decisions of {model}, {cohort_name(cohort)}"
-    numeric = range(3, 5 + len(material.models) if material.binary else 5)
+    numeric = range(3, 5 + len(others) if material.binary else 5)
     far = "0 on the threshold, 1 as far from it as possible." if material.binary else "lead over the next class."
     return make_table("mistakes", caption, headers, rows, numeric=numeric, notes=(f"Certainty: {far}",))

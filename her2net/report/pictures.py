@@ -15,15 +15,16 @@ from her2net.artefact import write_bytes
 from her2net.evaluate.figures import DRAWERS, FORMATS, save_figure
 from her2net.evaluate.record import SubgroupMetric
 from her2net.evaluate.utility import decision_curve
+from her2net.explain.contour_record import describe_contours, read_contours
 from her2net.fuse.stage import FUSION
 from her2net.paths import folder_name
 from her2net.plan.tables import CLINICAL
 from her2net.report.cohort import Group, count_groups
-from her2net.report.figures import draw_confusion, draw_flow, draw_forest, draw_training, forest_rows
+from her2net.report.figures import draw_confusion, draw_contours, draw_flow, draw_forest, draw_training, forest_rows
 from her2net.report.material import Material
 from her2net.report.results import confusion_counts
 from her2net.report.tabular import clinical_scales, draw_importance, draw_nomogram, fusion_scales
-from her2net.report.words import cohort_name, count, listed, number, with_interval
+from her2net.report.words import cohort_name, count, estimate, explained, listed, metric_name, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,6 +76,12 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
             f"Decisions, {cohort_name(cohort)}. Counts, and per cent of each true class.", _describe_confusion(material, cohort),
         ))  # fmt: skip
     found += _table_pictures(material, folder)
+    contours = [record for name in material.plan.modalities for record in read_contours(material.project, name)]
+    if contours:
+        found.append(_own(
+            folder, "contours", draw_contours(contours), "Predictions with other outlines: AUC with 95 % interval, and the share of "
+            "decisions that flip with 95 % interval. Dotted: the masks as drawn.", " ".join(map(describe_contours, contours)),
+        ))  # fmt: skip
     model, cohort = material.headline
     shown = forest_rows(subgroups, model, cohort)
     if shown:
@@ -89,11 +96,11 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
 def _table_pictures(material: Material, folder: Path) -> list[Picture]:
     """Draw what table models go by, and nomograms of the covariates and of the fusion."""
     found = []
-    for name, explained in material.explained.items():
-        if explained.importance:
-            first = explained.importance[0]
+    for name, going_by in material.explained.items():
+        if going_by.importance:
+            first = going_by.importance[0]
             found.append(_own(
-                folder, f"importance_{folder_name(name)}", draw_importance(explained),
+                folder, f"importance_{folder_name(name)}", draw_importance(going_by),
                 f"{name}: loss of out-of-fold AUC when a feature is shuffled between held-out cases. Bars: mean; lines: 95 % of "
                 "the shuffles.", f"Bar chart of {name}. The largest loss is that of {first.name}: {number(first.loss)}.",
             ))  # fmt: skip
@@ -126,8 +133,9 @@ def _taken_over(material: Material, folder: Path, kind: str, cohort: str, models
     source = material.project.paths.evaluation / "figures"
     for suffix in FORMATS:
         write_bytes(folder / f"{kind}_{cohort}.{suffix}", (source / f"{kind}_{cohort}.{suffix}").read_bytes())
-    n = max(len(material.known(model, cohort)) for model in models)
-    caption = f"{CAPTIONS[kind]} {cohort_name(cohort).capitalize()}, n = {n}."
+    sizes = listed([f"{model} n = {len(material.known(model, cohort))}" for model in models])
+    rest = "" if material.binary else " Each class against all others."
+    caption = f"{CAPTIONS[kind]}{rest} {cohort_name(cohort).capitalize()}: {sizes}."
     return _embed(folder / f"{kind}_{cohort}", caption, _describe_curves(material, kind, cohort, models))
 
 
@@ -175,14 +183,19 @@ def _describe_curves(material: Material, kind: str, cohort: str, models: list[st
     metrics = {"roc": ("auc",), "precision_recall": ("pr_auc",), "calibration": ("calibration_slope", "calibration_intercept"),
                "decision_curve": ()}[kind]  # fmt: skip
     names = {"auc": "AUC", "pr_auc": "area", "calibration_slope": "slope", "calibration_intercept": "intercept"}
+    if not material.binary:
+        metrics = tuple(f"auc_class_{c}" for c in range(len(material.class_names))) if kind == "roc" else ()
+        names = {name: metric_name(name, material.class_names) for name in metrics}
     parts = []
     for model in models:
         found = [(names[name], material.metric(model, cohort, name)) for name in metrics]
-        parts += [f"{model}: " + ", ".join(f"{n} {with_interval(m.value, m.ci_low, m.ci_high, 2)}" for n, m in found if m)]
+        parts += [f"{model}: " + ", ".join(f"{n} {estimate(m, 2)}" for n, m in found if m)] if metrics else []
     title = {"roc": "ROC curves", "precision_recall": "Precision-recall curves", "calibration": "Calibration curves",
              "decision_curve": "Decision curves"}[kind]  # fmt: skip
-    if kind == "decision_curve":
+    if kind == "decision_curve" and material.binary:
         parts = [f"{model} {_useful_range(material, model, cohort)}" for model in models]
+    if not parts:
+        return f"{title} of {listed(models)}, {cohort_name(cohort)}, each class against all others."
     return f"{title} of {listed(models)}, {cohort_name(cohort)}. {'; '.join(parts)}."
 
 
@@ -206,5 +219,5 @@ def _describe_confusion(material: Material, cohort: str) -> str:
 
 
 def _describe_forest(rows: Sequence[SubgroupMetric]) -> str:
-    parts = [f"{r.covariate} {r.level}, n {r.n}: {with_interval(r.value, r.ci_low, r.ci_high, 2)}" for r in rows]
+    parts = [f"{r.covariate} {r.level}, n {r.n}: {explained(r.value, r.ci_low, r.ci_high, r.reason, 2)}" for r in rows]
     return "Forest plot of the AUC by subgroup. " + "; ".join(parts) + "."

@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from her2net.report import words
 from her2net.report.table import Table
 
-BRACKETS = re.compile(r"\([^()]*\)")
-"""What stands in brackets behind a number stays on one line."""
+BRACKETS = re.compile(r"\([^()]{1,28}\)|\d ± \d|[pn] (?=[\d<])")
+"""What stays on one line: brackets behind a number, mean ± SD, and n and p with their numbers."""
 
 
 def make_environment(*, autoescape: bool = True) -> Environment:
@@ -25,8 +25,13 @@ def make_environment(*, autoescape: bool = True) -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals["words"] = words
-    environment.filters["keep"] = lambda text: BRACKETS.sub(lambda found: found[0].replace(" ", "\u00a0"), text)
+    environment.filters["keep"] = keep_together
     return environment
+
+
+def keep_together(text: str) -> str:
+    """Return the text with spaces that a browser does not break at."""
+    return BRACKETS.sub(lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
 def render_page(context: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,12 +10,23 @@ import numpy as np
 from her2net.evaluate.record import Metric, SubgroupMetric
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
-from her2net.report.words import cohort_label, cohort_name, estimate, metric_name, number, p_value, with_interval
+from her2net.report.words import (
+    CLUSTERED,
+    cohort_label,
+    cohort_name,
+    estimate,
+    explained,
+    listed,
+    method,
+    metric_name,
+    number,
+    p_value,
+)
 
 MAIN_BINARY = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1")
 MAIN_MULTICLASS = ("auc", "auc_hand_till", "accuracy", "balanced_accuracy", "brier")
 RULES = {
-    "youden": "largest sensitivity + specificity",
+    "youden": "Youden: largest sensitivity + specificity",
     "sensitivity": "sensitivity at least as asked, then largest specificity",
     "specificity": "specificity at least as asked, then largest sensitivity",
     "cost": "smallest expected cost",
@@ -27,7 +39,7 @@ def results_table(material: Material) -> Table:
     main = MAIN_BINARY if material.binary else MAIN_MULTICLASS
     rows: list[list[str | Cell]] = []
     used: list[Metric] = []
-    for cohort in material.cohorts:
+    for cohort in [*material.cohorts, *material.patient_cohorts]:
         for model in material.models:
             found = [material.metric(model, cohort, name) for name in main]
             if found[0] is None:
@@ -48,18 +60,25 @@ def results_table(material: Material) -> Table:
 
 
 def methods_of(metrics: Sequence[Metric], class_names: list[str]) -> str:
-    """Say how the intervals of these figures were made, metrics of one method together."""
+    """Say how the intervals of these figures were made: metrics of one method together, then the exceptions."""
+    made = [(m, m.ci_method.replace(CLUSTERED, "")) for m in metrics if m.ci_method]
+    usual = {name: Counter(how for m, how in made if m.metric == name).most_common(1)[0][0] for name in {m.metric for m, _ in made}}
     by_method: dict[str, list[str]] = {}
-    for metric in metrics:
-        if metric.ci_method and metric_name(metric.metric, class_names) not in by_method.setdefault(metric.ci_method, []):
-            by_method[metric.ci_method].append(metric_name(metric.metric, class_names))
-    parts = [f"{', '.join(names)}: {method}" for method, names in by_method.items()]
-    return f"Intervals (95 %): {'; '.join(parts)}." if parts else ""
+    for metric, how in sorted(made, key=lambda pair: pair[1] != usual[pair[0].metric]):
+        name = metric_name(metric.metric, class_names)
+        name += "" if how == usual[metric.metric] else f" of {metric.model} ({cohort_label(metric.cohort)})"
+        if name not in by_method.setdefault(how, []):
+            by_method[how].append(name)
+    parts = [f"{listed(names)}: {method(how)}" for how, names in by_method.items()]
+    clustered = any(CLUSTERED in m.ci_method for m, _ in made)
+    text = f"Intervals (95 %). {'; '.join(parts)}." if parts else ""
+    return f"{text} Where a patient has several cases, the intervals allow for it." if clustered else text
 
 
 def cohort_note(material: Material) -> str:
     """Say what the short names of the cohorts mean."""
-    return "Cohorts. " + "; ".join(f"{cohort_label(c)}: {cohort_name(c)}" for c in material.cohorts) + "."
+    return "Cohorts. " + "; ".join(
+        f"{cohort_label(c)}: {cohort_name(c)}" for c in [*material.cohorts, *material.patient_cohorts]) + "."
 
 
 def threshold_note(material: Material) -> str:
@@ -132,26 +151,28 @@ def comparison_matrix(material: Material, cohort: str) -> Table | None:
             if row is None:
                 cells.append("-" if a == b else "")
             else:
-                cells.append(f"{_signed_interval(row, sign)}; p {p_value(row['p_adjusted'])}")
+                cells.append(_difference(row, sign))
         rows.append(cells)
     detectable = [f"{a} and {b}: {_detectable(r.get('detectable_difference'))}" for (a, b), r in found.items()]
+    tests = "; ".join(f"{a} and {b}: {r['test']}" for (a, b), r in found.items())
     return make_table(
         f"comparison_matrix_{cohort}", f"Difference of AUC, row minus column, {cohort_name(cohort)}",
         ["Model", *models], rows, numeric=range(1, len(models) + 1), sortable=False, notes=(
-            "On the cases that both models predict. Difference (95 % interval); p adjusted by Holm over the pairs; "
-            f"{next(iter(found.values()))['test']}. An interval across 0 means: not shown to differ.",
+            "On the n cases that both models predict. Difference (95 % interval); p adjusted by Holm over the pairs. An interval "
+            f"across 0 means: not shown to differ. Tests. {tests}.",
             "Smallest difference that this many cases would have shown with 80 % power: " + "; ".join(detectable) + ".",
         ),
     )  # fmt: skip
 
 
+def _difference(row: dict, sign: int) -> str:
+    value, low, high = (None if row[k] is None else sign * row[k] for k in ("difference", "ci_low", "ci_high"))
+    low, high = (low, high) if sign > 0 else (high, low)
+    return f"{explained(value, low, high, row['reason'])}; p {p_value(row['p_adjusted'])}; n {row['n']}"
+
+
 def _detectable(difference: float | None) -> str:
     return "none at all" if difference is not None and difference > 1 else number(difference, 2)
-
-
-def _signed_interval(row: dict, sign: int) -> str:
-    value, low, high = (None if row[k] is None else sign * row[k] for k in ("difference", "ci_low", "ci_high"))
-    return with_interval(value, *((low, high) if sign > 0 else (high, low)))
 
 
 def comparisons_table(material: Material) -> Table | None:
@@ -159,16 +180,16 @@ def comparisons_table(material: Material) -> Table | None:
     rows: list[list[str | Cell]] = [
         [
             metric_name(r["metric"], material.class_names), f"{r['model_a']} minus {r['model_b']}", cohort_label(r["cohort"]),
-            Cell(with_interval(r["difference"], r["ci_low"], r["ci_high"]), sort=r["difference"]),
+            Cell(explained(r["difference"], r["ci_low"], r["ci_high"], r["reason"]), sort=r["difference"]),
             Cell(p_value(r["p_value"]), sort=r["p_value"]), Cell(p_value(r["p_adjusted"]), sort=r["p_adjusted"]),
-            Cell(str(r["n"]), sort=r["n"]), r["test"], r["reason"],
+            Cell(p_value(r.get("p_bonferroni")), sort=r.get("p_bonferroni")), Cell(str(r["n"]), sort=r["n"]), r["test"],
         ]
         for r in material.evaluation.comparisons
     ]  # fmt: skip
     if not rows:
         return None
-    headers = ["Metric", "Models", "Cohort", "Difference (95 % interval)", "p", "p, Holm", "n", "Test", "Remark"]
-    return make_table("comparisons", "Every comparison of two models on the same cases", headers, rows, numeric=(3, 4, 5, 6))
+    headers = ["Metric", "Models", "Cohort", "Difference (95 % interval)", "p", "p, Holm", "p, Bonferroni", "n", "Test"]
+    return make_table("comparisons", "Every comparison of two models on the same cases", headers, rows, numeric=range(3, 8))
 
 
 def certainty_table(material: Material) -> Table | None:
@@ -179,9 +200,10 @@ def certainty_table(material: Material) -> Table | None:
     ]
     if not rows:
         return None
+    how = " or ".join(dict.fromkeys(c.permutation for c in material.evaluation.certainty if c.permutation))
     return make_table("certainty", "How sure the AUCs are", ["Model", "Cohort", "Permutation p", "Size of the study"], rows,
                       numeric=(2,), notes=("Permutation p: how often shuffled labels reach an AUC this high "
-                                           "(one-sided; 9,999 shuffles over patients).",))  # fmt: skip
+                                           f"(one-sided, over patients; {how}).",))  # fmt: skip
 
 
 def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table | None:
@@ -189,21 +211,26 @@ def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table 
 
     Args:
         key: file name of the table.
-        of: whose subgroups they are, for the caption.
+        of: whose subgroups they are, for the caption; model and cohort have columns where they differ.
     """
+    several = len({(r.model, r.cohort) for r in rows}) > 1
     cells: list[list[str | Cell]] = [
         [
-            f"{r.covariate}: {r.level}", r.model, cohort_label(r.cohort), Cell(f"{r.n} ({r.n_positive})", sort=r.n),
-            Cell(with_interval(r.value, r.ci_low, r.ci_high), sort=r.value),
-            Cell(p_value(r.interaction_p), sort=r.interaction_p), r.ci_method, r.reason,
+            f"{r.covariate}: {r.level}", *((r.model, cohort_label(r.cohort)) if several else ()),
+            Cell(f"{r.n} ({r.n_positive})", sort=r.n),
+            Cell(explained(r.value, r.ci_low, r.ci_high, r.reason), sort=r.value),
+            Cell(p_value(r.interaction_p), sort=r.interaction_p), method(r.ci_method),
         ]
         for r in rows
     ]  # fmt: skip
     if not cells:
         return None
-    headers = ["Subgroup", "Model", "Cohort", "n (positive)", "AUC (95 % interval)", "Interaction p", "Method", "Remark"]
-    return make_table(key, f"AUC by subgroup, {of}", headers, cells, numeric=(3, 4, 5), notes=(
+    headers = ["Subgroup", *(("Model", "Cohort") if several else ()), "n (positive)", "AUC (95 % interval)", "Interaction p",
+               "Method of the interval"]  # fmt: skip
+    first = 3 if several else 1
+    return make_table(key, f"AUC by subgroup, {of}", headers, cells, numeric=range(first, first + 3), notes=(
         "Interaction p: whether the levels differ (Welch's test of their AUCs), not adjusted for the number of "
-        "covariates. Subgroups are small and were not planned: read them as questions for a next study.",
+        "covariates; undefined where fewer than two levels have an AUC. Subgroups are "
+        "small and were not planned: read them as questions for a next study.",
         "A continuous covariate is split at its median in the training cases.",
     ))  # fmt: skip

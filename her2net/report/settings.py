@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from her2net.artefact import digest_file
+from her2net.fuse.choose import METHOD_NAMES
+from her2net.fuse.logistic import Coefficient
+from her2net.networks.build import network_spec
 from her2net.plan.schema import ModalityPlan
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
-from her2net.report.words import count, number, with_interval
+from her2net.report.words import count, listed, network, number, ratio
 from her2net.version import __version__
 
 DIGEST_DIGITS = 16
+MACHINE_WORDS = {"python": "Python", "device": "kind of processor", "device_name": "processor", "threads": "threads of it"}
 PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "torch", "torchvision", "timm", "monai", "SimpleITK", "Pillow",
             "h5py", "pydantic", "matplotlib", "jinja2")  # fmt: skip
 
@@ -22,7 +28,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "torch", "torchvisi
 def settings_table(material: Material) -> Table:
     """Return the settings that matter most, one column per modality."""
     plans = material.plan.modalities
-    columns = [_settings(section) for section in plans.values()]
+    columns = [_settings(section, material.runs[name][0].training.epochs) for name, section in plans.items()]
     hours = [sum(sum(run.duration_s.values()) for run in material.runs[name]) / 3600 for name in plans]
     weights = ["; ".join(dict.fromkeys(run.checkpoint for run in material.runs[name])) for name in plans]
     starts = ["; ".join(dict.fromkeys(run.initialisation for run in material.runs[name])) for name in plans]
@@ -32,22 +38,27 @@ def settings_table(material: Material) -> Table:
     return make_table("plan", "The plan, its main values", ["Setting", *plans], rows, sortable=False)
 
 
-def _settings(section: ModalityPlan) -> dict[str, str]:
+def _settings(section: ModalityPlan, epochs: int) -> dict[str, str]:
     pre, training = section.preprocessing, section.training
     unit = {"px": "px", "mm": "mm", "lesion": "of the longest lesion edge"}[pre.margin_unit]
     aspect = {"keep": "equal edges", "keep_in_plane": "equal edges within the slice", "squash": "resized without keeping shape"}
+    stepped = not network_spec(training.network).solved
     return {
         "Channels": ", ".join(section.channels),
         "Window": f"lesion box + {pre.margin:g} {unit} on each side, {aspect[pre.aspect]}",
         "Input": f"{' × '.join(map(str, pre.input_vox))} {'px' if section.ndim == 2 else 'voxels'}",
         "Normalisation": f"z-score of each case's own {pre.statistics}" + (", channels together" if pre.joint_channels else ""),
-        "Network": training.network,
-        "Epochs": str(training.epochs),
-        "Batch size": str(training.batch_size),
-        "Learning rate": f"{training.learning_rate:g}",
-        "Weight decay": f"{training.weight_decay:g}",
+        "Network": network(training.network),
+        "Epochs": _epochs(epochs, training.epochs) if stepped else "solved in one go",
+        "Batch size": str(training.batch_size) if stepped else "none",
+        "Learning rate": f"{training.learning_rate:g}" if stepped else "none",
+        "Weight decay": f"{training.weight_decay:g}" if stepped else "none",
         "Class weights in the loss": ", ".join(f"{w:g}" for w in training.loss_weights),
     }
+
+
+def _epochs(done: int, planned: int) -> str:
+    return str(done) if done == planned else f"{done}, as asked (the plan: {planned})"
 
 
 def fusion_table(material: Material) -> Table | None:
@@ -57,18 +68,53 @@ def fusion_table(material: Material) -> Table | None:
     rows: list[list[str | Cell]] = [
         [
             " + ".join(model.modalities), c.modality, c.class_name, Cell(str(model.n_cases), sort=model.n_cases),
-            Cell(with_interval(c.odds_ratio, c.ci_low, c.ci_high, 2), sort=c.odds_ratio),
-            Cell(number(c.odds_ratio_per_sd, 2), sort=c.odds_ratio_per_sd),
+            Cell(_ratios(c.odds_ratio, c.ci_low, c.ci_high), sort=c.odds_ratio), _per_sd(c),
         ]
         for model in material.fusion.models
         for c in model.coefficients
     ]  # fmt: skip
     headers = ["Cases that have", "Modality", "Class", "n", "Odds ratio per unit of logit (95 % interval)",
-               "Odds ratio per standard deviation"]  # fmt: skip
+               "Odds ratio per standard deviation (95 % interval)"]  # fmt: skip
     return make_table("fusion", "Weight of each modality in the fusion", headers, rows, numeric=(3, 4, 5), notes=(
         f"Intervals: {material.fusion.ci_method}. An odds ratio of 1 means no weight; those per standard deviation can be "
         "compared between modalities.",
     ))  # fmt: skip
+
+
+def fusion_methods_table(material: Material) -> Table | None:
+    """Return the inner estimates that the way of fusing was chosen by; `None` where the plan names it."""
+    selection = None if material.fusion is None else material.fusion.selection
+    if selection is None:
+        return None
+    rows: list[list[str | Cell]] = [
+        [
+            c.method, METHOD_NAMES[c.method], Cell(str(c.n_parameters), sort=c.n_parameters), Cell(number(c.log_loss), sort=c.log_loss),
+            "" if c.excess is None or c.excess_se is None else f"{c.excess:.4f} ± {c.excess_se:.4f}",
+            Cell(str(c.n_patients), sort=c.n_patients), "chosen" if c.method == selection.chosen else c.reason,
+        ]
+        for c in selection.candidates
+    ]  # fmt: skip
+    headers = ["Method", "What it is", "Fitted numbers", "Log loss, out of fold", "Above the best (± SE)", "Patients", "Remark"]
+    per_fold = ", ".join(f"fold {k}: {method}" for k, method in enumerate(selection.per_fold))
+    return make_table("fusion_methods", "Ways of fusing, estimated in an inner loop", headers, rows, numeric=(2, 3, 4, 5), notes=(
+        f"Rule: {selection.rule}. Criterion: {selection.criterion}.",
+        f"The out-of-fold figures of the fusion come from a choice made anew without the patients of each fold: {per_fold}.",
+    ))  # fmt: skip
+
+
+def _ratios(value: float, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return ratio(value)
+    return f"{ratio(value)} ({ratio(low)} to {ratio(high)})"
+
+
+def _per_sd(c: Coefficient) -> Cell:
+    """The interval is that of the unit, raised to the same power as the estimate."""
+    if c.ci_low is None or c.ci_high is None:
+        return Cell(ratio(c.odds_ratio_per_sd), sort=c.odds_ratio_per_sd)
+    power = math.log(c.odds_ratio_per_sd) / c.value if c.value else 0.0
+    low, high = (math.exp(power * math.log(limit)) if limit > 0 else 0.0 for limit in (c.ci_low, c.ci_high))
+    return Cell(_ratios(c.odds_ratio_per_sd, low, high) if power > 0 else ratio(c.odds_ratio_per_sd), sort=c.odds_ratio_per_sd)
 
 
 def decisions_table(material: Material) -> Table:
@@ -95,7 +141,11 @@ def software_table(material: Material) -> Table:
     here = {"her2net": __version__, "Python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     trained = {name: runs[0].environment for name, runs in material.runs.items() if runs}
     rows: list[list[str | Cell]] = [[name, version, "", "evaluation and report"] for name, version in here.items()]
-    rows += [[key, value, name, "training"] for name, found in trained.items() for key, value in found.items()]
+    used: dict[tuple[str, str], list[str]] = {}
+    for name, found in trained.items():
+        for key, value in found.items():
+            used.setdefault((MACHINE_WORDS.get(key, key), value), []).append(name)
+    rows += [[key, value, listed(names), "training"] for (key, value), names in used.items()]
     return make_table("software", "Software and machine", ["What", "Version", "Modality", "Used for"], rows)
 
 
@@ -126,7 +176,7 @@ def _is_digest(value: str) -> bool:
 def openings_table(material: Material) -> Table:
     """Return each opening of the test labels."""
     rows: list[list[str | Cell]] = [
-        [Cell(str(i), sort=i), str(entry.get("time", "")), f"her2net_{entry.get('purpose', '')}",
+        [Cell(str(i), sort=i), str(entry.get("time", ""))[:16].replace("T", " "), f"her2net_{entry.get('purpose', '')}",
          str(entry.get("her2net_version", "")), str(entry.get("n_cases", ""))]
         for i, entry in enumerate(material.openings, start=1)
     ]  # fmt: skip
@@ -135,8 +185,15 @@ def openings_table(material: Material) -> Table:
 
 
 def problems_table(material: Material) -> Table | None:
-    """Return the warnings about the raw data; `None` if there are none."""
+    """Return the warnings about the raw data, or how many there are of each kind where no case may be named.
+
+    `None` if there are none.
+    """
     rows: list[list[str | Cell]] = [[p.where, p.check, p.message] for p in material.problems]
     if not rows:
         return None
+    if material.pseudonyms is not None:
+        counts = Counter(p.check for p in material.problems)
+        return make_table("data_warnings", "Warnings of her2net_verify, which names the cases", ["Check", "Warnings"],
+                          [[check, Cell(str(n), sort=n)] for check, n in counts.items()], numeric=(1,))  # fmt: skip
     return make_table("data_warnings", "Warnings of her2net_verify", ["Where", "Check", "What"], rows)

@@ -8,29 +8,33 @@ from typing import ClassVar
 
 from her2net.artefact import Artefact, digest_file, digest_json, write_text
 from her2net.ensemble import EnsembleRecord
+from her2net.explain.record import RECORD as EXPLAIN_RECORD
 from her2net.fuse.stage import FUSION
 from her2net.project import Project
 from her2net.report.material import OWN_PURPOSE, collect, read_openings
-from her2net.report.page import make_page
-from her2net.report.pictures import make_pictures
-from her2net.report.render import render_page, render_table
 from her2net.tabular.added import JSON_NAME
 from her2net.tabular.stage import EXPLANATION
 from her2net.train.fold import read_record
 
-REPORT_VERSION = 1  # raise when the same inputs give another report
+REPORT_VERSION = 2  # raise when the same inputs give another report
 RECORD = "report.json"
 
 
 class ReportRecord(Artefact):
-    """`report.json`: what the report was made from; `paper` says whether it compares with the published study."""
+    """`report.json`: what the report was made from.
+
+    Attributes:
+        paper: whether it compares with the published study.
+        pseudonymised: whether cases have keyed hashes for names.
+    """
 
     MADE_BY: ClassVar[str] = "her2net_report"
 
     paper: bool
+    pseudonymised: bool = False
 
 
-def report_inputs(project: Project, names: Sequence[str], *, paper: bool) -> dict[str, str]:
+def report_inputs(project: Project, names: Sequence[str], *, paper: bool, pseudonymised: bool) -> dict[str, str]:
     """Digests of what a report is made from.
 
     Labels of test cases enter through the evaluation alone, so that asking whether a report is fresh opens nothing.
@@ -48,6 +52,7 @@ def report_inputs(project: Project, names: Sequence[str], *, paper: bool) -> dic
     made_from = {
         "version": str(REPORT_VERSION),
         "paper": str(paper),
+        "pseudonymised": str(pseudonymised),
         "cases": digest_json([project.dataset.spec.model_dump(mode="json"), cases, images]),
         "plan": digest_json(project.plan),
         "splits": digest_json(project.splits),
@@ -61,6 +66,9 @@ def report_inputs(project: Project, names: Sequence[str], *, paper: bool) -> dic
         made_from[f"{name}/folds"] = digest_json([[r.made_from, r.epochs_done] for r in records if r is not None])
         ensemble = paths.model(name) / "ensemble.json"
         made_from[f"{name}/tta"] = str(EnsembleRecord.load(ensemble).tta) if ensemble.exists() else ""
+        explained = [*paths.explain(name).glob(f"*/{EXPLAIN_RECORD}"), *paths.explain(name).glob("*-contours*.json")]
+        for path in sorted(explained):
+            made_from[f"explain/{path.relative_to(paths.results / 'explain').as_posix()}"] = digest_file(path)
     for name in project.plan.tables:
         path = paths.model(name) / EXPLANATION
         made_from[f"{name}/{EXPLANATION}"] = digest_file(path) if path.exists() else ""
@@ -83,24 +91,31 @@ def recorded_report(project: Project) -> ReportRecord:
 
 
 def write_report(
-    project: Project, names: Sequence[str], *, test_labels: Callable[[], Mapping[str, int]], paper: bool
-) -> Path:
+    project: Project, names: Sequence[str], *, test_labels: Callable[[], Mapping[str, int]], paper: bool,
+    pseudonym_key: bytes | None = None,
+) -> Path:  # fmt: skip
     """Write `report/`: the page, its figures and its tables; `report.json` last, which says that the rest is whole.
 
     Args:
         names: models, as the evaluation has them.
         test_labels: opens the sealed labels; called once, and only if the evaluation opened them.
         paper: whether to compare with the published study.
+        pseudonym_key: gives every case a keyed hash for its name; `None` shows the names.
 
     Raises:
         MissingArtefactError: something was not made yet.
         StaleArtefactError: the test labels are not those that were evaluated.
         RawDataError: an image of a wrongly decided case cannot be read.
     """
+    from her2net.report.page import make_page  # what draws; who asks whether a report is fresh needs none of it
+    from her2net.report.pictures import make_pictures
+    from her2net.report.render import render_page, render_table
+
     path = project.paths.report
     folder = path.parent
-    material = collect(project, list(names), test_labels=test_labels, paper=paper)
-    made_from = report_inputs(project, names, paper=paper)
+    hidden = pseudonym_key is not None
+    material = collect(project, list(names), test_labels=test_labels, paper=paper, pseudonym_key=pseudonym_key)
+    made_from = report_inputs(project, names, paper=paper, pseudonymised=hidden)
     pictures = make_pictures(material, folder / "figures")
     page = make_page(material, made_from, pictures)
     for table in page.tables:
@@ -109,7 +124,7 @@ def write_report(
     write_text(path, render_page(page.context))
     _remove_others(folder / "tables", {table.key for table in page.tables})
     _remove_others(folder / "figures", {picture.key for picture in pictures})
-    ReportRecord(made_from=made_from, paper=paper).save(folder / RECORD)
+    ReportRecord(made_from=made_from, paper=paper, pseudonymised=hidden).save(folder / RECORD)
     return path
 
 

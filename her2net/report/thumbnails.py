@@ -44,8 +44,11 @@ class Thumbnail:
         return "data:image/jpeg;base64," + base64.b64encode(self.data).decode("ascii")
 
 
-def draw_thumbnail(case: Case, modality: str) -> Thumbnail:
+def draw_thumbnail(case: Case, modality: str, shown_name: str) -> Thumbnail:
     """Draw one case around its lesion: of a volume the slice with most lesion, of a dynamic series the second phase.
+
+    Args:
+        shown_name: what the report calls the case.
 
     Raises:
         RawDataError: an image or mask cannot be read.
@@ -64,7 +67,7 @@ def draw_thumbnail(case: Case, modality: str) -> Thumbnail:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=88, subsampling=0)
     drawn = "the lesion outlined" if mask is not None and mask.any() else "no mask"
-    alt = f"{modality} of case {case.case_id}{where}, {drawn}"
+    alt = f"{modality} of case {shown_name}{where}, {drawn}"
     return Thumbnail(modality, buffer.getvalue(), f"{modality}{where}", alt, *picture.size)
 
 

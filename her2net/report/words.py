@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 
-from her2net.evaluate.record import RESEMBLING, Metric
+from her2net.evaluate.record import COHORT_NAMES, RESEMBLING, Metric
 
-COHORT_NAMES = {
-    "oof": "training cases, out-of-fold",
-    "test": "test cases",
-    RESEMBLING: "test cases without those that resemble a training case",
-}
-COHORT_LABELS = {"oof": "out-of-fold", RESEMBLING: "test, no look-alikes"}
+COHORT_LABELS = {"oof": "out-of-fold", RESEMBLING: "distinct test", "oof-patients": "out-of-fold, by patient",
+                 "test-patients": "test, by patient"}  # fmt: skip
 """Short forms for columns of tables."""
 METRIC_NAMES = {
     "auc": "AUC",
@@ -29,15 +26,45 @@ METRIC_NAMES = {
     "mcc": "MCC",
     "lr_positive": "LR+",
     "lr_negative": "LR-",
+    "rule_out_sensitivity": "Sensitivity of ruling out",
+    "rule_out_npv": "NPV of ruling out",
+    "rule_in_specificity": "Specificity of ruling in",
+    "rule_in_ppv": "PPV of ruling in",
+    "ruled_out_share": "Share ruled out",
+    "ruled_in_share": "Share ruled in",
+    "grey_zone_share": "Share in the grey zone",
     "brier": "Brier score",
+    "brier_reliability": "Brier score, reliability",
+    "brier_resolution": "Brier score, resolution",
+    "brier_uncertainty": "Brier score, uncertainty",
+    "brier_within_bins": "Brier score, within bins",
     "calibration_slope": "Calibration slope",
     "calibration_intercept": "Calibration intercept",
     "ece": "ECE",
     "ici": "ICI",
     "weighted_kappa": "Weighted kappa",
-    "nri": "NRI",
+    "nri": "NRI, category-free",
+    "nri_positive": "NRI, positives",
+    "nri_negative": "NRI, negatives",
     "idi": "IDI",
+    "auc_across_folds": "AUC, fold by fold",
 }
+METHOD_WORDS = {
+    "DeLong, logit, t": "DeLong's variance on the logit scale, Student's t",
+    "Newcombe score": "Newcombe's score interval",
+    "Wilson": "Wilson's score interval",
+    "Wilson, transformed": "Wilson's interval of TP / (TP + FP + FN), transformed",
+    "MOVER of Wilson": "from the limits of sensitivity and specificity (MOVER)",
+    "delta, Fisher z": "delta method on Fisher's z scale",
+    "log (Simel)": "normal on the log scale (Simel)",
+    "normal, log scale": "normal on the log scale",
+    "logit": "normal on the logit scale",
+}
+NETWORK_WORDS = {
+    r"^scattering_(\d)d$": r"\1D wavelet scattering network", r"^resnet(\d+)_3d\w*$": r"3D ResNet-\1",
+    r"^resnet(\d+)([a-z]?)$": r"ResNet-\1\2", r"^convnextv2_(\w+)$": r"ConvNeXt V2 \1",
+}  # fmt: skip
+CLUSTERED = ", clustered by patient"
 SUFFIXES = {"_recalibrated": ", recalibrated", "_at_prevalence": ", at the prevalence given"}
 
 
@@ -69,19 +96,72 @@ def metric_name(metric: str, class_names: list[str]) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with a fixed count of decimals; "undefined" where there is none."""
-    return "undefined" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    if value is None or not math.isfinite(value):
+        return "undefined"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def with_interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
     """Return "0.842 (0.708 to 0.931)", and the bare value where it has no interval."""
     if value is None or low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         return number(value, digits)
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
 
 
 def estimate(metric: Metric | None, digits: int = 3) -> str:
-    """Return a figure of the evaluation with its interval; empty where there is no such figure."""
-    return "" if metric is None else with_interval(metric.value, metric.ci_low, metric.ci_high, digits)
+    """Return a figure of the evaluation with its interval, or why it has none; empty where there is no such figure."""
+    return "" if metric is None else explained(metric.value, metric.ci_low, metric.ci_high, metric.reason, digits)
+
+
+def explained(value: float | None, low: float | None, high: float | None, reason: str, digits: int = 3) -> str:
+    """Return a figure with its interval, or the reason why a part of it is undefined.
+
+    Example:
+        >>> explained(None, None, None, "one class only"), explained(0.5, None, None, "one patient", 1)
+        ('undefined: one class only', '0.5 (no interval: one patient)')
+    """
+    text = with_interval(value, low, high, digits)
+    if text.startswith("undefined"):
+        at_least = "" if low is None or not math.isfinite(low) else f", at least {number(low, digits)}"
+        return f"{text}{at_least}: {reason}" if reason else text
+    return text if "(" in text or not reason else f"{text} (no interval: {reason})"
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio with two decimals, as far as they mean something.
+
+    Example:
+        >>> ratio(0.001), ratio(3.14159), ratio(123456.7)
+        ('<0.01', '3.14', '>1000')
+    """
+    if value is None or not math.isfinite(value):
+        return "undefined"
+    return "<0.01" if 0 <= value < 0.01 else ">1000" if value > 1000 else f"{value:.2f}"
+
+
+def method(ci_method: str) -> str:
+    """Return how an interval was made in words that a paper can use.
+
+    Example:
+        >>> method("Wilson, clustered by patient")
+        "Wilson's score interval, clustered by patient"
+    """
+    base = ci_method.replace(CLUSTERED, "")
+    return METHOD_WORDS.get(base, base) + (CLUSTERED if CLUSTERED in ci_method else "")
+
+
+def network(name: str) -> str:
+    """Return a network of the plan in words, with its name there.
+
+    Example:
+        >>> network("scattering_2d"), network("resnet10_3d_s122"), network("convnextv2_tiny")
+        ('2D wavelet scattering network (scattering_2d)', '3D ResNet-10 (resnet10_3d_s122)', 'ConvNeXt V2 tiny (convnextv2_tiny)')
+    """
+    words = name
+    for pattern, text in NETWORK_WORDS.items():
+        words = re.sub(pattern, text, words)
+    return f"{words} ({name})"
 
 
 def percent(value: float | None) -> str:

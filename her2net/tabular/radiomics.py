@@ -17,7 +17,6 @@ from importlib import metadata, util
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 
 from her2net.errors import MissingDependencyError, RawDataError, describe
 from her2net.plan.schema import RadiomicsPlan
@@ -116,6 +115,7 @@ def _window(lesion: np.ndarray, spacing_mm: tuple[float, ...], target: list[floa
 
 def _run_mirp(image: np.ndarray, lesion: np.ndarray, spacing_mm: tuple[float, ...], plan: RadiomicsPlan) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="her2net-") as folder, _silence():
+        import SimpleITK as sitk  # noqa: N813
         from mirp import extract_features
 
         for name, values in (("image", image), ("mask", lesion.astype(np.uint8))):

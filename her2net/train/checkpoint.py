@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from her2net.artefact import replacing
-from her2net.errors import MissingArtefactError, StaleArtefactError, WriteError
+from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError, WriteError
 
 LATEST, PREVIOUS, FINAL = "checkpoint_latest.pt", "checkpoint_previous.pt", "checkpoint_final.pt"
 
@@ -58,6 +58,8 @@ def find_damage(path: Path) -> str:
     """Compare every checksum of a checkpoint; return what is wrong, empty if nothing is."""
     try:
         with zipfile.ZipFile(path) as file:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+                return "compressed, as torch writes none"  # and could unfold to any size
             broken = file.testzip()
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -69,31 +71,66 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingArtefactError: no such file.
+        PlanError: something else is in its place.
         StaleArtefactError: damaged, or not a checkpoint of her2net.
     """
     import torch
 
     if not path.exists():
         raise MissingArtefactError(f"{path}: no such file. Run her2net_train first.")
+    if not path.is_file():
+        raise PlanError(f"{path}: is not a file. Move it away.")
     remedy = "Run her2net_train for this fold again; it continues from what is sound."
     damage = find_damage(path)
     if damage:
         raise StaleArtefactError(f"{path}: damaged checkpoint ({damage}). {remedy}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the unpickler may fail in any way on a file that somebody made up
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise StaleArtefactError(f"{path}: damaged checkpoint ({reason}). {remedy}") from None
-    if not isinstance(state, dict) or "made_from" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("made_from"), dict):
         raise StaleArtefactError(f"{path}: not a checkpoint of her2net. {remedy}")
     return state
 
 
-def read_latest(folder: Path) -> dict[str, Any] | None:
-    """Return the newest sound state, `None` if there is none; a damaged one is passed over with a warning."""
+def compare_weights(found: Any, own: Mapping[str, Any]) -> list[str]:
+    """List in what weights do not fit a network, by their names, shapes and types; NaN and infinity do not fit.
+
+    Args:
+        found: as a checkpoint has them, so anything.
+        own: state dict of the network.
+    """
+    import torch
+
+    if not isinstance(found, dict):
+        return [f"weights are {type(found).__name__}, expected names and tensors"]
+    problems = [f"{name} is missing" for name in own if name not in found]
+    problems += [f"{str(name)[:80]!r} is none of the network's" for name in found if name not in own]
+    for name in [name for name in own if name in found]:
+        tensor = found[name]
+        if not isinstance(tensor, torch.Tensor):
+            problems.append(f"{name} is {type(tensor).__name__}, expected a tensor")
+        elif (tensor.shape, tensor.dtype) != (own[name].shape, own[name].dtype):
+            kinds = [f"{t.dtype} of shape {tuple(t.shape)}" for t in (tensor, own[name])]
+            problems.append(f"{name} is {kinds[0]}, expected {kinds[1]}")
+        elif not torch.isfinite(tensor).all():
+            problems.append(f"{name} holds NaN or infinity")
+    return problems
+
+
+def read_latest(folder: Path, explain_misfit: Callable[[dict[str, Any]], str] = lambda state: "") -> dict[str, Any] | None:
+    """Return the newest sound state, `None` if there is none; what is no good is passed over with a warning.
+
+    Args:
+        explain_misfit: says why a state cannot be continued from; empty if it can.
+    """
     for name, instead in ((LATEST, "Falling back to the previous checkpoint."), (PREVIOUS, "Training starts anew.")):
         try:
-            return read_checkpoint(folder / name)
+            state = read_checkpoint(folder / name)
+            if why := explain_misfit(state):
+                raise StaleArtefactError(f"{folder / name}: cannot be continued from ({why}).")
+            return state
         except MissingArtefactError:
             continue
         except StaleArtefactError as error:

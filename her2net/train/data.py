@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from her2net.artefact import digest_json
-from her2net.errors import LeakageError, PlanError
+from her2net.errors import CacheError, LeakageError, PlanError, describe
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.preprocess.cache import Cache, load_cache
@@ -78,6 +78,10 @@ def load_part(paths: DatasetPaths, modality: str, plan: ModalityPlan, cases: tup
     """Read the cache rows of the cases."""
     path = paths.cache(modality, plan.preprocessing_digest)
     cache = load_cache(path, [case.case_id for case in cases])
+    shape = (plan.n_inputs, *plan.preprocessing.stored_vox)
+    if cache.image.shape[1:] != shape:
+        raise CacheError(describe("holds images of another shape than the plan", where=path, found=cache.image.shape[1:],
+                                  expected=shape, remedy="Run her2net_plan, which makes it anew."))
     return FoldData(cases, cache, np.array([case.label for case in cases], dtype=np.int64))
 
 

@@ -17,13 +17,12 @@ from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.locks import Lock, hold
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
+from her2net.train.batchgenerators_engine import require_batchgenerators
 from her2net.train.checkpoint import FINAL, find_damage
 from her2net.train.data import FoldCases, PartLoader, load_part
-from her2net.train.footprint import refuse_what_cannot_fit
 from her2net.train.record import RunRecord, describe_environment
-from her2net.train.run import Task, TrainingRun
 
-TRAINING_VERSION = 1  # raise when the same plan and data give other weights
+TRAINING_VERSION = 2  # raise when the same plan and data give other weights
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def fold_inputs(training: TrainingPlan, plan: ModalityPlan, data_digests: dict[s
         data_digests: `training` and `held_out` part -> digest.
         source: `--pretrained` as given, or ''.
     """
-    settings = training.model_dump(mode="json", exclude={"epochs"})
+    settings = training.model_dump(mode="json", exclude={"epochs"}) | {"augmentation": training.augmentation.used}
     return {
         "training_version": str(TRAINING_VERSION),
         "training_plan": digest_json([settings, plan.preprocessing.input_vox, plan.inference.tta]),
@@ -95,6 +94,9 @@ def _train_locked(
     paths: DatasetPaths, plan: Plan, modality: str, fold: int | str, cases: FoldCases, options: TrainOptions,
     load: PartLoader, lock: Lock,
 ) -> RunRecord:  # fmt: skip
+    from her2net.train.footprint import refuse_what_cannot_fit  # torch takes seconds; who asks for a state pays none
+    from her2net.train.run import Task, TrainingRun
+
     section, folder = plan.modalities[modality], paths.fold(modality, fold)
     sweep_temporaries(folder)
     if options.restart and folder.exists():
@@ -103,6 +105,8 @@ def _train_locked(
     training = effective_training(section, options, record)
     ended = record is not None and is_complete(folder, record) and record.epochs_done >= training.epochs
     if not ended:
+        if training.augmentation.engine == "batchgenerators":
+            require_batchgenerators()
         n_cases = len(cases.training) + len(cases.held_out)
         refuse_what_cannot_fit(f"{modality} fold {fold}", section, training, n_cases, options.device)
     parts = {

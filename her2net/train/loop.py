@@ -20,6 +20,8 @@ from her2net.artefact import digest_json
 from her2net.errors import TrainingError
 from her2net.plan.schema import TrainingPlan
 from her2net.train.augment import augment, center_crop, draw_parameters, mixup
+from her2net.train.batches import augmented_batches
+from her2net.train.timeline import Timeline
 
 T = TypeVar("T")
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,7 +58,7 @@ def learning_rate_at(step: int, steps_per_epoch: int, plan: TrainingPlan) -> flo
 def training_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, targets: Tensor, *,
     precision: str, gradient_clip: float, scaler: torch.amp.GradScaler | None,
-    loss_weights: Tensor | None = None, label_smoothing: float = 0.0, n_parts: int = 1,
+    loss_weights: Tensor | None = None, label_smoothing: float = 0.0, n_parts: int = 1, timeline: Timeline | None = None,
 ) -> tuple[float, int]:  # fmt: skip
     """One forward, backward and update.
 
@@ -66,6 +68,7 @@ def training_step(
         x: (N, C, [D,] H, W) float32.
         targets: (N, n_classes) float32, rows sum to 1.
         n_parts: parts in which the batch goes through the network.
+        timeline: where forward, backward and optimizer are counted.
 
     Returns:
         The loss, and the number of parts that fitted.
@@ -73,13 +76,17 @@ def training_step(
     Raises:
         TrainingError: not even one case at a time fits.
     """
+    lap = (lambda phase: None) if timeline is None else timeline.lap
+
     def forward_backward(n: int) -> float:
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for part, wanted in zip(x.tensor_split(n), targets.tensor_split(n), strict=True):
             loss = _loss(model, part, wanted, precision, loss_weights, label_smoothing) * (len(part) / len(x))
+            lap("forward")
             (loss if scaler is None else scaler.scale(loss)).backward()
             total += float(loss.detach())
+            lap("backward")
         return total
 
     loss, n_parts = within_memory(forward_backward, n_parts, len(x), "training batch")
@@ -91,6 +98,7 @@ def training_step(
         nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         scaler.step(optimizer)
         scaler.update()
+    lap("optimizer")
     return loss, n_parts
 
 
@@ -144,13 +152,15 @@ def balanced_batches(n_cases: int, batch_size: int, generator: torch.Generator) 
 def train_epoch(
     model: nn.Module, average: torch.optim.swa_utils.AveragedModel | None, optimizer: torch.optim.Optimizer,
     images: Tensor, labels: Tensor, case_ids: Sequence[str], plan: TrainingPlan, *,
-    input_vox: Sequence[int], epoch: int, seed: int, scaler: torch.amp.GradScaler | None = None, n_parts: int = 1,
+    input_vox: Sequence[int], epoch: int, seed: int, timeline: Timeline, scaler: torch.amp.GradScaler | None = None,
+    n_parts: int = 1,
 ) -> tuple[float, int]:  # fmt: skip
     """Train one epoch.
 
     Args:
         images: (N, C, *stored_vox) float16, on the device or in the memory of the machine.
         labels: (N,) int64, in the same place.
+        timeline: where the phases are counted.
         n_parts: parts in which a batch goes through the network, see `training_step`.
 
     Returns:
@@ -166,18 +176,29 @@ def train_epoch(
     steps = max(1, math.ceil(len(labels) / plan.batch_size))
     total = 0.0
     model.train()
-    for step, rows in enumerate(balanced_batches(len(labels), plan.batch_size, generator)):
+    timeline.start()
+    batches = list(balanced_batches(len(labels), plan.batch_size, generator))
+    made = None
+    if plan.augmentation.engine == "batchgenerators":
+        made = augmented_batches(images, batches, input_vox, plan.augmentation, generator)
+    for step, rows in enumerate(batches):
         there = rows.to(images.device)
-        parameters = draw_parameters(len(rows), len(input_vox), plan.augmentation, generator)
-        dtype = AUTOCAST_TYPES.get(plan.precision, torch.float32)
-        x = augment(images[there].to(device), input_vox, parameters, dtype=dtype)
         targets = nn.functional.one_hot(labels[there].to(device), n_classes).float()
+        if made is None:
+            parameters = draw_parameters(len(rows), len(input_vox), plan.augmentation, generator)
+            stored = images[there].to(device)
+            timeline.lap("data")
+            x = augment(stored, input_vox, parameters, dtype=AUTOCAST_TYPES.get(plan.precision, torch.float32))
+        else:
+            x = next(made).to(device)
         x, targets = mixup(x, targets, plan.augmentation.mixup_alpha, generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(epoch * steps + step, steps, plan)
+        timeline.lap("augment")
         loss, n_parts = training_step(
             model, optimizer, x, targets, precision=plan.precision, gradient_clip=plan.gradient_clip, scaler=scaler,
             loss_weights=weights, label_smoothing=plan.label_smoothing, n_parts=n_parts,
+            timeline=timeline,
         )  # fmt: skip
         if not math.isfinite(loss):
             raise TrainingError(
@@ -187,6 +208,7 @@ def train_epoch(
             )
         if average is not None:
             average.update_parameters(model)
+            timeline.lap("optimizer")
         total += loss * len(rows)
     return total / len(labels), n_parts
 

@@ -28,7 +28,7 @@ class RunRecord(Artefact):
         pid: process that trains or trained it.
         initialisation: what became of the pretrained weights, in words.
         checkpoint: which weights predict, in words; carries the remark where they are optimistic.
-        duration_s: seconds spent per kind of work, summed over resumed sessions.
+        duration_s: phase (see `her2net.train.timeline.PHASES`) -> seconds, summed over epochs and resumed sessions.
         environment: versions, device and threads.
     """
 

@@ -12,18 +12,29 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
-from her2net.networks.build import build_network
+from her2net.networks.build import build_network, network_spec
 from her2net.networks.pretrained import load_pretrained
+from her2net.networks.scattering import ScatteringNetwork
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.predictions import make_predictions, write_predictions
 from her2net.progress import progress
-from her2net.train.checkpoint import FINAL, LATEST, PREVIOUS, find_damage, read_latest, save_checkpoint, save_latest
+from her2net.train.checkpoint import (
+    FINAL,
+    LATEST,
+    PREVIOUS,
+    compare_weights,
+    find_damage,
+    read_latest,
+    save_checkpoint,
+    save_latest,
+)
 from her2net.train.data import ALL, FoldData
 from her2net.train.loop import (
     channels_last,
@@ -36,8 +47,15 @@ from her2net.train.loop import (
     train_epoch,
 )
 from her2net.train.record import MONITORED, RunRecord, describe_environment, monitor, plot_progress, write_history
+from her2net.train.solve import describe_views, solve_classifier
+from her2net.train.timeline import Timeline
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
+KINDS: dict[str, tuple[type, ...]] = {
+    "initialisation": (str,), "epochs_done": (int,), "optimizer": (dict,), "scaler": (dict, type(None)), "n_parts": (int,),
+    "history": (list,), "best": (dict, type(None)), "duration_s": (dict,),
+}  # fmt: skip
+"""What a checkpoint holds besides weights -> its type."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +95,24 @@ class TrainingRun:
         """Take up the run where its newest sound checkpoint was, or start it."""
         self.task, training, section = task, task.training, task.section
         self.device = torch.device(task.device)
-        state = read_latest(task.folder)
-        if state is not None and state["made_from"] != task.made_from:
-            state = None
         torch.manual_seed(epoch_seed(training.seed, task.modality, str(task.fold), "initialisation"))
         n_channels = section.n_inputs
         model = build_network(training.network, n_channels=n_channels, n_classes=task.plan.n_classes,
                               drop_path=training.drop_path)
+        state = read_latest(task.folder, partial(explain_misfit, task=task, model=model))
         source = task.pretrained or ("auto" if training.initialisation == "pretrained" else "none")
         report = load_pretrained(model, training.network, source="none" if state else source, n_channels=n_channels)
         self.initialisation = state["initialisation"] if state else report.message
+        self.solved = network_spec(training.network).solved
         self.model = channels_last(model, section.ndim).to(self.device)
-        self.average = make_average(self.model, training.ema_decay)
+        self.average = None if self.solved else make_average(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, learning_rate=training.learning_rate,
                                         weight_decay=training.weight_decay)
         self.scaler = make_scaler(training.precision, self.device)
         self.epochs_done, self.n_parts = 0, 1
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
-        self.duration_s: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0}
+        self.timeline = Timeline(self.device)
         if state:
             self._restore(state)
 
@@ -126,14 +143,9 @@ class TrainingRun:
             return tensors
 
     def _one_epoch(self, epoch: int, images: torch.Tensor, labels: torch.Tensor, bar: Any) -> None:
-        task, start = self.task, time.perf_counter()
-        loss, self.n_parts = train_epoch(
-            self.model, self.average, self.optimizer, images, labels, task.parts["training"].cache.case_ids,
-            task.training, input_vox=task.section.preprocessing.input_vox, epoch=epoch, scaler=self.scaler,
-            seed=epoch_seed(task.training.seed, task.modality, str(task.fold), epoch), n_parts=self.n_parts,
-        )  # fmt: skip
-        middle = time.perf_counter()
-        row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"], "train_loss": loss}
+        task = self.task
+        row = self._solve(epoch, images) if self.solved else self._step_through(epoch, images, labels)
+        self.timeline.start()
         row |= self._validate()
         self.history.append(row)
         self.epochs_done = epoch + 1
@@ -142,10 +154,34 @@ class TrainingRun:
             if self.best is None or score > self.best["score"]:
                 weights = {k: v.detach().cpu().clone() for k, v in self._averaged().state_dict().items()}
                 self.best = {"score": score, "epoch": epoch, "weights": weights}
-        self.duration_s["train"] += middle - start
-        self.duration_s["validate"] += time.perf_counter() - middle
+        self.timeline.lap("validation")
+        self.timeline.settle()
         auc = "" if row["val_auc"] is None else f", AUC {row['val_auc']:.3f}"
-        bar.set_postfix_str(f"loss {loss:.3f}{auc}")
+        bar.set_postfix_str(f"loss {row['train_loss']:.3f}{auc}")
+
+    def _step_through(self, epoch: int, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+        """Update all weights, batch after batch; return the first columns of the history."""
+        task = self.task
+        loss, self.n_parts = train_epoch(
+            self.model, self.average, self.optimizer, images, labels, task.parts["training"].cache.case_ids,
+            task.training, input_vox=task.section.preprocessing.input_vox, epoch=epoch, scaler=self.scaler,
+            seed=epoch_seed(task.training.seed, task.modality, str(task.fold), epoch), n_parts=self.n_parts,
+            timeline=self.timeline,
+        )  # fmt: skip
+        return {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"], "train_loss": loss}
+
+    def _solve(self, epoch: int, images: torch.Tensor) -> dict[str, Any]:
+        """Solve the classifier; it is done in one epoch, and more change nothing. Return the first columns of the history."""
+        if self.history:
+            return {"epoch": epoch, "learning_rate": 0.0, "train_loss": self.history[-1]["train_loss"]}
+        part, input_vox = self.task.parts["training"], self.task.section.preprocessing.input_vox
+        model = cast(ScatteringNetwork, self.model)
+        self.timeline.start()
+        views = describe_views(model, images, self.task.training, input_vox)
+        self.timeline.lap("forward")
+        loss = solve_classifier(model, views, part.labels, [c.patient_id for c in part.cases], self.task.training)
+        self.timeline.lap("optimizer")
+        return {"epoch": epoch, "learning_rate": 0.0, "train_loss": loss}
 
     def _averaged(self) -> torch.nn.Module:
         return self.model if self.average is None else self.average.module
@@ -167,18 +203,19 @@ class TrainingRun:
         return monitor(labels, self._predict_held_out(self.task.training.precision))
 
     def _save(self) -> None:
-        start = time.perf_counter()
+        self.timeline.start()
         self.task.check()
         save_latest(self.task.folder, {
             "made_from": self.task.made_from, "initialisation": self.initialisation, "epochs_done": self.epochs_done,
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(), "n_parts": self.n_parts,
-            "history": self.history, "best": self.best, "duration_s": self.duration_s,
+            "history": self.history, "best": self.best, "duration_s": self.timeline.seconds,
         })  # fmt: skip
         self._write_history()
         self._write_record("running")
-        self.duration_s["checkpoint"] += time.perf_counter() - start
+        self.timeline.lap("checkpoint")
+        self.timeline.settle()
 
     def _write_history(self) -> None:
         write_history(self.task.folder / "history.csv", self.history)
@@ -192,7 +229,7 @@ class TrainingRun:
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.epochs_done, self.history, self.best = state["epochs_done"], state["history"], state["best"]
-        self.duration_s, self.n_parts = state["duration_s"], state["n_parts"]
+        self.timeline, self.n_parts = Timeline(self.device, state["duration_s"]), state["n_parts"]
 
     def _finish(self) -> RunRecord:
         """Write what the run made; all of it, because a kill may have come between the checkpoint and the rest."""
@@ -221,6 +258,8 @@ class TrainingRun:
         if task.training.checkpoint == "best":
             chosen = "best epoch" if self.best is None else f"epoch {self.best['epoch'] + 1}"
             words = f"{chosen} by accuracy, recall, AUC and F1; optimistic: epoch chosen on the reported fold"
+        elif self.solved:
+            words = "solved on all views of the training cases"
         else:
             words = "last epoch" + (", running average of the weights" if self.average is not None else "")
         record = RunRecord(
@@ -229,8 +268,38 @@ class TrainingRun:
             n_held_out_cases=len(task.parts["held_out"].labels), epochs_done=self.epochs_done, training=task.training,
             epochs_from=task.epochs_from, batch_parts=self.n_parts, pid=os.getpid(),
             initialisation=self.initialisation, checkpoint=words,
-            duration_s={k: round(v, 2) for k, v in self.duration_s.items()},
+            duration_s={k: round(v, 3) for k, v in self.timeline.seconds.items()},
             environment=describe_environment(task.device),
         )  # fmt: skip
         record.save(task.folder / "run.json")
         return record
+
+
+def explain_misfit(state: dict[str, Any], task: Task, model: torch.nn.Module) -> str:
+    """Say why a run cannot continue from the state of a checkpoint; empty if it can."""
+    if state["made_from"] != task.made_from:
+        return "made from other inputs"
+    absent = object()
+    odd = [name for name, kinds in KINDS.items() if not isinstance(state.get(name, absent), kinds)]
+    if odd:
+        return f"{', '.join(odd)} missing or of another type"
+    own = model.state_dict()
+    problems = compare_weights(state.get("model"), own)
+    if task.training.ema_decay > 0:
+        averaged = {"n_averaged": torch.tensor(0), **{f"module.{name}": tensor for name, tensor in own.items()}}
+        problems += [f"average: {problem}" for problem in compare_weights(state.get("average"), averaged)]
+    if state["best"] is not None:
+        problems += [f"best: {problem}" for problem in compare_weights(state["best"].get("weights"), own)]
+    return "; ".join(problems[:3]) or _explain_moments(state["optimizer"], model)
+
+
+def _explain_moments(found: dict[str, Any], model: torch.nn.Module) -> str:
+    """Say in what the state of an optimizer is not one of this network; torch would notice at the first step only."""
+    groups = make_optimizer(model, learning_rate=1.0, weight_decay=0.0).param_groups
+    shapes = [tuple(p.shape) for group in groups for p in group["params"]]
+    try:
+        fits = [len(group["params"]) for group in found["param_groups"]] == [len(group["params"]) for group in groups]
+        fits &= all(tuple(found["state"][i][name].shape) == shapes[i] for i in found["state"] for name in ("exp_avg", "exp_avg_sq"))
+    except (KeyError, IndexError, TypeError, AttributeError):
+        fits = False
+    return "" if fits else "optimizer is not one of this network"

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef, roc_auc_score
 
 from her2net.evaluate.comparisons import (
     bonferroni,
@@ -17,6 +17,7 @@ from her2net.evaluate.comparisons import (
     holm,
     mcnemar_exact,
     paired_bootstrap,
+    paired_bootstraps,
     tango_limits,
 )
 from her2net.evaluate.estimate import two_sided_p
@@ -31,7 +32,8 @@ from her2net.evaluate.sample_size import (
     size_advice,
 )
 from her2net.evaluate.subgroups import MISSING, equality_p, level_order, numeric_levels, subgroup_aucs
-from her2net.evaluate.weighted import auc_statistic
+from her2net.evaluate.thresholds import Threshold
+from her2net.evaluate.weighted import auc_statistic, pr_auc_statistic
 from her2net.predictions import make_predictions
 
 
@@ -163,14 +165,28 @@ def test_reclassification_by_hand() -> None:
     labels = np.array([1, 1, 1, 0, 0, 0, 0])
     old, new = np.full(7, 0.5), np.array([0.6, 0.7, 0.4, 0.4, 0.4, 0.6, 0.5])
     found = net_reclassification(labels, old, new)
-    assert found["nri_positive"].value == pytest.approx(1 / 3)
-    assert found["nri_negative"].value == pytest.approx(1 / 4)
-    assert found["nri"].value == pytest.approx(1 / 3 + 1 / 4)
-    assert net_reclassification(labels, old, new, cuts=[0.65])["nri"].value == pytest.approx(1 / 3)
-    idi = integrated_discrimination(labels, old, new)["idi"]
+    assert found["nri_positive"].estimate.value == pytest.approx(1 / 3)
+    assert found["nri_negative"].estimate.value == pytest.approx(1 / 4)
+    assert found["nri"].estimate.value == pytest.approx(1 / 3 + 1 / 4)
+    assert net_reclassification(labels, old, new, cuts=[0.65])["nri"].estimate.value == pytest.approx(1 / 3)
+    idi = integrated_discrimination(labels, old, new)["idi"].estimate
     assert idi.value == pytest.approx((0.2 / 3) - (-0.1 / 4))
     assert idi.ci_low < idi.value < idi.ci_high
-    assert net_reclassification(np.ones(7, dtype=int), old, new)["nri"].reason
+    assert net_reclassification(np.ones(7, dtype=int), old, new)["nri"].estimate.reason
+
+
+def test_reclassification_is_tested_as_welch_would() -> None:
+    from scipy.stats import ttest_ind
+
+    labels, a, b = cohort(60)
+    found = integrated_discrimination(labels, b, a)["idi"]
+    change = a - b
+    expected = ttest_ind(change[labels == 1], change[labels == 0], equal_var=False)
+    interval = expected.confidence_interval()
+    assert found.df == pytest.approx(expected.df)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.estimate.value == pytest.approx(change[labels == 1].mean() - change[labels == 0].mean())
+    assert [found.estimate.ci_low, found.estimate.ci_high] == pytest.approx([interval.low, interval.high])
 
 
 def test_permutation_p_equals_mann_whitney_and_keeps_patients_whole() -> None:
@@ -232,3 +248,33 @@ def test_a_subgroup_in_perfect_order_takes_part_in_the_test() -> None:
     found = subgroup_aucs(labels, scores, levels, np.arange(80))
     assert found.groups[0].auc.value == 1
     assert found.interaction_p < 0.01
+
+
+def test_rates_of_two_models_are_compared_among_the_cases_they_are_rates_of() -> None:
+    labels, a, b = cohort(80)
+    names, half = [f"c{i:02d}" for i in range(80)], Threshold(value=0.5, rule="given", chosen_on="nothing", n=0)
+    probs = {m: 1 / (1 + np.exp(-x)) for m, x in (("A", a), ("B", b))}
+    tables = {(m, "test"): make_predictions(names, names, np.column_stack([1 - p, p]), labels=list(labels), folds=[""] * 80)
+              for m, p in probs.items()}  # fmt: skip
+    rows = {row["metric"]: row for row in compare_models(tables, {"A": half, "B": half})}
+    for metric, among in (("sensitivity", labels == 1), ("specificity", labels == 0)):
+        right = [((probs[m] >= 0.5) == (labels == 1))[among] for m in ("A", "B")]
+        expected = mcnemar_exact(*right)
+        assert rows[metric]["n"] == among.sum()
+        assert rows[metric]["difference"] == pytest.approx(right[0].mean() - right[1].mean())
+        assert rows[metric]["p_value"] == pytest.approx(expected.p_value)
+    for metric, score in (("f1", f1_score), ("balanced_accuracy", balanced_accuracy_score), ("mcc", matthews_corrcoef)):
+        both = [score(labels, probs[m] >= 0.5) for m in ("A", "B")]
+        assert rows[metric]["difference"] == pytest.approx(both[0] - both[1])
+        assert rows[metric]["ci_low"] <= rows[metric]["difference"] <= rows[metric]["ci_high"]
+        assert 0 < rows[metric]["p_value"] <= 1
+    assert rows["nri"]["difference"] == pytest.approx(rows["nri_positive"]["difference"] + rows["nri_negative"]["difference"])
+
+
+def test_metrics_resampled_together_are_as_if_alone() -> None:
+    labels, a, b = cohort(60)
+    makers = {"auc": auc_statistic, "pr": pr_auc_statistic}
+    pairs = {name: (make(labels, a), make(labels, b)) for name, make in makers.items()}
+    together = paired_bootstraps(pairs, labels, n_resamples=300, rng=np.random.default_rng(4))
+    for name, (one, other) in pairs.items():
+        assert together[name] == paired_bootstrap(one, other, labels, n_resamples=300, rng=np.random.default_rng(4))

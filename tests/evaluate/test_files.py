@@ -11,7 +11,9 @@ from test_evaluation import make_table
 
 from her2net.artefact import write_csv, write_json
 from her2net.cli import evaluate as command
+from her2net.evaluate import figures as figures_module
 from her2net.evaluate.cohort_tables import compare_cohorts
+from her2net.evaluate.discrimination import auc_interval
 from her2net.evaluate.evaluation import (
     Evaluation,
     Options,
@@ -21,7 +23,7 @@ from her2net.evaluate.evaluation import (
     recorded_options,
 )
 from her2net.evaluate.facts import CaseFacts, Facts, subgroup_levels
-from her2net.evaluate.figures import DRAWERS, FORMATS
+from her2net.evaluate.figures import DRAWERS, FORMATS, write_figures
 from her2net.evaluate.labels import read_labels
 from her2net.evaluate.thresholds import Thresholds
 from her2net.paths import DatasetPaths, Roots
@@ -307,7 +309,43 @@ def test_three_classes_are_drawn_against_the_rest_and_compared(tmp_path: Path) -
     out = tmp_path / "out"
     assert command.main(["--predictions", str(tmp_path / "A.csv"), str(tmp_path / "B.csv"), "-o", str(out), "--ordinal"]) == 0
     assert list_files(out) == ALWAYS | figures("oof")
-    assert "A: 2 (AUC" in (out / "figures" / "roc_oof.svg").read_text(encoding="utf-8")
+    svg = (out / "figures" / "roc_oof.svg").read_text(encoding="utf-8")
+    own = next(row for row in read(out / "metrics.csv") if (row["model"], row["metric"]) == ("A", "auc_class_2"))
+    assert f"A: 2 {float(own['value']):.2f} ({float(own['ci_low']):.2f} to {float(own['ci_high']):.2f}), n = 90" in svg
+    assert "Training cases, out-of-fold" in svg
     pairs = {row["metric"]: row for row in read(out / "comparisons.csv")}
     assert set(pairs) == {"auc", "accuracy", "brier"}
     assert "weighted_kappa" in {row["metric"] for row in read(out / "metrics.csv")}
+
+
+def test_legends_tell_all_cases_however_many_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures_module, "MAX_DRAWN", 20)
+    table = make_table(60)
+    write_figures(tmp_path, {("A", "oof"): table}, {})
+    found = auc_interval(table.labels, table.probs[:, 1], patients=np.array(table.patient_ids))
+    svg = (tmp_path / "roc_oof.svg").read_text(encoding="utf-8")
+    assert f"A {found.value:.2f} ({found.ci_low:.2f} to {found.ci_high:.2f}), n = 60" in svg
+    assert "A, n = 60" in (tmp_path / "decision_curve_oof.svg").read_text(encoding="utf-8")
+
+
+def test_a_test_table_is_read_at_the_threshold_of_the_out_of_fold_table_of_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, seed, fold, prefix in (("oof", 0, "0", "c"), ("test", 1, "", "t"), ("same", 2, "", "c")):
+        (tmp_path / part).mkdir()
+        write_predictions(tmp_path / part / "US.csv", make_table(40, seed, fold=fold, prefix=prefix))
+    oof, test, same = (str(tmp_path / part / "US.csv") for part in ("oof", "test", "same"))
+    out = tmp_path / "out"
+    assert command.main(["--predictions", oof, test, "-o", str(out), "--threshold", "sensitivity=0.9"]) == 0
+    rows = {(r["cohort"], r["metric"]): r for r in read(out / "metrics.csv")}
+    chosen = Thresholds.load(out / "thresholds.json").models["US"]
+    assert (chosen.rule, chosen.chosen_on, chosen.n) == ("sensitivity", "oof", 40)
+    assert float(rows["test", "sensitivity"]["threshold"]) == float(rows["oof", "sensitivity"]["threshold"]) == chosen.value
+    assert float(rows["oof", "sensitivity"]["value"]) >= 0.9
+    assert ("test", "brier_recalibrated") in rows
+    assert "threshold 0.5" not in capsys.readouterr().out
+    assert command.main(["--predictions", oof, same, "-o", str(tmp_path / "other")]) == 2
+    assert "patients of its test table are in its out-of-fold table" in capsys.readouterr().err
+    assert command.main(["--predictions", oof, oof, "-o", str(tmp_path / "other")]) == 2
+    assert "US occurs twice" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from mutations.case import Mutation
 
-__all__ = ["Mutation", "all_mutations"]
+__all__ = ["Mutation", "raw_mutations", "trained_mutations"]
 
 
-def all_mutations() -> list[Mutation]:
-    """Return every mutation, kind by kind."""
+def raw_mutations() -> list[Mutation]:
+    """Return every mutation of the raw dataset, kind by kind."""
     from mutations import columns, ids, layout, masks, pictures, specs, volumes
 
     modules = (pictures, volumes, masks, layout, ids, columns, specs)
     return [mutation for module in modules for mutation in module.MUTATIONS]
+
+
+def trained_mutations() -> list[Mutation]:
+    """Return every mutation of what was made from it, and of what is given to a command, kind by kind."""
+    from mutations import caches, checkpoints, given_files, json_files, new_images, tables
+
+    return [mutation for module in (json_files, caches, checkpoints, tables, given_files, new_images) for mutation in module.MUTATIONS]

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
+START_S = 600.0
+"""Importing torch may take minutes on a busy machine."""
 MAX_DATA_BYTES = 3 << 30
 """Memory the child may ask for: a bomb must not unfold."""
 
@@ -75,7 +77,9 @@ class Worker:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent), *sys.path])}
         self.child = subprocess.Popen([sys.executable, "-m", "mutations.worker"], text=True, encoding="utf-8", env=env,
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._read(120), "the worker did not start"
+        if not self._read(START_S):
+            self.stop()
+            raise AssertionError("the worker did not start")
 
     def _read(self, timeout_s: float) -> str:
         assert self.child is not None

@@ -1,0 +1,171 @@
+"""Ways of fusing: what each computes, that choosing one never sees the patient it reports on, and cases that lack a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from her2net import pipeline
+from her2net.errors import PlanError
+from her2net.fuse.choose import (
+    METHOD_NAMES,
+    METHODS,
+    Candidate,
+    _simplest_good,
+    describe_selection,
+    fit_fusion,
+    fuse_out_of_fold,
+    select_method,
+)
+from her2net.fuse.logistic import apply_fusion, logits
+from her2net.fuse.stage import FusionRecord
+from her2net.paths import DatasetPaths
+from her2net.plan.schema import Plan
+from her2net.predictions import Predictions, make_predictions
+from her2net.project import load_project
+
+CLASSES = ["negative", "positive"]
+SUBSETS = [["A"], ["B"], ["A", "B"]]
+
+
+def make_tables(
+    n: int = 90, *, distances: Mapping[str, float] | None = None, lacking: float = 0.1, seed: int = 0, n_classes: int = 2
+) -> dict[str, Predictions]:
+    """Draw tables of cases of three folds, two cases a patient; a Gaussian reading of the class each."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(rng.integers(0, n_classes, n // 2), 2)
+    tables = {}
+    for name, distance in (distances or {"A": 2.0, "B": 1.0}).items():
+        scores = distance * np.eye(n_classes)[y] + rng.standard_normal((n, n_classes))
+        probs = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        rows = np.flatnonzero(rng.random(n) >= lacking)
+        tables[name] = make_predictions([f"c{i:03d}" for i in rows], [f"p{i // 2:03d}" for i in rows], probs[rows],
+                                        labels=[int(v) for v in y[rows]], folds=[str(i // 2 % 3) for i in rows])  # fmt: skip
+    return tables
+
+
+def folds_of(tables: Mapping[str, Predictions], n: int = 3) -> list[list[str]]:
+    """Return the patients of each fold."""
+    patients = sorted({p for table in tables.values() for p in table.patient_ids})
+    return [[p for p in patients if int(p[1:]) % n == k] for k in range(n)]
+
+
+def test_mean_and_weighted_are_what_they_say() -> None:
+    tables = make_tables(lacking=0.0)
+    a, b = logits(tables["A"])[:, 0], logits(tables["B"])[:, 0]
+    mean = apply_fusion(tables, fit_fusion(tables, SUBSETS, CLASSES, 1.0, method="mean"))
+    np.testing.assert_allclose(logits(mean)[:, 0], (a + b) / 2, atol=1e-9)
+    above = [roc_auc_score(t.labels, t.probs[:, 1]) - 0.5 for t in tables.values()]
+    weighted = apply_fusion(tables, fit_fusion(tables, SUBSETS, CLASSES, 1.0, method="weighted"))
+    np.testing.assert_allclose(logits(weighted)[:, 0], (above[0] * a + above[1] * b) / sum(above), atol=1e-9)
+
+
+def test_tables_that_know_nothing_weigh_alike() -> None:
+    tables = make_tables(distances={"A": -2.0, "B": -1.0}, lacking=0.0)
+    model = fit_fusion(tables, SUBSETS, CLASSES, 1.0, method="weighted")[-1]
+    assert model.weights == [[0.5, 0.5]]
+
+
+def test_gated_equals_logistic_where_no_case_lacks_a_table() -> None:
+    tables = make_tables(lacking=0.0)
+    logistic, gated = (fit_fusion(tables, SUBSETS, CLASSES, 1.0, method=m)[-1] for m in ("logistic", "gated"))
+    np.testing.assert_allclose(gated.weights, logistic.weights, rtol=1e-5)
+    np.testing.assert_allclose(gated.intercepts, logistic.intercepts, atol=1e-5)
+
+
+def test_gated_learns_from_cases_that_lack_a_table() -> None:
+    """The cases with both tables have one class only: a regression of their own cannot be fitted, the gated one can."""
+    tables = make_tables(n=120, lacking=0.0)
+    alone = {name: t.take((t.labels == 0) | (np.arange(len(t)) % 2 == i)) for i, (name, t) in enumerate(tables.items())}
+    with pytest.raises(PlanError, match="no case of class 'positive'"):
+        fit_fusion(alone, SUBSETS, CLASSES, 1.0, method="logistic")
+    fused = apply_fusion(tables, fit_fusion(alone, SUBSETS, CLASSES, 1.0, method="gated"))
+    assert roc_auc_score(fused.labels, fused.probs[:, 1]) > 0.85
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_any_number_of_tables_and_classes(method: str, n_classes: int) -> None:
+    names = ["negative", "low", "positive"][:n_classes]
+    tables = make_tables(150, distances={"A": 2.0, "B": 1.0, "CLIN": 0.5, "RAD:US": 1.0}, n_classes=n_classes, lacking=0.2)
+    subsets = sorted({tuple(m for m in tables if c in tables[m].case_ids) for t in tables.values() for c in t.case_ids}
+                     | {(m,) for m in tables})  # fmt: skip
+    if method == "logistic":  # sets with too few cases cannot have a regression of their own
+        tables, subsets = make_tables(150, distances={"A": 2.0, "B": 1.0}, n_classes=n_classes), [tuple(s) for s in SUBSETS]
+    fused = apply_fusion(tables, fit_fusion(tables, subsets, names, 1.0, method=method))  # type: ignore[arg-type]
+    np.testing.assert_allclose(fused.probs.sum(axis=1), 1)
+    assert (fused.probs.argmax(axis=1) == fused.labels).mean() > 0.7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_label_of_a_held_out_patient_changes_nothing_that_is_reported_on_it(method: str) -> None:
+    tables = make_tables()
+    folds = folds_of(tables)
+    before = fuse_out_of_fold(tables, SUBSETS, folds, CLASSES, 1.0, [method] * 3)  # type: ignore[list-item]
+    after = fuse_out_of_fold(_flip(tables, folds[1]), SUBSETS, folds, CLASSES, 1.0, [method] * 3)  # type: ignore[list-item]
+    own = np.isin(before.patient_ids, folds[1])
+    np.testing.assert_array_equal(before.probs[own], after.probs[own])
+    assert method == "mean" or not np.array_equal(before.probs[~own], after.probs[~own])
+
+
+def test_the_choice_of_a_method_never_sees_the_patients_it_is_reported_on() -> None:
+    tables = make_tables(60, distances={"A": 1.0, "B": 0.2})
+    folds = folds_of(tables)
+    before = select_method(tables, SUBSETS, folds, CLASSES, 1.0)
+    after = select_method(_flip(tables, folds[1]), SUBSETS, folds, CLASSES, 1.0)
+    assert after.per_fold[1] == before.per_fold[1]
+    assert after.per_fold[0] != before.per_fold[0]  # what the other folds do see changes them
+    assert after.candidates != before.candidates
+
+
+def _flip(tables: Mapping[str, Predictions], patients: list[str]) -> dict[str, Predictions]:
+    return {
+        name: t.with_labels({c: int(1 - y) if p in patients else int(y) for c, p, y in
+                             zip(t.case_ids, t.patient_ids, t.labels, strict=True)})
+        for name, t in tables.items()
+    }  # fmt: skip
+
+
+def test_the_rule_takes_the_simplest_within_one_standard_error() -> None:
+    def candidate(method: str, n: int, excess: float | None, se: float | None) -> Candidate:
+        return Candidate(method=method, n_parameters=n, log_loss=None if excess is None else 0.5 + excess, excess=excess,  # type: ignore[arg-type]
+                         excess_se=se, n_patients=50, reason="")  # fmt: skip
+
+    good = [candidate("mean", 0, 0.03, 0.02), candidate("weighted", 2, 0.01, 0.02), candidate("logistic", 7, 0.0, 0.0)]
+    assert _simplest_good(good) == "weighted"
+    assert _simplest_good([candidate("mean", 0, None, None), *good[2:]]) == "logistic"
+
+
+def test_a_useless_table_is_not_given_half_the_say() -> None:
+    tables = make_tables(240, distances={"A": 2.5, "B": 0.0}, lacking=0.05)
+    selection = select_method(tables, SUBSETS, folds_of(tables), CLASSES, 1.0)
+    assert selection.chosen != "mean"
+    assert {c.method for c in selection.candidates} == set(METHODS)
+
+
+def test_two_folds_leave_nothing_to_choose_on() -> None:
+    tables = make_tables()
+    selection = select_method(tables, SUBSETS, folds_of(tables, 2), CLASSES, 1.0)
+    assert (selection.chosen, selection.per_fold) == ("logistic", ["logistic", "logistic"])
+    assert "at least 3 folds" in selection.candidates[0].reason
+
+
+def test_auto_reaches_record_report_and_explanation(copied: DatasetPaths) -> None:
+    plan = Plan.load(copied.plan)
+    plan.model_copy(update={"fusion": plan.fusion.model_copy(update={"method": "auto"})}).save(copied.plan)
+    record = pipeline.fuse(load_project(copied))
+    assert record.selection is not None
+    assert record.method == record.selection.chosen
+    assert len(record.selection.per_fold) == plan.splits.n_folds
+    assert FusionRecord.load(copied.model("fusion") / "fusion.json") == record
+    project = load_project(copied)
+    pipeline.evaluate(project)
+    page = pipeline.report(project).read_text(encoding="utf-8")
+    assert "Ways of fusing, estimated in an inner loop" in page
+    assert METHOD_NAMES[record.method] in page
+    lines = describe_selection(record.selection)
+    assert lines[0].startswith(f"fusion chose {record.method}")
+    assert len(lines) == 6
