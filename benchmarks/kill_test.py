@@ -8,7 +8,8 @@ A tiny synthetic cohort with two modalities goes through plan, training, ensembl
 within it, half right before or after a random call of it that changes the disk (rename, fsync, link, unlink), which is
 where a loss would happen. After a few kills the run may end, and its results are compared by hash with those of a run
 that was never killed: weights and optimizer states as tensors, caches as arrays, tables, pictures and the report as bytes.
-A loss is a file that is missing, differs, or is there in addition. Needs fork, so Linux or macOS.
+A loss is a file that is missing, differs, or is there in addition. The images get the network that cohorts of this size get,
+which is solved in one go; the volumes one that is trained in epochs. Needs fork, so Linux or macOS.
 
 The clock stands still and each purpose opens the test labels once, so that reports can be compared to the byte: they tell when
 they were made, how long training took, and how often labels were opened, which a repeated evaluation rightly raises.
@@ -46,6 +47,7 @@ from matplotlib.figure import Figure
 from her2net import pipeline
 from her2net.networks.build import NETWORKS
 from her2net.paths import DatasetPaths, Roots
+from her2net.plan import rules
 from her2net.plan.machine import Machine, speed_key
 from her2net.plan.stage import PlanOptions
 from her2net.project import load_project
@@ -102,6 +104,16 @@ def make_networks_thin() -> None:
     for name, spec in NETWORKS.items():
         if "_3d" in name and spec.library == "monai":
             NETWORKS[name] = replace(spec, options={**spec.options, "widen_factor": 0.125})
+
+
+def step_through_volumes() -> None:
+    """Let this process plan a ResNet for volumes, as for a large cohort: what is solved in one go has no epochs to die between."""
+    choose = rules.list_candidates
+
+    def list_candidates(modality: Any, **facts: Any) -> Any:
+        return choose(modality, **(facts | {"n_training_cases": rules.SCATTERING_UP_TO + 1} if modality.ndim == 3 else facts))
+
+    rules.list_candidates = list_candidates
 
 
 def work(root: Path, options: PlanOptions, say: Callable[[str], None], *, quick: bool) -> None:
@@ -381,6 +393,7 @@ def run_all(n_kills: int, seed: int, work_dir: Path, *, quick: bool = False, n_j
     """Kill at least `n_kills` times in campaigns of up to eight, some of them side by side; return the figures."""
     source = work_dir / "reference"
     options = make_cohort(source)
+    step_through_volumes()
     warm_up(source, options)
     whole = attempt(source, options, quick=quick)
     print(f"uninterrupted: {sum(whole.seconds.values()):.0f} s", flush=True)

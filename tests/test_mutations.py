@@ -22,11 +22,23 @@ from mutations.worker import Worker
 from her2net.paths import DatasetPaths
 
 RAW, TRAINED = raw_mutations(), trained_mutations()
-LATER = {m.id for kind in {m.kind for m in TRAINED} for m in [m for m in TRAINED if m.kind == kind][5::2]}
-"""Of a kind with many ways to be damaged every second one after the fifth is left to the slow tests."""
-LATER |= {m.id for m in TRAINED if m.kind.startswith("evaluate") and m.accepted}  # whole evaluations
 WRITERS = {"plan": CACHE, "train": TRAIN_ALL, "ensemble": ENSEMBLE, "fuse": FUSE, "evaluate": EVALUATE, "predict": PREDICT}
 CAN_MOUNT = hasattr(os, "geteuid") and os.geteuid() == 0 and bool(shutil.which("mount"))
+FIRST, EVERY = 4, 6
+LATER = {m.id for m in TRAINED if m.kind.startswith("evaluate") and m.accepted}  # whole evaluations
+LATER |= {
+    m.id
+    for half in (RAW, TRAINED)
+    for kind in {m.kind for m in half}
+    for i, m in enumerate(m for m in half if m.kind == kind)
+    if i >= FIRST and (i - FIRST) % EVERY != EVERY - 1
+}
+"""Of each kind the first few, and of the rest every sixth, are always tried; the others are left to the slow tests."""
+
+
+def listed(mutations: list[Mutation]) -> list[object]:
+    """Return the mutations as parameters of a test."""
+    return [pytest.param(m, id=m.id, marks=[pytest.mark.slow] * (m.id in LATER)) for m in mutations]
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +75,14 @@ def test_names_are_unique_and_there_are_enough(mutations: list[Mutation]) -> Non
     assert len({mutation.id for mutation in mutations}) == len(mutations) >= 150
 
 
-@pytest.mark.parametrize("mutation", [pytest.param(m, id=m.id) for m in RAW])
+@pytest.mark.parametrize("mutation", listed(RAW))
 def test_damage_to_raw_data_is_refused_by_name_or_accepted(
     mutation: Mutation, good: DatasetPaths, worker: Worker, tmp_path: Path
 ) -> None:
     assert try_mutation(mutation, good, tmp_path / "x", worker)
 
 
-@pytest.mark.parametrize("mutation", [pytest.param(m, id=m.id, marks=[pytest.mark.slow] * (m.id in LATER)) for m in TRAINED])
+@pytest.mark.parametrize("mutation", listed(TRAINED))
 def test_damage_to_what_was_made_or_given_is_refused_by_name_repaired_or_accepted(
     mutation: Mutation, trained: DatasetPaths, worker: Worker, tmp_path: Path
 ) -> None:

@@ -208,7 +208,8 @@ def test_timing_tells_every_phase_of_every_fold(
     for timing in timings:
         assert list(timing.seconds) == list(PHASES)
         assert timing.epochs == 2
-        assert all(timing.seconds[phase] > 0 for phase in PHASES), timing
+        spent = {phase for phase, seconds in timing.seconds.items() if seconds > 0}
+        assert spent == {"forward", "optimizer", "validation", "checkpoint"}, "what is solved draws nothing and steps nowhere"
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"her2net_{name}", str(getattr(done.roots, name)))
     assert status_command.main(["--timing"]) == 0

@@ -285,7 +285,9 @@ def explain_misfit(state: dict[str, Any], task: Task, model: torch.nn.Module) ->
         return f"{', '.join(odd)} missing or of another type"
     own = model.state_dict()
     problems = compare_weights(state.get("model"), own)
-    if task.training.ema_decay > 0:
+    if task.training.ema_decay == 0 or network_spec(task.training.network).solved:
+        problems += [] if state.get("average", absent) is None else ["average: this run has none"]
+    else:
         averaged = {"n_averaged": torch.tensor(0), **{f"module.{name}": tensor for name, tensor in own.items()}}
         problems += [f"average: {problem}" for problem in compare_weights(state.get("average"), averaged)]
     if state["best"] is not None:
