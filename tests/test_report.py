@@ -369,7 +369,9 @@ def test_methods_follow_the_plan(material: Material, pictures: list[Picture]) ->
     project = material.project
     us = project.plan.modalities["US"]
     changed = us.model_copy(update={
-        "training": us.training.model_copy(update={"checkpoint": "best", "batch_size": 13, "weight_decay": 0.0777}),
+        "training": us.training.model_copy(update={
+            "network": "resnet10t", "checkpoint": "best", "batch_size": 13, "weight_decay": 0.0777,
+        }),
         "preprocessing": us.preprocessing.model_copy(update={"margin": 17.5, "margin_unit": "px"}),
     })  # fmt: skip
     plan = project.plan.model_copy(update={"modalities": project.plan.modalities | {"US": changed}})
@@ -382,6 +384,8 @@ def test_methods_follow_the_plan(material: Material, pictures: list[Picture]) ->
     for text in ("batches of 13", "weight decay 0.0777", "17.5 px on each side", "best epoch on the held-out fold"):
         assert text in after
         assert text not in before
+    assert "US (B-mode): " in before
+    assert before.count("a support-vector machine") == after.count("a support-vector machine") + 1  # solved, not stepped
     train, test = project.dataset.train, project.dataset.test
     assert f"We analysed {len(train)} training cases" in before
     assert f"{len(test)} test cases" in before
