@@ -223,10 +223,11 @@ def tests_of_nothing(
     yield "DeLong paired", auc.p_value
     yield "DeLong paired, normal always", two_sided_p(auc.statistic)
     yield "McNemar exact", mcnemar_exact(*((x >= s.threshold) == (labels == 1) for x in (scores, rival))).p_value
-    for name, found in (("NRI", net_reclassification(labels, *posts)["nri"]),
-                        ("IDI", integrated_discrimination(labels, *posts)["idi"])):  # fmt: skip
-        yield name, found.p_value
-        yield f"{name}, normal always", two_sided_p(found.estimate.value / found.error) if found.error > 0 else np.nan
+    nri, idi = net_reclassification(labels, *posts)["nri"], integrated_discrimination(labels, *posts)["idi"]
+    yield "NRI", nri.p_value
+    yield "NRI, by its interval", float(nri.estimate.ci_low <= 0 <= nri.estimate.ci_high)
+    yield "IDI", idi.p_value
+    yield "IDI, normal always", two_sided_p(idi.estimate.value / idi.error) if idi.error > 0 else np.nan
     if rng is not None:
         makers = {"AUC": (auc_statistic, scores, rival), "PR-AUC": (pr_auc_statistic, scores, rival),
                   "Brier": (lambda y, p: mean_statistic(squared_errors(y, p)), *posts)}  # fmt: skip

@@ -3,8 +3,9 @@
     python benchmarks/planted_effect.py --effect 0 --seeds 20     # OOF AUC must scatter around 0.5: a leak shows here
     python benchmarks/planted_effect.py --effect 1 --seeds 5      # and reach what an ideal reader reaches
 
-Each seed makes a new cohort in a temporary folder and runs plan, training, ensemble, fusion and
-evaluation on it. Prints one row per seed, then the mean with its standard error.
+Each seed makes a new cohort in a temporary folder and goes through plan, training, ensemble and fusion, to the tables that
+are evaluated; with `--test N`, N new cases are predicted, too. Prints one row per seed, then the means with their standard
+errors, and how much of the way from 0.5 to the ideal reader's AUC on the same cases that is.
 """
 
 from __future__ import annotations
@@ -14,26 +15,43 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from her2net import pipeline
+from her2net.fuse.stage import FUSION
 from her2net.paths import DatasetPaths, Roots
 from her2net.plan.stage import PlanOptions
-from her2net.raw.synthetic import make_synthetic_dataset
+from her2net.predictions import read_predictions
+from her2net.project import load_project
+from her2net.raw.synthetic import SyntheticTruth, make_synthetic_dataset
 from her2net.train.fold import TrainOptions
 
 
-def run_seed(seed: int, args: argparse.Namespace) -> dict[str, float]:
-    """Return the OOF AUC of every model for one cohort."""
+def run_seed(seed: int, args: argparse.Namespace) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return (cohort, model) -> its AUC, and that of the latents, for one cohort."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         paths = DatasetPaths(Roots(root / "raw", root / "preprocessed", root / "results"), "Dataset900_Synthetic")
-        truth = make_synthetic_dataset(paths.raw, n_train=args.cases, n_test=0, effect=args.effect, seed=seed)
-        options = PlanOptions(budget_h=args.budget_m / 60, machine=args.machine, quiet=True)
-        found = pipeline.run(paths, options, TrainOptions(quiet=True, seed=seed), say=lambda text: None)
-        aucs = {m.model: m.value for m in found.metrics if m.metric == "auc" and m.cohort == "oof"}
-        shown = "  ".join(f"{name} {aucs[name]:.3f} (latent {truth.latent_auc['oof'][name]:.3f})" for name in aucs)
-        print(f"seed {seed}: {shown}", flush=True)
-        return aucs
+        truth = make_synthetic_dataset(paths.raw, n_train=args.cases, n_test=args.test, effect=args.effect, seed=seed)
+        pipeline.plan(paths, PlanOptions(budget_h=args.budget_m / 60, machine=args.machine, n_workers=1, quiet=True))
+        project = load_project(paths)
+        for name in project.plan.modalities:
+            for fold in range(project.plan.splits.n_folds):
+                pipeline.train(project, name, fold, TrainOptions(quiet=True, seed=seed))
+            pipeline.ensemble(project, name, tta=False, device="cpu", quiet=True)
+        pipeline.fuse(project)
+        found = {
+            (cohort, name): (read_auc(paths.model(name) / f"{cohort}.csv", truth), truth.latent_auc[cohort][name])
+            for cohort in truth.latent_auc for name in [*project.plan.modalities, FUSION]
+        }  # fmt: skip
+        print(f"seed {seed}: " + "  ".join(f"{c} {m} {a:.3f} (ideal {b:.3f})" for (c, m), (a, b) in found.items()), flush=True)
+        return found
+
+
+def read_auc(path: Path, truth: SyntheticTruth) -> float:
+    """Return the AUC of a prediction table against the labels that the cohort was made with."""
+    table, labels = read_predictions(path), {case.case_id: case.label for case in truth.cases}
+    return float(roc_auc_score([labels[case_id] for case_id in table.case_ids], table.probs[:, 1]))
 
 
 def main() -> None:
@@ -42,14 +60,18 @@ def main() -> None:
     parser.add_argument("--effect", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--cases", type=int, default=60)
+    parser.add_argument("--test", type=int, default=0, help="new cases to predict")
+    parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--budget-m", type=float, default=0.3, help="minutes of training per seed")
     parser.add_argument("--machine", type=Path, help="reuse a recorded speed measurement")
     args = parser.parse_args()
-    rows = [run_seed(seed, args) for seed in range(args.seeds)]
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows])
-        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-        print(f"{name}: mean OOF AUC {values.mean():.3f}, standard error {error:.3f}, {len(values)} cohorts, effect {args.effect:g}")
+    rows = [run_seed(seed, args) for seed in range(args.first, args.first + args.seeds)]
+    for key in rows[0]:
+        values = np.array([row[key] for row in rows])
+        error = values[:, 0].std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+        way = (values[:, 0].mean() - 0.5) / (values[:, 1].mean() - 0.5) if args.effect else float("nan")
+        print(f"{' '.join(key)}: mean AUC {values[:, 0].mean():.3f}, standard error {error:.3f}, ideal {values[:, 1].mean():.3f}, "
+              f"{way:.0%} of the way, {len(values)} cohorts of {args.cases} cases, effect {args.effect:g}")  # fmt: skip
 
 
 if __name__ == "__main__":

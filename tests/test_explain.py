@@ -97,7 +97,7 @@ def test_test_cases_are_explained_by_all_folds_and_their_labels_stay_sealed(copi
     assert copied.test_openings.read_text() == openings
 
 
-@pytest.mark.parametrize("method", ["gradcam++", "occlusion"])
+@pytest.mark.parametrize("method", ["gradcam", "occlusion"])
 def test_a_map_lies_on_its_original_volume(copied: DatasetPaths, method: str) -> None:
     project = load_project(copied)
     case = project.training("MRI")[0]
@@ -214,11 +214,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
 
 
 def test_the_map_finds_the_planted_sign(learned: DatasetPaths) -> None:
-    """Every pixel that depends on the sign lies inside the lesion: so must the map, clearly more than its share."""
+    """Every pixel that depends on the sign lies inside the lesion: so must the map, clearly more than its share.
+
+    Some maps are empty: of cases in which no place speaks for the class more than the average case does.
+    """
     record: ExplainRecord = pipeline.explain(load_project(learned), "US", replace(QUIET, fold=0))
     summary = record.summary
-    assert summary["energy_inside"].n >= 0.8 * len(record.cases)
-    assert summary["energy_inside"].value > 1.4 * summary["mask_share"].value
+    assert summary["energy_inside"].n >= 0.5 * len(record.cases)
+    assert summary["energy_inside"].value > 2 * summary["mask_share"].value
     assert summary["pointing"].value > summary["mask_share"].value
     assert summary["insertion_auc"].value > summary["deletion_auc"].value
     assert summary["randomised_abs_rho"].value < 0.8

@@ -93,6 +93,7 @@ def test_the_solved_network_knows_a_texture_from_forty_cases(ndim: int, n_classe
     with torch.no_grad():
         probs = network(x[40:]).softmax(1).numpy()
     assert (probs.argmax(1) == labels[40:]).mean() >= 0.9
+    assert probs.max() < 0.9999  # forty cases are not enough to be certain
     assert loss < 0.5 * math.log(n_classes)
     assert -np.log(probs[np.arange(20), labels[40:]]).mean() < math.log(n_classes)
 

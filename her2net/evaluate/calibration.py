@@ -132,6 +132,8 @@ def brier(
         return Estimate(value, float("nan"), float("nan"), method, "no variance: one patient, or a perfect score")
     residual = np.bincount(owner, squares - value, owners)
     error = float(np.sqrt((residual**2).sum() * owners / (owners - 1))) / n
+    if error < 1e-12 * value:
+        return Estimate(value, float("nan"), float("nan"), method, "no variance: all cases are equally far off")
     factor = float(np.exp(z_quantile(alpha) * error / value))
     return Estimate(value, value / factor, min(1.0, value * factor), method)
 

@@ -172,8 +172,8 @@ def pr_auc_interval(
         Boyd et al. 2013, doi:10.1007/978-3-642-40994-3_29 (average precision, logit interval).
     """
     labels = np.asarray(labels)
-    if not (labels == 1).any():
-        return undefined("no positive case")
+    if not has_both_classes(labels):
+        return undefined(ONE_CLASS)
     value = float(pr_auc_statistic(labels, np.asarray(scores))(np.ones((1, len(labels))))[0])
     if method != "logit":
         groups, means, counts = group_cases(labels, np.asarray(scores), patients)

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from her2net.evaluate.estimate import NAN, Estimate, has_both_classes, t_quantile, undefined
+from her2net.evaluate.estimate import NAN, Estimate, has_both_classes, t_quantile, undefined, z_quantile
+
+NRI_METHOD = "score test, Agresti-Min interval"
 
 
 @dataclass(frozen=True)
 class Reclassified:
-    """A mean move with its interval, its standard error, and the degrees of freedom of that (NaN where there are none).
+    """A mean move with its interval, and what it is tested with.
 
-    With few cases of a class the variance is known poorly: the normal distribution would then reject up to 20 % at 0.05.
+    Attributes:
+        error: standard error if nothing moved one way more than the other (NRI), or of the move (IDI); NaN where there is none.
+        df: degrees of freedom of that error, infinite for a normal test.
     """
 
     estimate: Estimate
@@ -36,6 +40,9 @@ def net_reclassification(
 ) -> dict[str, Reclassified]:  # fmt: skip
     """Return the NRI of positives, of negatives and their sum.
 
+    Where all cases of a small class move the same way, the variance about their mean is 0. So the test takes the variance
+    about no move, and the interval counts two more cases in each class: half a case up, half a case down, one unmoved.
+
     Args:
         labels: (n,) 0 or 1.
         probs_old: (n,) probability of class 1 by the old model.
@@ -44,15 +51,67 @@ def net_reclassification(
         patients: (n,) owner of each case; the variance is summed by patient.
 
     Source:
-        Pencina et al. 2008, doi:10.1002/sim.2929; category-free: Pencina et al. 2011, doi:10.1002/sim.4085; t:
-        Satterthwaite 1946, doi:10.2307/3002019.
+        Pencina et al. 2008, doi:10.1002/sim.2929; category-free: Pencina et al. 2011, doi:10.1002/sim.4085; interval:
+        Agresti & Min 2005, doi:10.1002/sim.1781.
     """
     if cuts is None:
         move = np.sign(np.asarray(probs_new) - np.asarray(probs_old))
     else:
         edges = np.asarray(sorted(cuts))
         move = np.sign(np.searchsorted(edges, probs_new, "right") - np.searchsorted(edges, probs_old, "right"))
-    return _by_class("nri", labels, move.astype(np.float64), patients, alpha, limit=1.0)
+    keys = ("nri_positive", "nri_negative", "nri")
+    if not has_both_classes(labels):
+        return dict.fromkeys(keys, Reclassified(undefined("one class only", NRI_METHOD), NAN, NAN))
+    owners = _owners(patients, len(move))
+    one, two = (_moves(sign * move, np.asarray(labels) == c, owners) for c, sign in ((1, 1.0), (0, -1.0)))
+    return dict(zip(keys, (_net([one], alpha), _net([two], alpha), _net([one, two], alpha)), strict=True))
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Moves of one class, 1 the right way and -1 the wrong way.
+
+    Attributes:
+        mean: of its cases.
+        by_patient: (n_patients,) their sum over the number of cases.
+        centre: mean with the two cases more.
+        deviations: (n_patients,) sums of the moves' distances from `centre`, over the number of cases with these two.
+        added: what the two cases add to the sum of their squares.
+    """
+
+    mean: float
+    by_patient: np.ndarray
+    centre: float
+    deviations: np.ndarray
+    added: float
+    n_patients: int
+
+
+def _moves(move: np.ndarray, rows: np.ndarray, owners: np.ndarray) -> _Moves:
+    own, n, n_owners = move[rows].astype(np.float64), int(rows.sum()), int(owners.max()) + 1
+    centre = float(own.sum()) / (n + 2)
+    added = (centre**2 + (1 - centre) ** 2 / 2 + (1 + centre) ** 2 / 2) / (n + 2) ** 2
+    sums = lambda values: np.bincount(owners[rows], values, n_owners)
+    return _Moves(float(own.mean()), sums(own) / n, centre, sums(own - centre) / (n + 2), added, len(np.unique(owners[rows])))
+
+
+def _net(classes: list[_Moves], alpha: float) -> Reclassified:
+    """Return the sum of the mean moves; what patients with cases of both classes have in common is in it."""
+    value, centre = sum(c.mean for c in classes), sum(c.centre for c in classes)
+    if min(c.n_patients for c in classes) < 2:
+        return Reclassified(Estimate(value, NAN, NAN, NRI_METHOD, "fewer than two patients of a class"), NAN, NAN)
+    square = lambda parts: float((np.sum(parts, axis=0) ** 2).sum())
+    half = z_quantile(alpha) * math.sqrt(square([c.deviations for c in classes]) + sum(c.added for c in classes))
+    limit = float(len(classes))
+    low, high = max(-limit, min(value, centre - half)), min(limit, max(value, centre + half))
+    error = math.sqrt(square([c.by_patient for c in classes]))
+    reason = "" if error > 0 else "no case moved, so there is nothing to test"
+    return Reclassified(Estimate(value, low, high, NRI_METHOD, reason), error, math.inf)
+
+
+def _owners(patients: np.ndarray | None, n: int) -> np.ndarray:
+    """Return the owner (n,) of each case as a number."""
+    return np.arange(n) if patients is None else np.unique(patients, return_inverse=True)[1]
 
 
 def integrated_discrimination(
@@ -62,21 +121,14 @@ def integrated_discrimination(
     """Return the IDI of positives, of negatives and their sum (change of the discrimination slope).
 
     Source:
-        Pencina et al. 2008, doi:10.1002/sim.2929.
+        Pencina et al. 2008, doi:10.1002/sim.2929; t: Satterthwaite 1946, doi:10.2307/3002019.
     """
     change = np.asarray(probs_new, dtype=np.float64) - np.asarray(probs_old, dtype=np.float64)
-    return _by_class("idi", labels, change, patients, alpha, limit=1.0)
-
-
-def _by_class(
-    name: str, labels: np.ndarray, change: np.ndarray, patients: np.ndarray | None, alpha: float, *, limit: float
-) -> dict[str, Reclassified]:
-    """Return mean change among positives, minus that among negatives, and their sum."""
-    keys = (f"{name}_positive", f"{name}_negative", name)
+    keys = ("idi_positive", "idi_negative", "idi")
     if not has_both_classes(labels):
-        return {key: Reclassified(undefined("one class only", "t"), NAN, NAN) for key in keys}
+        return dict.fromkeys(keys, Reclassified(undefined("one class only", "t"), NAN, NAN))
     positive = np.asarray(labels) == 1
-    owners = np.arange(len(positive)) if patients is None else np.unique(patients, return_inverse=True)[1]
+    owners = _owners(patients, len(positive))
     n_owners = int(owners.max()) + 1
     parts, deviations, variances, spread = [], [], [], 0.0
     for rows, sign in ((positive, 1.0), (~positive, -1.0)):
@@ -87,11 +139,11 @@ def _by_class(
         variance = float((deviation**2).sum()) * present / (present - 1) if present > 1 else NAN
         variances.append(variance)
         spread += variance**2 / max(present - 1, 1)
-        parts.append(_interval(sign * mean, variance, present - 1.0, alpha, limit))
+        parts.append(_interval(sign * mean, variance, present - 1.0, alpha, 1.0))
     both = 2 * float(deviations[0] @ deviations[1]) * n_owners / max(n_owners - 1, 1)  # patients with cases of either class
     one, two = variances
     whole = _interval(parts[0].estimate.value + parts[1].estimate.value, one + two + both,
-                      (one + two) ** 2 / spread if spread > 0 else NAN, alpha, 2 * limit)  # fmt: skip
+                      (one + two) ** 2 / spread if spread > 0 else NAN, alpha, 2.0)  # fmt: skip
     return dict(zip(keys, (*parts, whole), strict=True))
 
 

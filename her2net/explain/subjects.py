@@ -47,7 +47,8 @@ class Subject:
 
 def evenly_spaced(n: int, n_chosen: int) -> list[int]:
     """Return up to `n_chosen` of the indices 0 to n - 1, evenly spaced, so that nobody chose them."""
-    return sorted({round(i * (n - 1) / max(n_chosen - 1, 1)) for i in range(min(n, n_chosen))})
+    n_chosen = min(n, n_chosen)
+    return [round(i * (n - 1) / max(n_chosen - 1, 1)) for i in range(n_chosen)]
 
 
 def find_class(plan: Plan, text: str) -> int | Literal["predicted"]:

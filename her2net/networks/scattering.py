@@ -141,14 +141,14 @@ class Scattering(nn.Module):
         maps = [self._average(x)[:, :, None]]
         spectrum = torch.fft.fftn(x, dim=axes)[:, :, None]
         for fine in range(N_SCALES):
-            filtered = spectrum * self._wavelets(shape, (1,) * self.ndim, fine, x.device)
-            first = torch.fft.ifftn(_subsample(filtered, steps[fine]), dim=axes).abs()
+            wavelets = self._wavelets(shape, steps[fine], fine, x.device)
+            first = torch.fft.ifftn(_subsample(spectrum, steps[fine]) * wavelets, dim=axes).abs()
             maps.append(self._average(first))
             first_spectrum = torch.fft.fftn(first, dim=axes)[:, :, :, None]
             for coarse in range(fine + 1, N_SCALES):
-                filtered = first_spectrum * self._wavelets(shape, steps[fine], coarse, x.device)
                 relative = tuple(b // a for a, b in zip(steps[fine], steps[coarse], strict=True))
-                second = torch.fft.ifftn(_subsample(filtered, relative), dim=axes).abs()
+                wavelets = self._wavelets(shape, steps[coarse], coarse, x.device)
+                second = torch.fft.ifftn(_subsample(first_spectrum, relative) * wavelets, dim=axes).abs()
                 maps.append(self._average(second).flatten(2, 3))
         return torch.cat(maps, dim=2)
 
@@ -173,9 +173,7 @@ class Scattering(nn.Module):
         if key not in self._filters:
             with torch.inference_mode(False):  # what is kept may be needed for a gradient later
                 filters = torch.stack([_morlet(shape, scale, direction) for direction in _directions(self.ndim)])
-                for axis, by in enumerate(step, start=1):
-                    filters = _low_frequencies(filters, axis, filters.shape[axis] // by)
-                self._filters[key] = filters.to(device)
+                self._filters[key] = _subsample(filters, step, rescale=False).to(device)
         return self._filters[key]
 
 
@@ -201,17 +199,18 @@ def _morlet(shape: Sequence[int], scale: int, direction: Tensor) -> Tensor:
     return (wave - math.exp(-0.5 * width**2 * centre**2) * envelope).float()
 
 
-def _low_frequencies(filters: Tensor, axis: int, size: int) -> Tensor:
-    """Keep the `size` lowest frequencies of one axis."""
-    n, above = filters.shape[axis], size // 2
-    if n == size:
-        return filters
-    return torch.cat([filters.narrow(axis, 0, size - above), filters.narrow(axis, n - above, above)], dim=axis)
+def _subsample(spectrum: Tensor, step: Sequence[int], *, rescale: bool = True) -> Tensor:
+    """Keep the low frequencies of the last axes: the spectrum of every `step`-th sample of what has no others.
 
+    A wavelet has next to nothing above the frequencies of the grid its own scale is computed on.
 
-def _subsample(spectrum: Tensor, step: Sequence[int]) -> Tensor:
-    """Return the spectrum of every `step`-th sample: the mean of its aliases."""
+    Args:
+        rescale: divide by the number of samples per sample kept, as the inverse transform of a shorter spectrum needs.
+    """
     for axis, by in enumerate(step, start=spectrum.ndim - len(step)):
         if by > 1:
-            spectrum = spectrum.unflatten(axis, (by, spectrum.shape[axis] // by)).mean(axis)
-    return spectrum
+            n, size = spectrum.shape[axis], spectrum.shape[axis] // by
+            above = size // 2
+            low, high = spectrum.narrow(axis, 0, size - above), spectrum.narrow(axis, n - above, above)
+            spectrum = torch.cat([low, high], dim=axis)
+    return spectrum / math.prod(step) if rescale else spectrum

@@ -172,7 +172,9 @@ def _difference(row: dict, sign: int) -> str:
 
 
 def _detectable(difference: float | None) -> str:
-    return "none at all" if difference is not None and difference > 1 else number(difference, 2)
+    if difference is None or difference == 0:
+        return "undefined, for want of variance"
+    return "none at all" if difference > 1 else number(difference, 2)
 
 
 def comparisons_table(material: Material) -> Table | None:

@@ -155,15 +155,25 @@ def _machine(kernel: np.ndarray, labels: np.ndarray, cost: float, weights: dict[
 
 
 def _calibrate(margins: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray, float]:
-    """Fit one slope and an intercept per class by log loss; return them and the loss."""
+    """Fit one slope and an intercept per class by log loss; return them and the loss.
+
+    Targets are drawn in from 0 and 1 by one imagined case, so that classes that happen to separate do not make certain.
+
+    Source:
+        Platt 1999, section 2.2, for more than two classes.
+    """
     from scipy.optimize import minimize
     from scipy.special import log_softmax
 
     n_classes = margins.shape[1]
+    counts = np.bincount(labels, minlength=n_classes)
+    missed = 1 / (counts + 2)
+    targets = np.repeat((missed / (n_classes - 1))[labels][:, None], n_classes, axis=1)
+    targets[np.arange(len(labels)), labels] = 1 - missed[labels]
 
     def loss(parameters: np.ndarray) -> float:
         scores = parameters[0] * margins + np.concatenate([[0.0], parameters[1:]])
-        return float(-log_softmax(scores, axis=1)[np.arange(len(labels)), labels].mean())
+        return float(-(targets * log_softmax(scores, axis=1)).sum(axis=1).mean())
 
     start = np.concatenate([[1.0], np.zeros(n_classes - 1)])
     found = minimize(loss, start, method="L-BFGS-B", bounds=[SLOPES, *[(-20.0, 20.0)] * (n_classes - 1)])

@@ -104,6 +104,10 @@ def test_brier_equals_scikit_learn_and_its_parts_add_up() -> None:
     assert total == pytest.approx(found.value)
     assert brier(labels, np.column_stack([1 - probs, probs])).value == pytest.approx(found.value)
     assert brier(np.array([0, 1]), np.array([0.0, 1.0])).reason
+    alike = brier(np.ones(12, dtype=int), np.full(12, 0.6))
+    assert alike.value == pytest.approx(0.16)
+    assert np.isnan(alike.ci_low)
+    assert "equally far off" in alike.reason
 
 
 def test_ece_by_hand_and_ici_by_lowess() -> None:

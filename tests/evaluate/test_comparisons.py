@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef, roc_auc_score
 
 from her2net.evaluate.comparisons import (
@@ -173,6 +174,36 @@ def test_reclassification_by_hand() -> None:
     assert idi.value == pytest.approx((0.2 / 3) - (-0.1 / 4))
     assert idi.ci_low < idi.value < idi.ci_high
     assert net_reclassification(np.ones(7, dtype=int), old, new)["nri"].estimate.reason
+
+
+def test_few_positives_that_all_move_one_way_do_not_prove_that_they_do() -> None:
+    """Their variance about their mean is 0; a test that took it would find anything."""
+    labels, old = np.repeat([1, 0], [3, 40]), np.full(43, 0.5)
+    new = old + np.concatenate([np.full(3, 0.1), np.tile([0.1, -0.1], 20)])
+    found = net_reclassification(labels, old, new)
+    assert found["nri"].estimate.value == 1.0
+    assert found["nri"].p_value == pytest.approx(2 * norm.sf(1 / np.sqrt(1 / 3 + 1 / 40)))
+    assert found["nri_positive"].estimate.ci_low < 0.2
+    assert found["nri_positive"].estimate.ci_high == 1.0
+    few = net_reclassification(labels[2:], old[2:], new[2:])
+    assert few["nri_positive"].estimate.reason == few["nri"].estimate.reason == "fewer than two patients of a class"
+    assert np.isnan(few["nri"].p_value)
+    assert np.isfinite(few["nri_negative"].p_value)
+    still = net_reclassification(labels, old, old)["nri"]
+    assert still.estimate.reason == "no case moved, so there is nothing to test"
+    assert still.estimate.ci_low < 0 < still.estimate.ci_high
+
+
+def test_nri_counts_patients_not_cases() -> None:
+    labels, a, b = cohort(60)
+    owners = np.arange(60)
+    alone = net_reclassification(labels, b, a, patients=owners)["nri"]
+    assert alone.p_value == pytest.approx(net_reclassification(labels, b, a)["nri"].p_value)
+    twice = net_reclassification(*(np.tile(x, 2) for x in (labels, b, a)), patients=np.tile(owners, 2))["nri"]
+    assert twice.estimate.value == pytest.approx(alone.estimate.value)
+    assert twice.p_value == pytest.approx(alone.p_value)
+    width = lambda found: found.estimate.ci_high - found.estimate.ci_low
+    assert width(twice) == pytest.approx(width(alone), rel=0.1)
 
 
 def test_reclassification_is_tested_as_welch_would() -> None:

@@ -106,7 +106,7 @@ def test_thresholds_come_from_oof_and_are_carried_over(paths: DatasetPaths, eval
 
 def test_comparisons_pair_every_two_models_with_adjusted_p(evaluation: Evaluation) -> None:
     oof = [row for row in evaluation.comparisons if row["cohort"] == "oof"]
-    assert len(oof) == 3 * 7
+    assert len(oof) == 3 * 14
     assert {row["metric"] for row in oof} == {
         "auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy", "f1", "mcc", "pr_auc", "brier", "nri", "nri_positive",
         "nri_negative", "idi", "auc_across_folds",
