@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,8 +39,9 @@ def start(root: Path, *words: str) -> subprocess.Popen[bytes]:
     roots = {f"her2net_{name}": str(getattr(paths.roots, name)) for name in ("raw", "preprocessed", "results")}
     code = f"import sys; from her2net.cli.{words[0]} import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *words[1:], "--quiet"]
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background is deaf to Ctrl-C
     with (root / "log.txt").open("wb") as log:
-        return subprocess.Popen(command, env={**os.environ, **roots}, start_new_session=True, stdout=log, stderr=log)
+        return subprocess.Popen(command, env={**os.environ, **roots}, start_new_session=True, stdout=log, stderr=log, preexec_fn=hear)
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], root: Path) -> None:

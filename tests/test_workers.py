@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,8 +136,9 @@ def busy(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, list[psutil.Process
     script, started = tmp_path / "busy.py", tmp_path / "started"
     script.write_text(SCRIPT)
     started.mkdir()
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background is deaf to Ctrl-C
     command = subprocess.Popen([sys.executable, str(script), str(started)], start_new_session=True,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+                               stderr=subprocess.PIPE, text=True, preexec_fn=hear)  # fmt: skip
     deadline = time.monotonic() + 60
     while len(list(started.iterdir())) < 3:
         assert time.monotonic() < deadline
