@@ -14,10 +14,8 @@ from her2net.raw.names import explain_bad_name
 from her2net.raw.problems import Problem, problem
 
 CovariateKind = Literal["continuous", "binary", "ordinal", "categorical"]
-TAKEN_NAMES = {"fusion", "evaluation", "explain", "report", "predictions", "selftest", "clin"}
+TAKEN_NAMES = {"fusion", "evaluation", "explain", "report", "predictions", "selftest"}
 """Names of folders that stand beside the modalities' in the results."""
-TAKEN_START = "rad-"
-"""Radiomics of the modality US lies in RAD-US."""
 FIXED_COLUMNS = ("case_id", "label")
 
 
@@ -97,8 +95,7 @@ class DatasetSpec(Strict):
             )
         for name in modalities:
             reason = explain_bad_name(name)
-            taken = name.casefold() in TAKEN_NAMES or name.casefold().startswith(TAKEN_START)
-            if reason or taken or any(c.isspace() for c in name):
+            if reason or name.casefold() in TAKEN_NAMES or any(c.isspace() for c in name):
                 raise ValueError(
                     f"the modality name {name!r} {reason or 'is taken by a folder of results or holds a space'}"
                 )
