@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from her2net.explain.record import Method
 from her2net.networks.build import NetworkSpec
 from her2net.preprocess.resample import resample
 from her2net.train.loop import predict_probs
-
-Method = Literal["gradcam", "gradcam++", "occlusion"]
 
 LEAST_GRID = 4
 """Places in H and in W below which a map says little about where; a layer before the last is taken then."""

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from her2net.artefact import Artefact, Strict, digest_json
 from her2net.errors import MissingArtefactError
-from her2net.explain.maps import Method
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan
 from her2net.preprocess.cache import CaseFiles, row_digest
@@ -21,6 +20,7 @@ EXPLAIN_VERSION = 2  # raise when the same inputs give other maps or figures
 RECORD = "explain.json"
 
 Cohort = Literal["oof", "test"]
+Method = Literal["gradcam", "gradcam++", "occlusion"]
 
 
 class MeanFigure(Strict):

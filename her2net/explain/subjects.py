@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from her2net.errors import Her2netError, MissingArtefactError, PlanError, describe, join_problems
-from her2net.explain.maps import Method
-from her2net.explain.record import Cohort
+from her2net.explain.record import Cohort, Method
 from her2net.networks.build import network_spec
 from her2net.plan.schema import Plan
 from her2net.preprocess.cache import CaseFiles
