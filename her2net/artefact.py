@@ -171,6 +171,7 @@ def replacing(path: Path) -> Iterator[Path]:
         WriteError: the disk is full, the folder read-only or gone; what was at `path` is still there.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    new_folders = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -178,6 +179,10 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            for folder in new_folders:
+                folder.rmdir()
         if isinstance(error, Her2netError):
             raise
         raise WriteError(explain_write_failure(path, error)) from error

@@ -68,6 +68,12 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(x / 2))
 
 
+def _separate(score: np.ndarray, y: np.ndarray) -> bool:
+    """Whether a threshold parts the classes, ties at it allowed."""
+    positive, negative = score[y == 1], score[y == 0]
+    return bool(positive.min() >= negative.max() or negative.min() >= positive.max())
+
+
 def calibration_slope_intercept(
     labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None = None, *, alpha: float = 0.05
 ) -> tuple[Estimate, Estimate]:
@@ -92,7 +98,8 @@ def calibration_slope_intercept(
         if is_clustered(patients):
             mean = _sigmoid(x @ beta + (0 if offset is None else offset))
             covariance, method = _sandwich(x * (y - mean)[:, None], covariance, patients), "Wald, clustered by patient"
-        if np.isfinite(beta).all():
+        separated = offset is None and _separate(score, y)  # a fit may stop at a large finite slope
+        if np.isfinite(beta).all() and not separated:
             found.append(wald(float(beta[0]), float(np.sqrt(covariance[0, 0])), method, alpha=alpha))
         else:
             found.append(undefined("the probabilities separate the classes, or are all alike", method))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from her2net.evaluate.calibration import (
@@ -46,6 +46,7 @@ def test_slope_and_intercept_equal_statsmodels() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 300), st.sampled_from([2, 5, 1000]), st.sampled_from([0.05, 0.5]))
+@example(3869, 3, 1000, 0.05)
 @settings(max_examples=20, deadline=None)
 def test_calibration_figures_equal_statsmodels_or_say_why_not(seed: int, n: int, levels: int, share: float) -> None:
     import statsmodels.api as sm
