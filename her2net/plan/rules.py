@@ -132,7 +132,7 @@ def list_candidates(
     """Networks to consider, the most capable first; the first that fits the time is taken.
 
     With pretrained weights ConvNeXt V2 is worth its price. From scratch, on some hundred images or volumes, fixed
-    wavelets under a support-vector machine beat learned filters and take a fraction of the time
+    wavelets under a support-vector machine were no worse than learned filters and take a fraction of the time
     (docs/explanation/planning-rules.md has the figures); where that ends was not measured, `SCATTERING_UP_TO` is a
     guess. Above it, a small residual network. Volumes of few slices keep their depth in the stem.
     """
