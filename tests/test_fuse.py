@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,22 @@ def test_tables_that_know_nothing_weigh_alike() -> None:
     tables = make_tables(distances={"A": -2.0, "B": -1.0}, lacking=0.0)
     model = fit_fusion(tables, SUBSETS, CLASSES, 1.0, method="weighted")[-1]
     assert model.weights == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize("shrink", [1.0, 1e-4])
+def test_intervals_hold_their_odds_ratio_even_of_logits_that_hardly_differ(shrink: float) -> None:
+    """A flat modality has odds ratios per unit beyond all numbers; those per standard deviation stay as they are."""
+    tables = make_tables(lacking=0.0)
+    flat = 1 / (1 + np.exp(-shrink * logits(tables["A"])[:, 0]))
+    tables["A"] = replace(tables["A"], probs=np.column_stack([1 - flat, flat]))
+    for c in (c for model in fit_fusion(tables, SUBSETS, CLASSES, 1.0, method="logistic") for c in model.coefficients):
+        assert c.ci_low is not None
+        assert c.ci_high is not None
+        assert c.ci_low <= c.odds_ratio <= c.ci_high
+        assert c.ci_low_per_sd < c.odds_ratio_per_sd < c.ci_high_per_sd
+        assert c.ci_low_per_sd == pytest.approx(1 / (c.ci_high_per_sd / c.odds_ratio_per_sd**2))
+    steep, flat_one = (fit_fusion(t, SUBSETS, CLASSES, 1.0, method="logistic")[0] for t in (make_tables(lacking=0.0), tables))
+    assert flat_one.coefficients[0].odds_ratio_per_sd == pytest.approx(steep.coefficients[0].odds_ratio_per_sd, rel=1e-3)
 
 
 def test_gated_equals_logistic_where_no_case_lacks_a_table() -> None:

@@ -19,6 +19,7 @@ from her2net.predictions import Predictions, make_predictions
 
 LOGIT_EPS = 1e-6
 Z95 = 1.959963984540054
+MAX_LOG_ODDS = 50.0  # a modality whose logits hardly differ has odds ratios per unit beyond all numbers
 
 
 class Coefficient(Strict):
@@ -27,7 +28,7 @@ class Coefficient(Strict):
     Attributes:
         value: log odds per unit of the modality's logit.
         odds_ratio, ci_low, ci_high: per unit, with the 95 % Wald interval of the penalised fit; `null` without one.
-        odds_ratio_per_sd: per standard deviation of the logit, comparable between modalities.
+        odds_ratio_per_sd, ci_low_per_sd, ci_high_per_sd: per standard deviation of the logit, comparable between modalities.
     """
 
     modality: str
@@ -37,6 +38,8 @@ class Coefficient(Strict):
     ci_low: float | None
     ci_high: float | None
     odds_ratio_per_sd: float
+    ci_low_per_sd: float | None
+    ci_high_per_sd: float | None
 
 
 class SubsetModel(Strict):
@@ -147,9 +150,12 @@ def _against_first(values: np.ndarray) -> np.ndarray:
 def wald_coefficient(modality: str, class_name: str, found: Regression, row: int, column: int) -> Coefficient:
     """Return one weight of a regression with its 95 % Wald interval."""
     per_sd, error, sd = found.per_sd[row, column], found.errors[row, column], found.sd[column]
-    low, middle, high = np.exp(np.clip((np.array([-Z95, 0, Z95]) * error + per_sd) / sd, -50, 50))
-    return Coefficient(modality=modality, class_name=class_name, value=float(per_sd / sd), odds_ratio=float(middle),
-                       ci_low=float(low), ci_high=float(high), odds_ratio_per_sd=float(np.exp(np.clip(per_sd, -50, 50))))
+    log_odds = np.array([-Z95, 0, Z95]) * error + per_sd
+    of_unit, of_sd = (np.exp(np.clip(x, -MAX_LOG_ODDS, MAX_LOG_ODDS)).tolist() for x in (log_odds / sd, log_odds))
+    return Coefficient(
+        modality=modality, class_name=class_name, value=float(per_sd / sd), odds_ratio=of_unit[1], ci_low=of_unit[0],
+        ci_high=of_unit[2], odds_ratio_per_sd=of_sd[1], ci_low_per_sd=of_sd[0], ci_high_per_sd=of_sd[2],
+    )  # fmt: skip
 
 
 def _standard_errors(z: np.ndarray, probs: np.ndarray, strength: float) -> np.ndarray:

@@ -81,10 +81,16 @@ def load_pretrained(network: nn.Module, name: str, *, source: str | Path, n_chan
     """
     spec = network_spec(name)
     if source == "none":
-        return InitReport(source="none", status="scratch", message=f"{name} starts from scratch, as asked.")
+        return InitReport(source="none", status="scratch", message=_without_weights(spec))
     if source == "auto":
         return _load_from_hub(network, spec, n_channels)
     return _load_from_file(network, spec, Path(source), n_channels)
+
+
+def _without_weights(spec: NetworkSpec) -> str:
+    if spec.solved:
+        return f"{spec.name} needs none: its filters are fixed, its last layer is solved from the training cases."
+    return f"{spec.name} starts from scratch: no pretrained weights were asked for."
 
 
 def pretrained_at_hand(name: str) -> bool:
