@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from her2net.artefact import Strict
+from her2net.artefact import Strict, digest_file, digest_json
 from her2net.errors import MissingArtefactError, PlanError, join_problems
 from her2net.networks.build import NetworkSpec, network_spec
 
@@ -93,6 +93,26 @@ def _without_weights(spec: NetworkSpec) -> str:
     return f"{spec.name} starts from scratch: no pretrained weights were asked for."
 
 
+def _require_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise PlanError(f"{path}: is not a file.")
+    if not path.exists():
+        raise MissingArtefactError(f"{path}: no such weight file. Give an existing one, or --pretrained auto or none.")
+
+
+def digest_source(source: str | None) -> str:
+    """Return the digest of what `--pretrained` names: a weight file counts by its content, wherever it lies.
+
+    Raises:
+        MissingArtefactError: the file does not exist.
+        PlanError: it is not a file.
+    """
+    if source is None or source in ("auto", "none"):
+        return digest_json(source or "")
+    _require_file(Path(source))
+    return digest_file(Path(source))
+
+
 def pretrained_at_hand(name: str) -> bool:
     """Say whether the pretrained weights are cached or can be downloaded now.
 
@@ -163,10 +183,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
-    if path.exists() and not path.is_file():
-        raise PlanError(f"{path}: is not a file.")
-    if not path.exists():
-        raise MissingArtefactError(f"{path}: no such weight file. Give an existing one, or --pretrained auto or none.")
+    _require_file(path)
     if path.suffix not in SUFFIXES:
         raise PlanError(f"{path}: not a weight file; expected {', '.join(SUFFIXES)}.")
     try:

@@ -76,7 +76,7 @@ def fusion_table(material: Material) -> Table | None:
                "Odds ratio per standard deviation (95 % interval)"]  # fmt: skip
     return make_table("fusion", "Weight of each modality in the fusion", headers, rows, numeric=(3, 4, 5), notes=(
         f"Intervals: {material.fusion.ci_method}. An odds ratio of 1 means no weight; those per standard deviation can be "
-        "compared between modalities.",
+        "compared between modalities. Without interval: left out, because the fit would have turned its predictions around.",
     ))  # fmt: skip
 
 
