@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 import torch
-from cohorts import SETTINGS, SMALL, make_paths, plan_cohort
+from cohorts import SETTINGS, SMALL, make_large_images, make_paths, plan_cohort
 from harness import Row, compare, finish, refuse, take_turns
 from monai import transforms as t
 from PIL import Image
@@ -29,7 +29,6 @@ from her2net.networks.build import build_network
 from her2net.new_case import prepare
 from her2net.plan.schema import ModalityPlan
 from her2net.preprocess.cache import CaseFiles
-from her2net.raw.synthetic import make_synthetic_dataset
 from her2net.train.loop import channels_last
 
 N_FOLDS = 4
@@ -125,7 +124,7 @@ def main(n_cases: int, rounds: int, large: bool) -> list[Row]:
     settings = SETTINGS if large else SMALL
     with tempfile.TemporaryDirectory() as name:
         paths = make_paths(Path(name))
-        make_synthetic_dataset(paths.raw, n_train=24, n_test=n_cases, us_size=(400, 500), mri_size=(60, 160, 160))
+        make_large_images(paths, 24, n_cases)
         project = plan_cohort(paths, settings)
         sections = project.plan.modalities
         files = {m: project.files(m, project.test(m)) for m in sections}

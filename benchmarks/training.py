@@ -21,14 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cohorts import SETTINGS, make_paths, plan_cohort
+from cohorts import SETTINGS, make_large_images, make_paths, plan_cohort
 from harness import Row, compare, finish, refuse, take_turns
 from monai import transforms as t
 from torch import nn
 
 from her2net.project import Project
 from her2net.raw.dataset import Case
-from her2net.raw.synthetic import make_synthetic_dataset
 from her2net.train.data import load_part, select_fold
 from her2net.train.loop import AUTOCAST_TYPES
 from her2net.train.run import Task, TrainingRun
@@ -155,7 +154,7 @@ def main(modalities: list[str], n_cases: int, rounds: int) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         paths = make_paths(Path(name))
-        make_synthetic_dataset(paths.raw, n_train=n_cases, n_test=4, us_size=(400, 500), mri_size=(60, 160, 160))
+        make_large_images(paths, n_cases, 4)
         project = plan_cohort(paths)
         for modality in modalities:
             run, who = start_run(project, modality, Path(name) / modality)
