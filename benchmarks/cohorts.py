@@ -28,6 +28,11 @@ SMALL: dict[str, tuple[str, list[int], list[int]]] = {
     "US": ("resnet10t", [128, 128], [144, 144]),
     "MRI": ("resnet10_3d_s2", [32, 64, 64], [36, 72, 72]),
 }
+SOLVED: dict[str, tuple[str, list[int], list[int]]] = {
+    "US": ("scattering_2d", [64, 64], [64, 64]),
+    "MRI": ("scattering_3d", [16, 32, 32], [16, 32, 32]),
+}
+NETWORKS = {"large": SETTINGS, "small": SMALL, "solved": SOLVED}
 
 
 def make_paths(root: Path, folder: str = "Dataset001_Bench") -> DatasetPaths:

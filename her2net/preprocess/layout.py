@@ -17,7 +17,7 @@ from typing import IO
 import h5py
 import numpy as np
 
-from her2net.errors import CacheError, MissingArtefactError
+from her2net.errors import CacheError, Her2netError, MissingArtefactError
 
 FRAME_BYTES = 1 << 16  # generous: object headers and attributes
 Layout = Mapping[str, tuple[tuple[int, ...], np.dtype]]
@@ -106,7 +106,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
                 raise CacheError(f"{path}: the cache is incomplete. {remedy}")
             _check_layout(file)
             yield file
-    except CacheError:
+    except Her2netError:
         raise
     except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CacheError(f"{path}: the cache cannot be read ({error}). {remedy}") from error
