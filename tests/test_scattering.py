@@ -120,6 +120,8 @@ def test_an_image_is_described_alike_in_every_batch_and_only_once(size: tuple[in
     monkeypatch.setattr(ScatteringNetwork, "_describe", lambda self, image: pytest.fail("this image is known"))
     with torch.inference_mode():
         assert torch.equal(network.coefficients(x.flip(0)), together.flip(0))
+    with torch.no_grad():
+        assert torch.equal(network.coefficients(x.clone().requires_grad_()), together)
     assert torch.equal(ScatteringNetwork(len(size), 2, 3).coefficients(x[1:3]), together[1:3]), "another network, the same wavelets"
 
 

@@ -89,7 +89,7 @@ class ScatteringNetwork(nn.Module):
         return torch.cat([maps[:, :, :1], torch.log(maps[:, :, 1:] + LOG_OFFSET)], dim=2)
 
     def _remember(self, image: Tensor) -> Tensor:
-        image = image.float().contiguous()
+        image = image.detach().float().contiguous()
         key = (tuple(image.shape), digest_bytes(image.numpy().tobytes()))
         if key not in _described:
             with torch.inference_mode(False), torch.no_grad():  # what is kept may stand in a gradient later
