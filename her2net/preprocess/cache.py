@@ -185,8 +185,9 @@ def load_cache(path: Path, case_ids: Sequence[str]) -> Cache:
             raise CacheError(f"{path}: holds no case {', '.join(absent[:5])}. Run her2net_plan to bring it up to date.")
         shapes = {name: (len(case_ids), *file[name].shape[1:]) for name in ("image", "mask")}
         n_bytes = 2 * math.prod(shapes["image"]) + math.prod(shapes["mask"])
-        make = np.empty if fits_in_memory(n_bytes) else partial(_on_disk, path)
-        image, mask = make(shapes["image"], np.float16), make(shapes["mask"], np.uint8)
+        held = fits_in_memory(n_bytes)
+        image, mask = (np.empty(shapes[name], dtype) if held else _on_disk(path, shapes[name], dtype)
+                       for name, dtype in (("image", np.dtype(np.float16)), ("mask", np.dtype(np.uint8))))  # fmt: skip
         digests, damaged = texts(file["digest"]), []
         for i, case_id in enumerate(case_ids):
             image[i], mask[i] = file["image"][place[case_id]], file["mask"][place[case_id]]
@@ -197,9 +198,9 @@ def load_cache(path: Path, case_ids: Sequence[str]) -> Cache:
     return Cache(tuple(case_ids), image, mask, tuple(digests[place[case_id]] for case_id in case_ids))
 
 
-def _on_disk(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+def _on_disk(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return an array in a file without a name, beside `path`; its space is reserved, since a full disk would end the process."""
-    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    n_bytes = math.prod(shape) * dtype.itemsize
     try:
         with tempfile.TemporaryFile(dir=path.parent) as file:
             reserve(file.fileno(), n_bytes)
