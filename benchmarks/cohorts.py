@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 
 from her2net import pipeline
@@ -16,6 +17,8 @@ from her2net.project import Project, load_project
 from her2net.raw.synthetic import make_synthetic_dataset
 from her2net.train.fold import TrainOptions
 
+US_SIZE, MRI_SIZE = (400, 500), (60, 160, 160)
+
 SETTINGS: dict[str, tuple[str, list[int], list[int]]] = {
     "US": ("convnextv2_atto", [256, 256], [288, 288]),
     "MRI": ("resnet18_3d_s2", [64, 64, 64], [72, 72, 72]),
@@ -25,6 +28,11 @@ SMALL: dict[str, tuple[str, list[int], list[int]]] = {
     "US": ("resnet10t", [128, 128], [144, 144]),
     "MRI": ("resnet10_3d_s2", [32, 64, 64], [36, 72, 72]),
 }
+SOLVED: dict[str, tuple[str, list[int], list[int]]] = {
+    "US": ("scattering_2d", [64, 64], [64, 64]),
+    "MRI": ("scattering_3d", [16, 32, 32], [16, 32, 32]),
+}
+NETWORKS = {"large": SETTINGS, "small": SMALL, "solved": SOLVED}
 
 
 def make_paths(root: Path, folder: str = "Dataset001_Bench") -> DatasetPaths:
@@ -35,12 +43,15 @@ def make_paths(root: Path, folder: str = "Dataset001_Bench") -> DatasetPaths:
 def plan_cohort(
     paths: DatasetPaths, settings: dict[str, tuple[str, list[int], list[int]]] = SETTINGS, *, epochs: int = 1
 ) -> Project:
-    """Plan as the paper does, with other networks and sizes, and preprocess."""
-    options = PlanOptions(preset="paper", preprocess=False, quiet=True)
+    """Plan as the paper does, with other networks and sizes, and preprocess.
+
+    All in this process: workers would import the benchmark, and with it every rival.
+    """
+    options = PlanOptions(preset="paper", preprocess=False, n_workers=1, quiet=True)
     plan, _ = pipeline.plan(paths, options)
     edited = {name: _edit(section, *settings[name], epochs) for name, section in plan.modalities.items()}
     plan.model_copy(update={"modalities": edited}).save(paths.plan)
-    pipeline.plan(paths, PlanOptions(quiet=True))
+    pipeline.plan(paths, PlanOptions(n_workers=1, quiet=True))
     return load_project(paths)
 
 
@@ -59,6 +70,31 @@ def make_trained_run(root: Path, *, n_cases: int) -> DatasetPaths:
     plan_cohort(paths, small)
     pipeline.run(paths, PlanOptions(quiet=True), TrainOptions(quiet=True), say=lambda text: None)
     return paths
+
+
+def make_large_images(paths: DatasetPaths, n_train: int, n_test: int) -> None:
+    """Write a dataset of ultrasound images and MRI volumes of clinical size, of coarse and fine noise; in a tenth of the
+    time that simulated anatomy takes, and as costly to read."""
+    folder, rng = paths.raw, np.random.default_rng(0)
+    for case_id, ending in [(f"c{k:03d}", "Tr" if k < n_train else "Ts") for k in range(n_train + n_test)]:
+        for name, size, file in (("US", US_SIZE, "{}.png"), ("MRI", MRI_SIZE, "{}.nii.gz")):
+            coarse = rng.normal(size=[n // 10 for n in size])
+            for axis in range(len(size)):
+                coarse = coarse.repeat(10, axis)
+            image, mask = 128 + 32 * coarse + rng.normal(0, 4, size), np.zeros(size, np.uint8)
+            mask[tuple(slice(n * 2 // 5, n * 3 // 5) for n in size)] = 255
+            content = {"images": image.clip(0, 255).astype(np.uint8 if name == "US" else np.int16), "masks": mask}
+            for kind, array in content.items():
+                path = folder / f"{kind}{ending}" / name / file.format(case_id)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                sitk.WriteImage(sitk.GetImageFromArray(array), path, useCompression=True)
+    write_json(folder / "dataset.json", {
+        "name": "Bench", "labels": {"negative": 0, "positive": 1},
+        "modalities": {"US": {"channels": {"0": "B-mode"}, "file_ending": ".png"},
+                       "MRI": {"channels": {"0": "T1"}, "file_ending": ".nii.gz"}},
+    })  # fmt: skip
+    rows = ({"case_id": f"c{k:03d}", "label": k % 2, "patient_id": f"p{k:03d}"} for k in range(n_train + n_test))
+    write_csv(folder / "cases.csv", ("case_id", "label", "patient_id"), rows)
 
 
 def make_many_small(paths: DatasetPaths, n_cases: int, *, size: int = 48) -> None:

@@ -1,12 +1,12 @@
 """Predict new cases from their files: four folds of both modalities, against MONAI transforms, one fold after the other.
 
-    python benchmarks/predict.py [--cases 100] [--rounds 2] [--large]
+    python benchmarks/predict.py [--cases 100] [--rounds 2] [--networks small solved]
 
 The rival reads and prepares every case anew for each fold, as a loop over checkpoints does, and computes in float32.
 All three work in this one process: her2net's workers would divide the wall clock, not the work.
-The floor reads the files with SimpleITK or Pillow and runs the networks on tensors that lie in memory. The networks are
-those of the small plans that her2net makes for a processor (`--large`: of the training benchmark), with random weights:
-they cost the same as trained ones.
+The floor reads the files with SimpleITK or Pillow and runs the networks on tensors that lie in memory. The networks have
+random weights, which cost the same as trained ones: small ResNets, the solved networks that her2net plans for few cases,
+or (`large`) those of the training benchmark.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 import torch
-from cohorts import SETTINGS, SMALL, make_paths, plan_cohort
+from cohorts import NETWORKS, make_large_images, make_paths, plan_cohort
 from harness import Row, compare, finish, refuse, take_turns
 from monai import transforms as t
 from PIL import Image
 
 from her2net.inference import predict_files
+from her2net.networks import scattering
 from her2net.networks.build import build_network
 from her2net.new_case import prepare
 from her2net.plan.schema import ModalityPlan
 from her2net.preprocess.cache import CaseFiles
-from her2net.raw.synthetic import make_synthetic_dataset
 from her2net.train.loop import channels_last
 
 N_FOLDS = 4
@@ -52,6 +52,7 @@ def make_networks(sections: dict[str, ModalityPlan]) -> Networks:
 
 def her2net_predict(networks: Networks, sections: dict[str, ModalityPlan], files: dict[str, list[CaseFiles]]) -> dict[str, np.ndarray]:
     """Each case read and prepared once, shown to every fold."""
+    scattering._described.clear()
     return {name: predict_files(networks[name], section, files[name], tta=False, n_workers=1, quiet=True)[0]
             for name, section in sections.items()}  # fmt: skip
 
@@ -68,6 +69,7 @@ def plain_predict(networks: Networks, sections: dict[str, ModalityPlan], files: 
         ])  # fmt: skip
         folds = []
         for model in networks[name]:
+            scattering._described.clear()  # one fold after the other, each by itself
             probs = []
             for case in files[name]:
                 image = chain({"image": [str(p) for p in case.images], "mask": str(case.mask)})["image"].as_tensor()
@@ -96,6 +98,7 @@ def floor(networks: Networks, sections: dict[str, ModalityPlan], files: dict[str
                 read(case.paths)
             with torch.inference_mode():
                 for model in models:
+                    scattering._described.clear()
                     for rows in torch.arange(len(files[name])).split(len(inputs[name])):
                         model(inputs[name][: len(rows)])
 
@@ -120,12 +123,12 @@ def check(networks: Networks, sections: dict[str, ModalityPlan], files: dict[str
         print(f"  {name}: same input, probabilities agree to {same:.0e}; with the rival's input to {apart:.3f}")
 
 
-def main(n_cases: int, rounds: int, large: bool) -> list[Row]:
+def main(n_cases: int, rounds: int, which: str) -> list[Row]:
     """Time her2net, the loop and the floor in turns."""
-    settings = SETTINGS if large else SMALL
+    settings = NETWORKS[which]
     with tempfile.TemporaryDirectory() as name:
         paths = make_paths(Path(name))
-        make_synthetic_dataset(paths.raw, n_train=24, n_test=n_cases, us_size=(400, 500), mri_size=(60, 160, 160))
+        make_large_images(paths, 24, n_cases)
         project = plan_cohort(paths, settings)
         sections = project.plan.modalities
         files = {m: project.files(m, project.test(m)) for m in sections}
@@ -137,18 +140,17 @@ def main(n_cases: int, rounds: int, large: bool) -> list[Row]:
             "floor": floor(networks, sections, files),
         }, rounds, warm_up=False)  # fmt: skip
     what = ", ".join(f"{m} {s[0]} {'x'.join(map(str, s[1]))}, {len(files[m])} cases" for m, s in settings.items())
+    row = f"predict from files, 4 folds, {which} networks"
     return [
-        compare("predict from files, 4 folds: MONAI, one fold after the other", cost["ours"], cost["plain"], target=2.5,
-                note=what),
-        compare("predict from files, 4 folds: reading and forward alone", cost["ours"], cost["floor"], target=1.2,
-                at_least=False, note=what),
-    ]  # fmt: skip
+        compare(f"{row}: MONAI, one fold after the other", cost["ours"], cost["plain"], target=2.5, note=what),
+        compare(f"{row}: reading and forward alone", cost["ours"], cost["floor"], target=1.2, at_least=False, note=what),
+    ]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--networks", nargs="+", default=["small", "solved"], choices=tuple(NETWORKS))
     args = parser.parse_args()
-    raise SystemExit(finish(main(args.cases, args.rounds, args.large)))
+    raise SystemExit(finish([row for which in args.networks for row in main(args.cases, args.rounds, which)]))

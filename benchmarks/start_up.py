@@ -22,8 +22,9 @@ HELP_S, STATUS_S = 0.2, 1.0
 
 
 def call(command: list[str], roots: dict[str, str]) -> str:
-    """Run a command; return what it prints."""
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | roots, check=False)
+    """Run a command; return what it prints. Compiled modules are kept, as they are where a package is installed."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | roots
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode or not done.stdout:
         refuse(f"{command} ended with {done.returncode}: {done.stderr[-300:]}")
     return done.stdout

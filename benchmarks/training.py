@@ -9,6 +9,13 @@ Three ways of training the same network on as many cases, and of predicting as m
   of the held-out batches; nothing else. Same optimizer, same precision;
 - plain: float32 eager PyTorch in the default layout, every item decoded, cropped, normalised, resized and augmented by
   MONAI's dictionary transforms as it is needed; AdamW as it comes.
+
+The networks are those of `cohorts.SETTINGS`. What `her2net_plan` plans by default for so few cases is a network that is
+solved, not stepped; for it, beside that:
+
+- floor: the wavelet coefficients of every view of the training cases and of every held-out case, from tensors that lie
+  in memory, and the solution of the classifier; nothing else;
+- all folds, each of which describes its cases anew, against the folds as they are, which share what is known of a case.
 """
 
 from __future__ import annotations
@@ -17,32 +24,41 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from cohorts import SETTINGS, make_paths, plan_cohort
+from cohorts import SETTINGS, make_large_images, make_paths, plan_cohort
 from harness import Row, compare, finish, refuse, take_turns
 from monai import transforms as t
 from torch import nn
 
-from her2net.project import Project
+from her2net import pipeline
+from her2net.networks import scattering
+from her2net.paths import DatasetPaths, Roots
+from her2net.plan.stage import PlanOptions
+from her2net.project import Project, load_project
 from her2net.raw.dataset import Case
-from her2net.raw.synthetic import make_synthetic_dataset
+from her2net.train.augment import center_crop
 from her2net.train.data import load_part, select_fold
 from her2net.train.loop import AUTOCAST_TYPES
 from her2net.train.run import Task, TrainingRun
+from her2net.train.solve import solve_classifier
 
 
-def start_run(project: Project, modality: str, folder: Path) -> tuple[TrainingRun, dict[str, tuple[Case, ...]]]:
-    """Return a training run of fold 0, ready for its first epoch, and who is in it."""
+def start_run(
+    project: Project, modality: str, folder: Path, fold: int = 0
+) -> tuple[TrainingRun, dict[str, tuple[Case, ...]]]:
+    """Return a training run of a fold, ready for its first epoch, and who is in it."""
     plan, section = project.plan, project.plan.modalities[modality]
-    cases = select_fold(project.dataset.train, modality, 0, plan, project.splits)
+    cases = select_fold(project.dataset.train, modality, fold, plan, project.splits)
     who = {"training": cases.training, "held_out": cases.held_out}
     parts = {name: load_part(project.paths, modality, section, members) for name, members in who.items()}
     training = section.training.model_copy(update={"epochs": 1000})
     return TrainingRun(Task(
-        plan=plan, modality=modality, fold=0, training=training, made_from={}, parts=parts, folder=folder, device="cpu",
+        plan=plan, modality=modality, fold=fold, training=training, made_from={}, parts=parts, folder=folder, device="cpu",
         pretrained="none", epochs_from="plan", check=lambda: None, quiet=True,
     )), who  # fmt: skip
 
@@ -136,6 +152,76 @@ def plain_epoch(project: Project, run: TrainingRun, modality: str, who: dict[str
     return epoch
 
 
+def solved_epoch(run: TrainingRun, *, forget: bool = True) -> Callable[[], object]:
+    """Return a function that solves the run's classifier and validates, as if no case had been seen before."""
+    part = run.task.parts["training"]
+    images, labels = torch.from_numpy(part.cache.image), torch.from_numpy(part.labels)
+
+    def epoch() -> None:
+        if forget:
+            scattering._described.clear()
+        run.history.clear()
+        run._one_epoch(0, images, labels, _Silent())
+
+    return epoch
+
+
+def solved_floor(run: TrainingRun) -> Callable[[], object]:
+    """The same network on tensors in memory, nothing else."""
+    model, task = copy.deepcopy(run.model).eval(), run.task
+    size, part = task.section.preprocessing.input_vox, task.parts["training"]
+    x = {name: center_crop(torch.from_numpy(p.cache.image), size) for name, p in task.parts.items()}
+    mirrored = [(), *((axis - len(size),) for axis, flips in enumerate(task.training.augmentation.flip_axes) if flips)]
+    views, patients = [x["training"].flip(axes) for axes in mirrored], [case.patient_id for case in part.cases]
+
+    @torch.inference_mode()
+    def epoch() -> None:
+        scattering._described.clear()
+        described = torch.stack([model.coefficients(view) for view in views], dim=1)
+        solve_classifier(model, described, part.labels, patients, task.training)
+        model(x["held_out"])
+
+    return epoch
+
+
+def solved_rows(paths: DatasetPaths, modalities: list[str], root: Path, rounds: int) -> list[Row]:
+    """Plan as `her2net_plan` does by default, and time what it planned."""
+    own = replace(paths, roots=Roots(paths.roots.raw, root / "preprocessed", root / "results"))
+    pipeline.plan(own, PlanOptions(preset="auto", n_workers=1, quiet=True))
+    project, rows = load_project(own), []
+    for modality in modalities:
+        section = project.plan.modalities[modality]
+        folds = range(project.plan.splits.n_folds)
+        runs = [start_run(project, modality, root / f"{modality}_{fold}", fold)[0] for fold in folds]
+        if not runs[0].solved:
+            refuse(f"{section.training.network} is not solved")
+        anew = [solved_epoch(run) for run in runs]
+        shared = [solved_epoch(runs[0]), *(solved_epoch(run, forget=False) for run in runs[1:])]
+        first, second = _weights(anew, runs), _weights(shared, runs)
+        if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
+            refuse("folds that share coefficients end with other weights")
+        cost = take_turns({"ours": anew[0], "floor": solved_floor(runs[0])}, rounds)
+        n = {name: len(p.labels) for name, p in runs[0].task.parts.items()}
+        what = f"{section.training.network} {'x'.join(map(str, section.preprocessing.input_vox))}, " + \
+            f"{n['training']} + {n['held_out']} cases"  # fmt: skip
+        rows.append(compare(f"epoch {modality}, solved network: the network alone", cost["ours"], cost["floor"],
+                            target=1.05, at_least=False, note=what))  # fmt: skip
+        cost = take_turns({"ours": partial(_each, shared), "anew": partial(_each, anew)}, rounds, warm_up=False)
+        rows.append(compare(f"{len(folds)} folds {modality}, solved network: every fold by itself", cost["ours"],
+                            cost["anew"], target=2, note=f"{what}; the weights are the same to the bit"))  # fmt: skip
+    return rows
+
+
+def _weights(epochs: list[Callable[[], object]], runs: list[TrainingRun]) -> list[torch.Tensor]:
+    _each(epochs)
+    return [run.model.classifier.weight.detach().clone() for run in runs]
+
+
+def _each(epochs: list[Callable[[], object]]) -> None:
+    for epoch in epochs:
+        epoch()
+
+
 def check(run: TrainingRun) -> None:
     """The same weights give the same logits in both layouts, and the same gradient."""
     section = run.task.section
@@ -155,7 +241,7 @@ def main(modalities: list[str], n_cases: int, rounds: int) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         paths = make_paths(Path(name))
-        make_synthetic_dataset(paths.raw, n_train=n_cases, n_test=4, us_size=(400, 500), mri_size=(60, 160, 160))
+        make_large_images(paths, n_cases, 4)
         project = plan_cohort(paths)
         for modality in modalities:
             run, who = start_run(project, modality, Path(name) / modality)
@@ -177,7 +263,7 @@ def main(modalities: list[str], n_cases: int, rounds: int) -> list[Row]:
                 compare(f"epoch {modality}: plain float32 loop with MONAI per item", cost["ours"], cost["plain"],
                         target=2.2, note=what),
             ]  # fmt: skip
-    return rows
+        return rows + solved_rows(paths, modalities, Path(name) / "solved", rounds)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from her2net.errors import MemoryLimitError
 GIB = 2**30
 DECODED_PER_FILE_BYTE = {".gz": 9.0, ".png": 30.0, ".jpg": 60.0, ".jpeg": 60.0}  # peak while one case is prepared
 DECODED_OTHERWISE = 4.0
+SHARE_FOR_IMAGES = 0.5  # of the free memory; images that would take more stay on the disk
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -40,6 +41,11 @@ def total_memory(mount: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
     import psutil
 
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _limits(mount, own))])
+
+
+def fits_in_memory(n_bytes: int) -> bool:
+    """Whether the images of a cohort are held in memory; else they are read from the disk as they are needed."""
+    return n_bytes <= SHARE_FOR_IMAGES * available_memory()
 
 
 def largest_case(cases: Iterable[Iterable[Path]]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -10,13 +11,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import BENCHMARKS
 from torch import nn
 
-from her2net import pipeline, status
-from her2net.errors import LockError, MemoryLimitError, MissingArtefactError, StaleArtefactError, TrainingError
+from her2net import memory, pipeline, status
+from her2net.errors import (
+    LockError,
+    MemoryLimitError,
+    MissingArtefactError,
+    StaleArtefactError,
+    TrainingError,
+    WriteError,
+)
 from her2net.locks import hold
 from her2net.networks.build import NETWORKS, build_network
 from her2net.paths import DatasetPaths
@@ -25,6 +34,7 @@ from her2net.raw import synthetic
 from her2net.train import footprint
 from her2net.train import run as train_run
 from her2net.train.checkpoint import FINAL, LATEST, PREVIOUS, read_checkpoint
+from her2net.train.data import load_part
 from her2net.train.fold import TrainOptions
 from her2net.train.footprint import estimate_footprint
 from her2net.train.loop import make_optimizer, predict_probs, training_step
@@ -319,6 +329,31 @@ def test_the_parts_are_recorded_and_kept_when_a_run_goes_on(
     assert "goes in 2 parts" in capsys.readouterr().err
     assert train(paths, epochs=2).batch_parts == 2
     assert "goes in 2 parts" not in capsys.readouterr().err, "it is known by now"
+
+
+def test_images_that_do_not_fit_into_memory_stay_on_the_disk(paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(paths)
+    whole = contents(paths)
+    shutil.rmtree(paths.results)
+    monkeypatch.setattr(memory, "SHARE_FOR_IMAGES", 0.0)
+    project = load_project(paths)
+    part = load_part(paths, "US", project.plan.modalities["US"], project.training("US"))
+    assert isinstance(part.cache.image, np.memmap)
+    assert isinstance(part.cache.mask, np.memmap)
+    train(paths)
+    assert contents(paths) == whole
+    assert [path.suffix for path in paths.caches.iterdir()] == [".h5"], "files without a name leave nothing"
+
+
+def test_a_copy_that_the_disk_has_no_room_for_is_refused(paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "SHARE_FOR_IMAGES", 0.0)
+
+    def full(handle: int, n_bytes: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("her2net.preprocess.cache.reserve", full)
+    with pytest.raises(WriteError, match="Free some space"):
+        train(paths)
 
 
 def test_training_that_cannot_fit_is_refused_before_it_starts(paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:

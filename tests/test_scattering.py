@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from her2net.networks import scattering
 from her2net.networks.build import build_network
 from her2net.networks.scattering import N_DIRECTIONS, N_SCALES, OrthogonalProjection, Scattering, ScatteringNetwork
 from her2net.plan.augmentation import mirrors_only
@@ -21,9 +22,9 @@ def images(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize(("size", "pooled"), [((32, 32), (4, 4)), ((8, 24, 24), (2, 4, 4))])
 def test_shapes_and_signs(size: tuple[int, ...], pooled: tuple[int, ...]) -> None:
-    scattering = Scattering(len(size))
-    maps = scattering(images(2, 3, *size))
-    assert maps.shape == (2, 3, scattering.n_coefficients, *pooled)
+    transform = Scattering(len(size))
+    maps = transform(images(2, 3, *size))
+    assert maps.shape == (2, 3, transform.n_coefficients, *pooled)
     assert (maps[:, :, 1:] >= 0).all()
 
 
@@ -47,10 +48,10 @@ def _before(scale: int) -> int:
 
 
 def test_small_shifts_change_little_and_noise_changes_much() -> None:
-    scattering = Scattering(2)
+    transform = Scattering(2)
     smooth = torch.nn.functional.avg_pool2d(images(1, 1, 70, 70), 7, stride=1)
-    here, shifted = scattering(smooth[..., :64, :64]), scattering(smooth[..., :64, 1:])
-    other = scattering(torch.nn.functional.avg_pool2d(images(1, 1, 70, 70, seed=1), 7, stride=1))
+    here, shifted = transform(smooth[..., :64, :64]), transform(smooth[..., :64, 1:])
+    other = transform(torch.nn.functional.avg_pool2d(images(1, 1, 70, 70, seed=1), 7, stride=1))
     assert (here - shifted).norm() < 0.25 * (here - other).norm()
 
 
@@ -105,6 +106,32 @@ def test_the_same_cases_give_the_same_bits() -> None:
     solve(again, x, labels)
     assert torch.equal(first.classifier.weight, again.classifier.weight)
     assert torch.equal(first.classifier.bias, again.classifier.bias)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (8, 24, 20)])
+def test_an_image_is_described_alike_in_every_batch_and_only_once(size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So folds may share what they know of a case, and a resumed run equals one that was not interrupted."""
+    monkeypatch.setattr(scattering, "_described", {})
+    network = ScatteringNetwork(len(size), 2, 2)
+    x = images(5, 2, *size)
+    together = network.coefficients(x)
+    torch.testing.assert_close(network._describe(x), together, rtol=0, atol=0)
+    assert len(scattering._described) == 5
+    monkeypatch.setattr(ScatteringNetwork, "_describe", lambda self, image: pytest.fail("this image is known"))
+    with torch.inference_mode():
+        assert torch.equal(network.coefficients(x.flip(0)), together.flip(0))
+    with torch.no_grad():
+        assert torch.equal(network.coefficients(x.clone().requires_grad_()), together)
+    assert torch.equal(ScatteringNetwork(len(size), 2, 3).coefficients(x[1:3]), together[1:3]), "another network, the same wavelets"
+
+
+def test_no_more_is_remembered_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scattering, "_described", {})
+    network, x = ScatteringNetwork(2, 1, 2), images(4, 1, 16, 16)
+    monkeypatch.setattr(scattering, "MEMO_BYTES", 2 * network.coefficients(x[:1]).nbytes)
+    every = network.coefficients(x)
+    assert len(scattering._described) == 2
+    assert torch.equal(network.coefficients(x), every)
 
 
 def test_mirrored_cases_belong_together() -> None:

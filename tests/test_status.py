@@ -209,7 +209,7 @@ def test_timing_tells_every_phase_of_every_fold(
         assert list(timing.seconds) == list(PHASES)
         assert timing.epochs == 2
         spent = {phase for phase, seconds in timing.seconds.items() if seconds > 0}
-        assert spent == {"forward", "optimizer", "validation", "checkpoint"}, "what is solved draws nothing and steps nowhere"
+        assert spent == {"forward", "solve", "validation", "checkpoint"}, "what is solved draws nothing and steps nowhere"
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"her2net_{name}", str(getattr(done.roots, name)))
     assert status_command.main(["--timing"]) == 0

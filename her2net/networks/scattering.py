@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from her2net.artefact import digest_bytes
+
 N_SCALES = 4
 N_DIRECTIONS = 6
 POOLED_VOX = {2: (4, 4), 3: (2, 4, 4)}
@@ -36,6 +38,13 @@ CENTRE_FREQUENCY = 3 * math.pi / 4
 WIDTH_VOX = 0.8
 SLANT = 0.5
 """The finest Morlet wavelet: frequency in radians per voxel, width, and ratio of its bandwidths (Bruna & Mallat 2013)."""
+
+
+MEMO_BYTES = 1 << 28
+"""How much of what images were described by is kept for the next fold that sees them."""
+
+_described: dict[tuple[tuple[int, ...], str], Tensor] = {}
+"""(shape, digest) of an image -> its coefficients, oldest first. They depend on nothing else: no fold fits a wavelet."""
 
 
 class ScatteringNetwork(nn.Module):
@@ -63,11 +72,32 @@ class ScatteringNetwork(nn.Module):
         self.classifier = nn.Linear(2 * self.projection.n_outputs, n_classes)
 
     def coefficients(self, x: Tensor) -> Tensor:
-        """Map (N, C, [D,] H, W) to the logarithms (N, C, n_maps, *POOLED_VOX) float32."""
+        """Map (N, C, [D,] H, W) to the logarithms (N, C, n_maps, *POOLED_VOX) float32.
+
+        On a CPU image after image, which stays within its cache (up to twice as fast as a batch of 16, the same bits),
+        and an image that any fold has described before is not described again.
+        """
         device = "cpu" if x.is_meta else x.device.type  # `meta`: memory is being estimated
         with torch.autocast(device, enabled=False):  # Fourier transforms need float32
-            maps = self.scattering(x.float())
-            return torch.cat([maps[:, :, :1], torch.log(maps[:, :, 1:] + LOG_OFFSET)], dim=2)
+            if x.device.type != "cpu":
+                return self._describe(x)
+            through = x.requires_grad and torch.is_grad_enabled()
+            return torch.cat([self._describe(image) if through else self._remember(image) for image in x.split(1)])
+
+    def _describe(self, x: Tensor) -> Tensor:
+        maps = self.scattering(x.float())
+        return torch.cat([maps[:, :, :1], torch.log(maps[:, :, 1:] + LOG_OFFSET)], dim=2)
+
+    def _remember(self, image: Tensor) -> Tensor:
+        image = image.detach().float().contiguous()
+        key = (tuple(image.shape), digest_bytes(image.numpy().tobytes()))
+        if key not in _described:
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may stand in a gradient later
+                found = self._describe(image)
+            while _described and (len(_described) + 1) * found.nbytes > MEMO_BYTES:
+                del _described[next(iter(_described))]
+            _described[key] = found
+        return _described[key]
 
     def kernel_features(self, coefficients: Tensor) -> Tensor:
         """Map (N, C, n_maps, *POOLED_VOX) to (N, 2 n_outputs), whose scalar products are the kernel."""

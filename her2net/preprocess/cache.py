@@ -13,6 +13,8 @@ the end. Files are opened when needed and closed at once; no handle outlives a f
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +25,9 @@ import numpy as np
 
 from her2net.artefact import digest_bytes, digest_json, explain_write_failure, replacing
 from her2net.errors import CacheError, MissingArtefactError, WriteError
-from her2net.memory import largest_case
+from her2net.memory import fits_in_memory, largest_case
 from her2net.plan.schema import PreprocessingPlan
-from her2net.preprocess.layout import Layout, create, opened, text_type, texts
+from her2net.preprocess.layout import Layout, create, opened, reserve, text_type, texts
 from her2net.preprocess.prepare import PreparedCase, prepare_case
 from her2net.progress import choose_workers, map_in_processes
 
@@ -168,17 +170,24 @@ def prepare_files(case: CaseFiles, plan: PreprocessingPlan) -> PreparedCase:
 def load_cache(path: Path, case_ids: Sequence[str]) -> Cache:
     """Read the given cases, in the given order, and check every row. Takes no more memory than what it returns.
 
+    Where that is more than a share of the free memory, the arrays lie in files without a name beside the cache, and the
+    system reads what is asked for; they vanish with the arrays.
+
     Raises:
         MissingArtefactError: no cache.
         CacheError: incomplete, damaged, or without one of the cases.
+        WriteError: it does not fit into memory, nor a copy on the disk.
     """
     with opened(path) as file:
         place = {case_id: i for i, case_id in enumerate(texts(file["case_id"]))}
         absent = [case_id for case_id in case_ids if case_id not in place]
         if absent:
             raise CacheError(f"{path}: holds no case {', '.join(absent[:5])}. Run her2net_plan to bring it up to date.")
-        image = np.empty((len(case_ids), *file["image"].shape[1:]), np.float16)
-        mask = np.empty((len(case_ids), *file["mask"].shape[1:]), np.uint8)
+        shapes = {name: (len(case_ids), *file[name].shape[1:]) for name in ("image", "mask")}
+        n_bytes = 2 * math.prod(shapes["image"]) + math.prod(shapes["mask"])
+        held = fits_in_memory(n_bytes)
+        image, mask = (np.empty(shapes[name], dtype) if held else _on_disk(path, shapes[name], dtype)
+                       for name, dtype in (("image", np.dtype(np.float16)), ("mask", np.dtype(np.uint8))))  # fmt: skip
         digests, damaged = texts(file["digest"]), []
         for i, case_id in enumerate(case_ids):
             image[i], mask[i] = file["image"][place[case_id]], file["mask"][place[case_id]]
@@ -187,6 +196,17 @@ def load_cache(path: Path, case_ids: Sequence[str]) -> Cache:
     if damaged:
         raise CacheError(f"{path}: damaged rows: {', '.join(damaged[:5])}. Run her2net_plan; it rebuilds those alone.")
     return Cache(tuple(case_ids), image, mask, tuple(digests[place[case_id]] for case_id in case_ids))
+
+
+def _on_disk(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array in a file without a name, beside `path`; its space is reserved, since a full disk would end the process."""
+    n_bytes = math.prod(shape) * dtype.itemsize
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            reserve(file.fileno(), n_bytes)
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise WriteError(explain_write_failure(path, error)) from error
 
 
 def _sound_rows(path: Path, shape: tuple[int, ...]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import IO
 import h5py
 import numpy as np
 
-from her2net.errors import CacheError, MissingArtefactError
+from her2net.errors import CacheError, Her2netError, MissingArtefactError
 
 FRAME_BYTES = 1 << 16  # generous: object headers and attributes
 Layout = Mapping[str, tuple[tuple[int, ...], np.dtype]]
@@ -65,16 +65,27 @@ def create(path: Path, layout: Layout, attributes: Mapping[str, object]) -> Iter
 
 
 def _reserve(path: Path, n_bytes: int) -> None:
-    """Claim space on the disk, where the system can; fails while nothing is lost yet."""
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        reserve(handle, n_bytes)
+    finally:
+        os.close(handle)
+
+
+def reserve(handle: int, n_bytes: int) -> None:
+    """Claim space on the disk for an open file, where the system can; fails while nothing is lost yet.
+
+    Raises:
+        OSError: there is not so much.
+    """
     if hasattr(os, "posix_fallocate"):
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             os.posix_fallocate(handle, 0, n_bytes)
+            return
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot reserve
                 raise
-        finally:
-            os.close(handle)
+    os.truncate(handle, max(n_bytes, os.fstat(handle).st_size))
 
 
 @contextmanager
@@ -95,7 +106,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
                 raise CacheError(f"{path}: the cache is incomplete. {remedy}")
             _check_layout(file)
             yield file
-    except CacheError:
+    except Her2netError:
         raise
     except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CacheError(f"{path}: the cache cannot be read ({error}). {remedy}") from error

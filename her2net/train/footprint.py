@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from her2net.memory import available_memory, refuse_if_too_large
+from her2net.memory import available_memory, fits_in_memory, refuse_if_too_large
 from her2net.plan.schema import ModalityPlan, TrainingPlan
 
 if TYPE_CHECKING:
@@ -80,11 +80,12 @@ def refuse_what_cannot_fit(what: str, plan: ModalityPlan, training: TrainingPlan
     need = estimate_footprint(training.network, tuple(plan.preprocessing.input_vox), plan.n_inputs,
                               len(training.loss_weights))
     images = images_bytes(plan.preprocessing.stored_vox, plan.n_inputs, n_cases)
+    if not fits_in_memory(images):  # they stay on the disk, see `load_cache`
+        images = 0
     remedy = "Choose a smaller network or preprocessing.input_vox in the plan, or another machine."
     if device == "cuda":
         free = torch.cuda.mem_get_info()[0]
         refuse_if_too_large(f"{what}: one case of {training.network}", need.total(1), free, remedy)
-        refuse_if_too_large(f"{what}: holding {n_cases} images", images, available_memory(), remedy)
         return
     free, batch_size = available_memory(), min(training.batch_size, n_cases)
     fitting = (free - images - need.fixed) // max(need.per_case, 1)

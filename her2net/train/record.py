@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -53,17 +54,15 @@ class RunRecord(Artefact):
 
 
 def describe_environment(device: str) -> dict[str, str]:
-    """Return versions, device and number of threads."""
-    import monai
-    import timm
+    """Return versions, device and number of threads; MONAI and timm, which take seconds to import, are not imported for it."""
     import torch
 
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "timm": timm.__version__,
-        "monai": monai.__version__,
+        "timm": version("timm"),
+        "monai": version("monai"),
         "device": device,
         "device_name": name,
         "threads": str(torch.get_num_threads()),

@@ -129,6 +129,8 @@ class TrainingRun:
             self._one_epoch(epoch, images, labels, bar)
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self._save()
+                self._write_history()
+                self.timeline.lap("checkpoint")
                 saved = time.monotonic()
         if len(epochs) or find_damage(task.folder / LATEST):  # a kill between two renames leaves the previous one only
             self._save()
@@ -180,7 +182,7 @@ class TrainingRun:
         views = describe_views(model, images, self.task.training, input_vox)
         self.timeline.lap("forward")
         loss = solve_classifier(model, views, part.labels, [c.patient_id for c in part.cases], self.task.training)
-        self.timeline.lap("optimizer")
+        self.timeline.lap("solve")
         return {"epoch": epoch, "learning_rate": 0.0, "train_loss": loss}
 
     def _averaged(self) -> torch.nn.Module:
@@ -212,7 +214,6 @@ class TrainingRun:
             "scaler": None if self.scaler is None else self.scaler.state_dict(), "n_parts": self.n_parts,
             "history": self.history, "best": self.best, "duration_s": self.timeline.seconds,
         })  # fmt: skip
-        self._write_history()
         self._write_record("running")
         self.timeline.lap("checkpoint")
         self.timeline.settle()
@@ -235,6 +236,7 @@ class TrainingRun:
         """Write what the run made; all of it, because a kill may have come between the checkpoint and the rest."""
         task, chosen = self.task, self._averaged()
         task.check()
+        self.timeline.start()
         self._write_history()
         if self.best is not None:
             chosen.load_state_dict(self.best["weights"])
@@ -242,6 +244,7 @@ class TrainingRun:
             "made_from": task.made_from, "network": task.training.network, "n_channels": task.section.n_inputs,
             "n_classes": task.plan.n_classes, "weights": chosen.state_dict(),
         })  # fmt: skip
+        self.timeline.lap("checkpoint")
         part = task.parts["held_out"]
         if len(part.labels):
             cases = part.cases
@@ -250,6 +253,8 @@ class TrainingRun:
                 labels=part.labels.tolist(), folds=[str(task.fold)] * len(cases),
             )  # fmt: skip
             write_predictions(task.folder / "oof.csv", table)
+        self.timeline.lap("validation")
+        self.timeline.settle()
         (task.folder / PREVIOUS).unlink(missing_ok=True)
         return self._write_record("finished")
 

@@ -80,17 +80,18 @@ def solve_classifier(
     weights = dict(enumerate(plan.loss_weights))
     inner = _inner_folds(labels, patients)
     best: Setting | None = None
+    features = {width: _features(model, views, width) for width in WIDTHS}
+    kernels = {width: (f @ f.T).double().cpu().numpy() for width, f in features.items()}
     for width in WIDTHS:
-        kernel = _kernel(model, views, width)
         for cost in COSTS:
-            setting = _try(kernel, labels, n_views, inner, width, cost, weights)
+            setting = _try(kernels[width], labels, n_views, inner, width, cost, weights)
             if best is None or setting.log_loss < best.log_loss - LEAST_GAIN:
                 best = setting
     assert best is not None
-    duals, offsets = _machine(_kernel(model, views, best.width), np.repeat(labels, n_views), best.cost, weights)
-    features = _features(model, views, best.width)
+    duals, offsets = _machine(kernels[best.width], np.repeat(labels, n_views), best.cost, weights)
+    model.width.fill_(best.width)
     with torch.no_grad():
-        solved = torch.from_numpy(best.slope * duals).T.float().to(features.device) @ features
+        solved = torch.from_numpy(best.slope * duals).T.float().to(views.device) @ features[best.width]
         model.classifier.weight.copy_(solved)
         model.classifier.bias.copy_(torch.from_numpy(best.slope * offsets + best.intercepts))
     return best.log_loss
@@ -100,11 +101,6 @@ def solve_classifier(
 def _features(model: ScatteringNetwork, views: Tensor, width: float) -> Tensor:
     model.width.fill_(width)
     return torch.cat([model.kernel_features(batch) for batch in views.split(BATCH_SIZE)])
-
-
-def _kernel(model: ScatteringNetwork, views: Tensor, width: float) -> np.ndarray:
-    features = _features(model, views, width)
-    return (features @ features.T).double().cpu().numpy()
 
 
 def _inner_folds(labels: np.ndarray, patients: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import torch
 
-PHASES = ("data", "augment", "forward", "backward", "optimizer", "validation", "checkpoint")
+PHASES = ("data", "augment", "forward", "backward", "optimizer", "solve", "validation", "checkpoint")
+"""A network that is trained by steps never solves; one that is solved neither augments nor steps."""
 
 
 class Timeline:
