@@ -32,6 +32,8 @@ def test_run_leaves_exactly_these_files(done: DatasetPaths) -> None:
     for name in ("US", "MRI"):
         expected |= {f"{name}/{file}" for file in ("ensemble.json", "oof.csv", "test.csv")}
         expected |= {f"{name}/fold_{k}/{f}" for k in range(plan.splits.n_folds) for f in fold_files}
+    expected |= {f"CLIN/{file}" for file in ("ensemble.json", "explanation.json", "oof.csv", "test.csv")}
+    expected |= {f"CLIN/fold_{k}/{f}" for k in range(plan.splits.n_folds) for f in ("model.json", "oof.csv")}
     found = {p.relative_to(done.results).as_posix() for p in done.results.rglob("*") if p.is_file()}
     assert {f for f in found if not f.startswith(("evaluation/", "report/", "explain/"))} == expected
     assert {"metrics.csv", "metrics.json", "comparisons.csv", "thresholds.json"} <= {

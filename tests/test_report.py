@@ -47,10 +47,10 @@ TABLES = {
     "flow", "plan", "fusion", "results", "confusion", "certainty", "subgroups", "all_subgroups", "mistakes", "openings",
     "software", "digests", "all_metrics", "comparisons", "decisions", "table1_training_test", "table1_classes",
     "comparison_matrix_oof", "comparison_matrix_test", "tripod_ai", "claim", "explanations",
-    "discrimination", "calibration", "rule_in_out", "impact",
+    "discrimination", "calibration", "rule_in_out", "impact", "added_value", "weights_CLIN", "importance_CLIN",
 }  # fmt: skip
 FIGURES = {
-    "flow", "training", "subgroups",
+    "flow", "training", "subgroups", "importance_CLIN", "nomogram_CLIN", "nomogram_fusion",
     *(f"{kind}_{cohort}" for cohort in ("oof", "test")
       for kind in ("roc", "precision_recall", "calibration", "decision_curve", "confusion")),
 }  # fmt: skip
@@ -165,9 +165,9 @@ def test_figures_are_those_of_the_evaluation(small_run: DatasetPaths, page: Page
     cohorts = {"test": "test", "out-of-fold": "oof", "test, by patient": "test-patients", "out-of-fold, by patient": "oof-patients"}
     evaluated = {(m.model, m.cohort) for m in evaluation.metrics}
     assert [row[:2] for row in shown[1:]] == [
-        [m, label] for label, c in cohorts.items() for m in ("US", "MRI", "fusion") if (m, c) in evaluated
+        [m, label] for label, c in cohorts.items() for m in ("US", "MRI", "CLIN", "fusion") if (m, c) in evaluated
     ]
-    assert ("fusion", "oof-patients") in evaluated
+    assert {("fusion", "oof-patients"), ("CLIN", "oof"), ("CLIN", "test")} <= evaluated
     for row in shown[1:]:
         cohort = cohorts[row[1]]
         found = {m.metric: m for m in evaluation.metrics if (m.model, m.cohort) == (row[0], cohort)}
@@ -473,7 +473,7 @@ def test_three_classes_and_no_test_set(material: Material, tmp_path: Path) -> No
     assert "Can a network tell “zero”, “low” and “positive” apart" in text
     assert "no labelled test cases" in text
     curves = {f"{kind}_oof" for kind in ("roc", "precision_recall", "calibration", "decision_curve")}
-    assert {p.stem for p in tmp_path.iterdir()} == {"flow", "training", "confusion_oof"} | curves
+    assert {p.stem for p in tmp_path.iterdir()} == {"flow", "training", "confusion_oof", "importance_CLIN"} | curves
     roc = next(i.attributes["alt"] for i in page.all("img") if i.attributes["alt"].startswith("ROC"))
     assert "fusion: AUC, zero against the rest 0." in roc
     assert page.table("calibration") == page.table("impact") == []

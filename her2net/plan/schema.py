@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from her2net.artefact import Artefact, Strict, digest_json
 from her2net.plan.augmentation import AugmentationPlan
@@ -157,6 +157,91 @@ class ModalityPlan(Strict):
         return self.preprocessing.digest
 
 
+FeatureFamily = Literal[
+    "statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm", "morphology",
+]  # fmt: skip
+"""Families of the Image Biomarker Standardisation Initiative (IBSI), doi:10.1148/radiol.2020191145."""
+Learner = Literal["elastic_net", "forest"]
+CovariateKind = Literal["continuous", "binary", "ordinal", "categorical"]
+
+
+class RadiomicsPlan(Strict):
+    """How one image and its mask become features.
+
+    Attributes:
+        normalisation: of the whole image before features are taken: `none` or `z-score` (all channels together).
+        discretisation: of grey levels for histogram and texture: a number of bins between minimum and maximum of the
+            lesion, or bins of one width.
+        bins, bin_width: the one that `discretisation` needs; the other is `null`.
+        by_slice: texture within slices (2D), averaged over them, instead of in the volume.
+        spacing_mm: images are resampled to this, (H, W) by slice, else (D, H, W); `null` keeps the voxels as they are.
+    """
+
+    families: list[FeatureFamily] = Field(min_length=1)
+    normalisation: Literal["none", "z-score"]
+    discretisation: Literal["fixed_bin_number", "fixed_bin_width"]
+    bins: Count | None
+    bin_width: Positive | None
+    by_slice: bool
+    spacing_mm: list[Positive] | None
+
+    @model_validator(mode="after")
+    def _bins_agree(self) -> RadiomicsPlan:
+        wanted, other = (self.bins, self.bin_width) if self.discretisation == "fixed_bin_number" else (self.bin_width, self.bins)
+        if wanted is None or other is not None:
+            raise ValueError(f"discretisation {self.discretisation} needs bins or bin_width, the other one null")
+        if len(set(self.families)) < len(self.families):
+            raise ValueError(f"families {self.families} name one twice")
+        if self.spacing_mm is not None and len(self.spacing_mm) != 2 + (not self.by_slice):
+            raise ValueError(f"spacing_mm {self.spacing_mm} needs {2 + (not self.by_slice)} numbers")
+        return self
+
+
+class TableModelPlan(Strict):
+    """How a model is fitted to a table, inside each fold.
+
+    Attributes:
+        learners: what the inner loop chooses from.
+        transform: of numbers before they are standardised.
+        max_correlation: of two columns that correlate more, the later one is left out; 1 keeps all.
+        inner_folds: of the loop, by patient, that chooses learner and hyper-parameters.
+    """
+
+    learners: list[Learner] = Field(min_length=1)
+    transform: Literal["none", "normal_scores"]
+    max_correlation: Annotated[float, Field(gt=0, le=1)]
+    inner_folds: Annotated[int, Field(ge=2)]
+    seed: int
+
+
+class TablePlan(Strict):
+    """A model of a table: radiomics of one modality, or clinical covariates.
+
+    Attributes:
+        modality: whose images and masks radiomics describes; `null` for covariates.
+        columns: covariates and their kinds; empty for radiomics.
+        fused: whether it enters the fusion without being asked for.
+    """
+
+    modality: str | None
+    radiomics: RadiomicsPlan | None
+    columns: dict[str, CovariateKind]
+    model: TableModelPlan
+    fused: bool
+
+    @model_validator(mode="after")
+    def _source_is_clear(self) -> TablePlan:
+        if (self.modality is None) != (self.radiomics is None) or (self.radiomics is None) == (not self.columns):
+            raise ValueError("a table has modality and radiomics, or columns")
+        return self
+
+    @property
+    def features_digest(self) -> str:
+        """Digest that names the file of the features."""
+        return digest_json([self.modality, self.radiomics, self.columns] if self.radiomics is None else
+                           [self.modality, self.radiomics.model_dump(mode="json")])  # fmt: skip
+
+
 class SplitsPlan(Strict):
     """How patients are parted; `custom` are folds the user brought."""
 
@@ -199,6 +284,7 @@ class Plan(Artefact):
     Attributes:
         budget_h: wall-clock hours for training all folds of all modalities; `null` is no limit.
         machine: the measurement the choice of network, size and epochs rests on; `null` if none was needed.
+        tables: name (`RAD:US`, `CLIN`) -> model of a table; absent where there is none.
     """
 
     MADE_BY: ClassVar[str] = "her2net_plan"
@@ -213,12 +299,23 @@ class Plan(Artefact):
     fusion: FusionPlan
     machine: Machine | None
     decisions: list[Decision]
+    tables: dict[str, TablePlan] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_tables(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan without tables is written, and has the digest, that it had before there were any."""
+        values = serialise(self)
+        return {k: v for k, v in values.items() if k != "tables" or v}
 
     @model_validator(mode="after")
     def _classes_agree(self) -> Plan:
         for name, modality in self.modalities.items():
             if len(modality.training.loss_weights) != len(self.class_names):
                 raise ValueError(f"modalities.{name}.training.loss_weights needs one weight per class")
+        for name, table in self.tables.items():
+            wanted = "CLIN" if table.modality is None else f"RAD:{table.modality}"
+            if name != wanted or table.modality not in (None, *self.modalities):
+                raise ValueError(f"tables.{name}: must be named CLIN, or RAD:M of a modality M of the plan, and say the same")
         return self
 
     @model_validator(mode="after")
@@ -232,6 +329,8 @@ class Plan(Artefact):
     def _decisions_are_about_values(self) -> Plan:
         values = self.model_dump(mode="json")
         for number, decision in enumerate(self.decisions):
+            if self.is_removed(decision.path):
+                continue
             try:
                 _find_value(values, decision.path)
             except (KeyError, IndexError, TypeError, ValueError):
@@ -250,8 +349,20 @@ class Plan(Artefact):
     def edited(self) -> dict[str, Any]:
         """Paths whose value is no longer the one the rule chose: path -> value now."""
         values = self.model_dump(mode="json")
-        now = {decision.path: _find_value(values, decision.path) for decision in self.decisions}
-        return {d.path: now[d.path] for d in self.decisions if now[d.path] != d.value}
+        kept = [d for d in self.decisions if not self.is_removed(d.path)]
+        now = {decision.path: _find_value(values, decision.path) for decision in kept}
+        removed = {f"tables.{name}": "removed" for name in self.decided_tables if name not in self.tables}
+        return {d.path: now[d.path] for d in kept if now[d.path] != d.value} | removed
+
+    @property
+    def decided_tables(self) -> list[str]:
+        """Tables that were planned, those included that the user has removed since."""
+        return [d.path[len("tables.") : -len(".fused")] for d in self.decisions
+                if d.path.startswith("tables.") and d.path.endswith(".fused")]  # fmt: skip
+
+    def is_removed(self, path: str) -> bool:
+        """Whether a decision is of a table that the user has removed."""
+        return any(path.startswith(f"tables.{name}.") for name in self.decided_tables if name not in self.tables)
 
     @property
     def optimistic(self) -> dict[str, str]:
@@ -268,9 +379,9 @@ def _find_value(values: dict[str, Any], path: str) -> Any:
 
 
 def _split_path(path: str, value: Any) -> list[str]:
-    """Split a dotted path; a modality's name may itself contain dots."""
-    if not path.startswith("modalities."):
+    """Split a dotted path; the name of a modality or a table may itself contain dots."""
+    section, _, rest = path.partition(".")
+    if section not in ("modalities", "tables"):
         return path.split(".")
-    rest = path.removeprefix("modalities.")
-    name = max((m for m in value["modalities"] if rest.startswith(m + ".")), key=len)
-    return ["modalities", name, *rest.removeprefix(name + ".").split(".")]
+    name = max((m for m in value[section] if rest.startswith(m + ".")), key=len)
+    return [section, name, *rest.removeprefix(name + ".").split(".")]
