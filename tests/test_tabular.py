@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_paths
+from raw_factory import write_dataset
 from small_run import plan_options
 
 from her2net import pipeline, status
@@ -18,13 +20,16 @@ from her2net.errors import ArchiveError, MissingDependencyError, PlanError, RawD
 from her2net.evaluate.delong import auc
 from her2net.fuse.sources import fusion_sources, fusion_subsets
 from her2net.paths import DatasetPaths
-from her2net.plan.schema import Plan, RadiomicsPlan, TableModelPlan, TablePlan
+from her2net.plan.planner import explain
+from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
-from her2net.plan.tables import plan_radiomics, settle_tables
+from her2net.plan.table_schema import RadiomicsPlan, TableModelPlan, TablePlan
+from her2net.plan.tables import count_fewest, plan_radiomics, settle_tables
 from her2net.predict import Predictor
 from her2net.predictions import make_predictions, read_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.project import load_project
+from her2net.raw.dataset import Case
 from her2net.raw.rows import read_covariates
 from her2net.raw.spec import DatasetSpec
 from her2net.tabular import features as features_module
@@ -175,7 +180,7 @@ def test_a_plan_without_tables_is_what_it_was(done: DatasetPaths) -> None:
 def test_tables_come_and_go_with_what_can_be_had(done: DatasetPaths) -> None:
     project = load_project(done)
     fingerprint = features_fingerprint(done)
-    plan, remarks = settle_tables(project.plan, fingerprint, {"age": "continuous"}, radiomics=True)
+    plan, remarks = settle_tables(project.plan, fingerprint, {"age": "continuous"}, radiomics=True, fewest=plenty)
     assert list(plan.tables) == ["RAD:US", "RAD:MRI", "CLIN"] or set(plan.tables) == {"RAD:US", "RAD:MRI", "CLIN"}
     assert plan.tables["CLIN"].columns == {"age": "continuous"}
     assert any("other covariates" in remark for remark in remarks)
@@ -184,8 +189,50 @@ def test_tables_come_and_go_with_what_can_be_had(done: DatasetPaths) -> None:
     assert "morphology" not in plan.tables["RAD:US"].radiomics.families  # type: ignore[union-attr]
     removed = plan.model_copy(update={"tables": {k: v for k, v in plan.tables.items() if k != "RAD:US"}})
     assert removed.edited == {"tables.RAD:US": "removed"}
-    assert "RAD:US" not in settle_tables(removed, fingerprint, {"age": "continuous"}, radiomics=True)[0].tables
-    assert settle_tables(plan, fingerprint, {}, radiomics=False)[0].tables.keys() == {"RAD:US", "RAD:MRI"}
+    assert "RAD:US" not in settle_tables(removed, fingerprint, {"age": "continuous"}, radiomics=True, fewest=plenty)[0].tables
+    assert settle_tables(plan, fingerprint, {}, radiomics=False, fewest=plenty)[0].tables.keys() == {"RAD:US", "RAD:MRI"}
+
+
+def plenty(table: TablePlan) -> int:
+    return 50
+
+
+def test_a_table_of_too_few_patients_is_not_planned_and_the_plan_says_why(done: DatasetPaths) -> None:
+    project, fingerprint, age = load_project(done), features_fingerprint(done), {"age": "continuous"}
+    fewest = lambda table: 4 if table.modality is None else 5
+    plan, remarks = settle_tables(project.plan, fingerprint, age, radiomics=True, fewest=fewest)  # type: ignore[arg-type]
+    assert list(plan.tables) == ["RAD:US", "RAD:MRI"], "CLIN was planned when there were enough"
+    why = "not planned: the smallest class has 4 training patients with these features in some fold; the inner loop needs 5"
+    assert plan.unplanned_tables == {"CLIN": why}
+    assert f"CLIN: {why}" in remarks
+    assert Plan.parse(plan.model_dump_json(), where="here") == plan
+    assert not plan.edited
+    assert f"tables.CLIN = None\n    enough_patients: {why}" in explain(plan)
+    again = settle_tables(plan, fingerprint, age, radiomics=True, fewest=fewest)  # type: ignore[arg-type]
+    assert again == (plan, []), "said once"
+    grown, _ = settle_tables(plan, fingerprint, age, radiomics=True, fewest=plenty)  # type: ignore[arg-type]
+    assert list(grown.tables) == ["RAD:US", "RAD:MRI", "CLIN"]
+    assert not grown.unplanned_tables
+
+
+def test_the_fewest_patients_are_counted_by_class_and_fold() -> None:
+    cases = [Case(f"c{i}", f"p{i // 2}", "train", label, None, {}, {}, {}) for i, label in enumerate((0, 0, 0, 0, 1, 1, 1, 1, 1, 1))]
+    assert count_fewest(cases, [["p0"], ["p2", "p3"]], 2) == 1, "p4 alone is left of class 1 in the second fold"
+    assert count_fewest(cases, [["p0"], ["p1"]], 2) == 1
+    assert count_fewest(cases, [["p2"], ["p3"]], 2) == 2
+    assert count_fewest(cases, [["p2"], ["p3"]], 3) == 0
+
+
+def test_a_tiny_cohort_with_covariates_is_planned_without_their_model(tmp_path: Path) -> None:
+    paths = make_paths(tmp_path, "Dataset001_Tiny")
+    write_dataset(paths.raw, n_patients=8, n_test=2)
+    plan, remarks = plan_dataset(paths, plan_options(tmp_path, preprocess=False))
+    assert not plan.tables
+    assert list(plan.unplanned_tables) == ["CLIN"]
+    assert any(remark.startswith("CLIN: not planned") for remark in remarks)
+    before = paths.plan.read_bytes()
+    plan_dataset(paths, plan_options(tmp_path, preprocess=False))
+    assert paths.plan.read_bytes() == before
 
 
 def features_fingerprint(paths: DatasetPaths):  # type: ignore[no-untyped-def]

@@ -14,6 +14,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from her2net.artefact import Artefact, Strict, digest_json
 from her2net.plan.augmentation import AugmentationPlan
 from her2net.plan.machine import Machine
+from her2net.plan.table_schema import TablePlan
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -157,89 +158,8 @@ class ModalityPlan(Strict):
         return self.preprocessing.digest
 
 
-FeatureFamily = Literal[
-    "statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm", "morphology",
-]  # fmt: skip
-"""Families of the Image Biomarker Standardisation Initiative (IBSI), doi:10.1148/radiol.2020191145."""
-Learner = Literal["elastic_net", "forest"]
-CovariateKind = Literal["continuous", "binary", "ordinal", "categorical"]
-
-
-class RadiomicsPlan(Strict):
-    """How one image and its mask become features.
-
-    Attributes:
-        normalisation: of the whole image before features are taken: `none` or `z-score` (all channels together).
-        discretisation: of grey levels for histogram and texture: a number of bins between minimum and maximum of the
-            lesion, or bins of one width.
-        bins, bin_width: the one that `discretisation` needs; the other is `null`.
-        by_slice: texture within slices (2D), averaged over them, instead of in the volume.
-        spacing_mm: images are resampled to this, (H, W) by slice, else (D, H, W); `null` keeps the voxels as they are.
-    """
-
-    families: list[FeatureFamily] = Field(min_length=1)
-    normalisation: Literal["none", "z-score"]
-    discretisation: Literal["fixed_bin_number", "fixed_bin_width"]
-    bins: Count | None
-    bin_width: Positive | None
-    by_slice: bool
-    spacing_mm: list[Positive] | None
-
-    @model_validator(mode="after")
-    def _bins_agree(self) -> RadiomicsPlan:
-        wanted, other = (self.bins, self.bin_width) if self.discretisation == "fixed_bin_number" else (self.bin_width, self.bins)
-        if wanted is None or other is not None:
-            raise ValueError(f"discretisation {self.discretisation} needs bins or bin_width, the other one null")
-        if len(set(self.families)) < len(self.families):
-            raise ValueError(f"families {self.families} name one twice")
-        if self.spacing_mm is not None and len(self.spacing_mm) != 2 + (not self.by_slice):
-            raise ValueError(f"spacing_mm {self.spacing_mm} needs {2 + (not self.by_slice)} numbers")
-        return self
-
-
-class TableModelPlan(Strict):
-    """How a model is fitted to a table, inside each fold.
-
-    Attributes:
-        learners: what the inner loop chooses from.
-        transform: of numbers before they are standardised.
-        max_correlation: of two columns that correlate more, the later one is left out; 1 keeps all.
-        inner_folds: of the loop, by patient, that chooses learner and hyper-parameters.
-    """
-
-    learners: list[Learner] = Field(min_length=1)
-    transform: Literal["none", "normal_scores"]
-    max_correlation: Annotated[float, Field(gt=0, le=1)]
-    inner_folds: Annotated[int, Field(ge=2)]
-    seed: int
-
-
-class TablePlan(Strict):
-    """A model of a table: radiomics of one modality, or clinical covariates.
-
-    Attributes:
-        modality: whose images and masks radiomics describes; `null` for covariates.
-        columns: covariates and their kinds; empty for radiomics.
-        fused: whether it enters the fusion without being asked for.
-    """
-
-    modality: str | None
-    radiomics: RadiomicsPlan | None
-    columns: dict[str, CovariateKind]
-    model: TableModelPlan
-    fused: bool
-
-    @model_validator(mode="after")
-    def _source_is_clear(self) -> TablePlan:
-        if (self.modality is None) != (self.radiomics is None) or (self.radiomics is None) == (not self.columns):
-            raise ValueError("a table has modality and radiomics, or columns")
-        return self
-
-    @property
-    def features_digest(self) -> str:
-        """Digest that names the file of the features."""
-        return digest_json([self.modality, self.radiomics, self.columns] if self.radiomics is None else
-                           [self.modality, self.radiomics.model_dump(mode="json")])  # fmt: skip
+NOT_PLANNED = "enough_patients"
+"""The rule whose decision says why a table is not there."""
 
 
 class SplitsPlan(Strict):
@@ -329,7 +249,7 @@ class Plan(Artefact):
     def _decisions_are_about_values(self) -> Plan:
         values = self.model_dump(mode="json")
         for number, decision in enumerate(self.decisions):
-            if self.is_removed(decision.path):
+            if self.is_removed(decision.path) or self.is_unplanned(decision.path):
                 continue
             try:
                 _find_value(values, decision.path)
@@ -349,10 +269,16 @@ class Plan(Artefact):
     def edited(self) -> dict[str, Any]:
         """Paths whose value is no longer the one the rule chose: path -> value now."""
         values = self.model_dump(mode="json")
-        kept = [d for d in self.decisions if not self.is_removed(d.path)]
+        kept = [d for d in self.decisions if not (self.is_removed(d.path) or self.is_unplanned(d.path))]
         now = {decision.path: _find_value(values, decision.path) for decision in kept}
         removed = {f"tables.{name}": "removed" for name in self.decided_tables if name not in self.tables}
         return {d.path: now[d.path] for d in kept if now[d.path] != d.value} | removed
+
+    @property
+    def unplanned_tables(self) -> dict[str, str]:
+        """Tables that were not planned for want of patients -> why."""
+        return {d.path.removeprefix("tables."): d.reason for d in self.decisions
+                if d.path.startswith("tables.") and d.rule == NOT_PLANNED}  # fmt: skip
 
     @property
     def decided_tables(self) -> list[str]:
@@ -363,6 +289,10 @@ class Plan(Artefact):
     def is_removed(self, path: str) -> bool:
         """Whether a decision is of a table that the user has removed."""
         return any(path.startswith(f"tables.{name}.") for name in self.decided_tables if name not in self.tables)
+
+    def is_unplanned(self, path: str) -> bool:
+        """Whether a decision says why a table is not there."""
+        return any(path == f"tables.{name}" for name in self.unplanned_tables if name not in self.tables)
 
     @property
     def optimistic(self) -> dict[str, str]:
@@ -383,5 +313,5 @@ def _split_path(path: str, value: Any) -> list[str]:
     section, _, rest = path.partition(".")
     if section not in ("modalities", "tables"):
         return path.split(".")
-    name = max((m for m in value[section] if rest.startswith(m + ".")), key=len)
-    return [section, name, *rest.removeprefix(name + ".").split(".")]
+    name = max((m for m in value[section] if rest == m or rest.startswith(m + ".")), key=len)
+    return [section, name, *(rest.removeprefix(name + ".").split(".") if rest != name else [])]

@@ -23,7 +23,7 @@ from her2net.plan.machine import (
 )
 from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
 from her2net.plan.schema import Plan
-from her2net.plan.tables import settle_tables, usable_covariates
+from her2net.plan.tables import count_fewest, settle_tables, usable_covariates
 from her2net.preprocess.cache import build_cache
 from her2net.project import Project, count_present, list_files
 from her2net.raw.dataset import RawDataset, seal_holdout
@@ -39,7 +39,7 @@ from her2net.splits import (
     make_partition,
     read_own_folds,
 )
-from her2net.tabular.features import build_features
+from her2net.tabular.features import build_features, cases_with
 from her2net.tabular.radiomics import radiomics_at_hand
 
 LEAVE_ONE_SITE_OUT = "leave-one-site-out"
@@ -83,10 +83,12 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
     remarks = []
     plan, kept = _settle_plan(paths, options, dataset, fingerprint)
     remarks.append(f"plan {paths.plan_name}: {'kept' if kept else 'made'}")
-    covariates = usable_covariates(dataset.spec.covariates, dataset.spec.site)
-    settled, said = settle_tables(plan, fingerprint, covariates, radiomics=radiomics_at_hand())
-    plan, kept, remarks = settled, kept and settled == plan, remarks + said
     splits = _settle_splits(dataset, plan, options, verification, holdout, old_splits)
+    settled, said = settle_tables(
+        plan, fingerprint, usable_covariates(dataset.spec.covariates, dataset.spec.site), radiomics=radiomics_at_hand(),
+        fewest=lambda table: count_fewest(cases_with(table, dataset.train, scan), splits.folds(plan.splits), plan.n_classes),
+    )  # fmt: skip
+    plan, kept, remarks = settled, kept and settled == plan, remarks + said
     scan.save(paths.scan)
     fingerprint.save(paths.fingerprint)
     if not kept:

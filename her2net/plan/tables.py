@@ -1,17 +1,20 @@
 """Which tables get a model of their own, and how: radiomics of each modality, and the declared covariates.
 
-The section is kept apart from the rest of the plan. It is filled when the plan is made, and again when something can
-be had that could not then (mirp was installed, a covariate declared); what the user removed stays removed.
+The section is kept apart from the rest of the plan. It is filled when the plan and the splits are made, and again when
+something can be had that could not then (mirp was installed, a covariate declared); what the user removed stays removed.
+A table whose smallest class is too small for an inner loop is not planned, and a decision says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from her2net.fingerprint import Fingerprint, ModalityFingerprint
 from her2net.plan.rules import Choice
-from her2net.plan.schema import CovariateKind, Decision, Plan, RadiomicsPlan, TableModelPlan, TablePlan
+from her2net.plan.schema import NOT_PLANNED, Decision, Plan
+from her2net.plan.table_schema import CovariateKind, RadiomicsPlan, TableModelPlan, TablePlan
+from her2net.raw.dataset import Case
 
 CLINICAL = "CLIN"
 TEXTURE_FAMILIES = ["statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm"]
@@ -124,38 +127,77 @@ def usable_covariates(covariates: Mapping[str, CovariateKind], site: str | None)
     return {name: kind for name, kind in covariates.items() if name != site}
 
 
+def count_fewest(cases: Sequence[Case], folds: Sequence[Collection[str]], n_classes: int) -> int:
+    """Return the number of training patients of the smallest class in the fold that has fewest of them."""
+    return min(
+        len({case.patient_id for case in cases if case.label == c and case.patient_id not in held})
+        for held in map(set, folds) for c in range(n_classes)
+    )  # fmt: skip
+
+
+def enough_patients(n_fewest: int) -> Choice:
+    """Whether a table can have a model: each of the inner folds needs a held-out patient of every class.
+
+    Source:
+        The inner loop of `her2net.tabular.learn`, which chooses the penalty; five patients do not make a good model, but
+        the report says with what interval it was measured.
+    """
+    there = f"the smallest class has {n_fewest} training patients with these features in some fold"
+    if n_fewest < INNER_FOLDS:
+        return Choice(False, f"not planned: {there}; the inner loop needs {INNER_FOLDS}")
+    return Choice(True, there)
+
+
 def settle_tables(
-    plan: Plan, fingerprint: Fingerprint, covariates: Mapping[str, CovariateKind], *, radiomics: bool
-) -> tuple[Plan, list[str]]:
+    plan: Plan, fingerprint: Fingerprint, covariates: Mapping[str, CovariateKind], *, radiomics: bool,
+    fewest: Callable[[TablePlan], int],
+) -> tuple[Plan, list[str]]:  # fmt: skip
     """Bring the tables of a plan up to date; return it and remarks.
 
     Args:
         covariates: usable ones, as declared now.
         radiomics: whether mirp is at hand.
+        fewest: what `count_fewest` says of the cases that have a table.
     """
     if plan.preset == "paper":
         return plan, []
-    tables, decisions, remarks = dict(plan.tables), list(plan.decisions), []
-    decided = plan.decided_tables
-    for modality, found in fingerprint.modalities.items():
-        name = f"RAD:{modality}"
-        if name in decided or modality not in plan.modalities or found.n_without_mask == found.n_cases:
+    remarks: list[str] = []
+    edited = {name for name in plan.tables if any(path.startswith(f"tables.{name}.") for path in plan.edited)}
+    unmade = {name for name, table in plan.tables.items() if name not in edited and not enough_patients(fewest(table)).value}
+    former = next((d.value for d in plan.decisions if d.path == f"tables.{CLINICAL}.columns"), None)
+    if former is not None and former != dict(covariates):
+        unmade.add(CLINICAL)
+        remarks.append(f"{CLINICAL}: planned anew, for dataset.json declares other covariates now")
+    tables = {name: table for name, table in plan.tables.items() if name not in unmade}
+    decisions = [d for d in plan.decisions if d.rule != NOT_PLANNED and not any(d.path.startswith(f"tables.{n}.") for n in unmade)]
+    settled = {*tables, *plan.decided_tables} - unmade
+    for name, modality in _wanted_tables(plan, fingerprint, covariates):
+        if name in settled:
             continue
-        if not radiomics:
+        if modality is not None and not radiomics:
             remarks.append(f"{name}: not planned; pip install 'her2net[radiomics]' and run her2net_plan again to have it")
             continue
-        tables[name], taken = plan_radiomics(name, modality, found)
-        decisions += taken
-    former = next((d.value for d in decisions if d.path == f"tables.{CLINICAL}.columns"), None)
-    if former is not None and former != dict(covariates):
-        tables.pop(CLINICAL, None)
-        decisions = [d for d in decisions if not d.path.startswith(f"tables.{CLINICAL}.")]
-        remarks.append(f"{CLINICAL}: planned anew, for dataset.json declares other covariates now")
-        former = None
-    if former is None and covariates:
-        tables[CLINICAL], taken = plan_covariates(covariates)
-        decisions += taken
+        table, taken = (plan_covariates(covariates) if modality is None else
+                        plan_radiomics(name, modality, fingerprint.modalities[modality]))  # fmt: skip
+        enough = enough_patients(fewest(table))
+        if enough.value:
+            tables[name], decisions = table, decisions + taken
+            continue
+        decisions.append(Decision(path=f"tables.{name}", value=None, rule=NOT_PLANNED, reason=enough.reason))
+        if name not in plan.unplanned_tables:
+            remarks.append(f"{name}: {enough.reason}")
     return plan.model_copy(update={"tables": tables, "decisions": decisions}), remarks
+
+
+def _wanted_tables(
+    plan: Plan, fingerprint: Fingerprint, covariates: Mapping[str, CovariateKind]
+) -> list[tuple[str, str | None]]:
+    """Return name and modality of the tables that the data have: radiomics where there are masks, and the covariates."""
+    found: list[tuple[str, str | None]] = [
+        (f"RAD:{modality}", modality) for modality, m in fingerprint.modalities.items()
+        if modality in plan.modalities and m.n_without_mask < m.n_cases
+    ]  # fmt: skip
+    return found + ([(CLINICAL, None)] if covariates else [])
 
 
 def _plan_model(decisions: _Decisions, model: TableModelPlan) -> TableModelPlan:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from her2net.artefact import Strict
-from her2net.plan.schema import CovariateKind, TableModelPlan
+from her2net.plan.table_schema import CovariateKind, TableModelPlan
 from her2net.tabular.features import FeatureTable, is_text
 
 MIN_SD = 1e-9

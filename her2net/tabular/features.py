@@ -20,7 +20,7 @@ from her2net.errors import CacheError, MissingArtefactError, StaleArtefactError
 from her2net.locks import hold
 from her2net.memory import largest_case
 from her2net.paths import DatasetPaths
-from her2net.plan.schema import CovariateKind, TablePlan
+from her2net.plan.table_schema import CovariateKind, TablePlan
 from her2net.preprocess.cache import CaseFiles
 from her2net.progress import choose_workers, map_in_processes
 from her2net.project import Project, list_files

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from her2net.artefact import Strict
 from her2net.errors import PlanError
-from her2net.plan.schema import Learner, TableModelPlan
+from her2net.plan.table_schema import Learner, TableModelPlan
 from her2net.tabular.encode import Encoding, encode, fit_encoding
 from her2net.tabular.features import FeatureTable
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from her2net.errors import MissingDependencyError, RawDataError, describe
-from her2net.plan.schema import RadiomicsPlan
+from her2net.plan.table_schema import RadiomicsPlan
 from her2net.preprocess.prepare import read_case
 
 FAMILY_TAGS = {

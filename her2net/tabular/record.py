@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from her2net.artefact import Artefact, Strict, write_text
-from her2net.plan.schema import TableModelPlan
+from her2net.plan.table_schema import TableModelPlan
 from her2net.tabular.learn import FittedModel
 
 

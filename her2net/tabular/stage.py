@@ -17,7 +17,8 @@ from her2net.ensemble import pool
 from her2net.errors import LeakageError, MissingArtefactError, PlanError, StaleArtefactError
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
-from her2net.plan.schema import Plan, TablePlan
+from her2net.plan.schema import Plan
+from her2net.plan.table_schema import TablePlan
 from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
 from her2net.project import Project, list_files
 from her2net.raw.dataset import Case
