@@ -13,8 +13,10 @@ Count = Annotated[int, Field(ge=1)]
 
 FeatureFamily = Literal[
     "statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm", "morphology",
+    "ring", "margin", "behind",
 ]  # fmt: skip
-"""Families of the Image Biomarker Standardisation Initiative (IBSI), doi:10.1148/radiol.2020191145."""
+"""Families of the Image Biomarker Standardisation Initiative (IBSI), doi:10.1148/radiol.2020191145, and her2net's own three of what
+lies around the lesion; see `her2net.tabular.surroundings`."""
 Learner = Literal["elastic_net", "forest"]
 CovariateKind = Literal["continuous", "binary", "ordinal", "categorical"]
 

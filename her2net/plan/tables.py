@@ -18,6 +18,8 @@ from her2net.raw.dataset import Case
 
 CLINICAL = "CLIN"
 TEXTURE_FAMILIES = ["statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm"]
+AROUND_FAMILIES = ["ring", "margin"]
+BEHIND = "behind"
 THICK = 2.0
 AIR_HU = -900.0
 HU_BIN = 25.0
@@ -51,6 +53,19 @@ def choose_discretisation(found: ModalityFingerprint) -> Choice:
     if found.ndim == 3 and found.image_statistics and min(c.p00_5 for c in found.image_statistics) <= AIR_HU:
         return Choice("fixed_bin_width", "intensities reach those of air in Hounsfield units: they are calibrated")
     return Choice("fixed_bin_number", "intensities are in arbitrary units, so a bin of one width would mean nothing")
+
+
+def choose_families(found: ModalityFingerprint) -> Choice:
+    """Everything but the outline's shape; what lies behind a lesion in flat images only, whose rows go down into the body.
+
+    Source:
+        See `her2net.tabular.surroundings`; docs/LOG.md has what they bring on BUSI.
+    """
+    around = AROUND_FAMILIES + ([BEHIND] if found.ndim == 2 else [])
+    return Choice(TEXTURE_FAMILIES + around, (
+        "all IBSI families but the shape of the outline (morphology), and what lies around the lesion: outlines are often drawn by "
+        "someone who knows the class, and then give it away (in BUSI the outline alone reaches an AUC of 0.99). Add \"morphology\" to "
+        "switch it on"))  # fmt: skip
 
 
 def choose_bins(found: ModalityFingerprint) -> Choice:
@@ -90,9 +105,7 @@ def plan_radiomics(name: str, modality: str, found: ModalityFingerprint) -> tupl
     off = Choice(None, f"not used by {discretisation}")
     raw = found.fixed_range
     radiomics = RadiomicsPlan(
-        families=decisions.take("radiomics.families", "default", Choice(TEXTURE_FAMILIES, (
-            "all IBSI families but the shape of the outline (morphology): outlines are often drawn by someone who knows the "
-            "class, and then give it away (in BUSI the outline alone reaches an AUC of 0.99). Add \"morphology\" to switch it on"))),
+        families=decisions.take("radiomics.families", "choose_families", choose_families(found)),
         normalisation=decisions.take("radiomics.normalisation", "choose_normalisation", Choice(
             "none" if raw or not by_number else "z-score",
             "all images are 8-bit: grey levels share one scale" if raw else

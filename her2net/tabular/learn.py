@@ -200,17 +200,17 @@ def estimate(x: np.ndarray, labels: np.ndarray, trial: Trial, seed: int) -> Any:
     """Fit scikit-learn's estimator of a setting.
 
     Source:
-        Elastic net: Zou and Hastie 2005, doi:10.1111/j.1467-9868.2005.00503.x. Forest: Breiman 2001,
-        doi:10.1023/A:1010933404324.
+        Elastic net: Zou and Hastie 2005, doi:10.1111/j.1467-9868.2005.00503.x. Forest: extremely randomised trees,
+        Geurts et al. 2006, doi:10.1007/s10994-006-6226-1; better than a random forest on BUSI (docs/LOG.md).
     """
     from sklearn import __version__
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     if trial.learner == "forest":
         leaf = int(trial.settings["min_cases_per_leaf"])
-        return RandomForestClassifier(N_TREES, min_samples_leaf=leaf, random_state=seed, n_jobs=1).fit(x, labels)
+        return ExtraTreesClassifier(N_TREES, min_samples_leaf=leaf, random_state=seed, n_jobs=1).fit(x, labels)
     mix, c = trial.settings["l1_share"], trial.settings["C"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

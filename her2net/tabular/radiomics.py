@@ -1,4 +1,4 @@
-"""Radiomics of one case by mirp, an implementation of the IBSI reference manual.
+"""Radiomics of one case: the lesion by mirp, an implementation of the IBSI reference manual, and what lies around it.
 
 mirp reads files, so image and mask go through a temporary folder, cut to the lesion with room for interpolation. What
 it prints and configures of the root logger is undone, for her2net's own output must stay as it is.
@@ -21,6 +21,7 @@ import numpy as np
 from her2net.errors import MissingDependencyError, RawDataError, describe
 from her2net.plan.table_schema import RadiomicsPlan
 from her2net.preprocess.prepare import read_case
+from her2net.tabular.surroundings import describe_surroundings
 
 FAMILY_TAGS = {
     "statistics": "stat", "histogram": "ih", "intensity_volume": "ivh", "glcm": "cm", "glrlm": "rlm", "glszm": "szm",
@@ -29,8 +30,9 @@ FAMILY_TAGS = {
 FAMILY_PREFIXES = {
     "stat_": "statistics", "ih_": "histogram", "ivh_": "intensity_volume", "cm_": "glcm", "rlm_": "glrlm",
     "szm_": "glszm", "dzm_": "gldzm", "ngt_": "ngtdm", "ngl_": "ngldm", "morph_": "morphology",
+    "ring_": "ring", "margin_": "margin", "behind_": "behind",
 }  # fmt: skip
-"""How mirp begins the name of a feature -> its family; other columns are settings and file names."""
+"""How the name of a feature begins -> its family; other columns of mirp's table are settings and file names."""
 MARGIN_VOX = 5
 MIN_STD = 1e-6
 
@@ -55,7 +57,7 @@ def require_mirp() -> str:
 
 
 def family_of(feature: str) -> str:
-    """Return the family of a feature such as `B-mode: cm_contrast_...`; empty if it is none of mirp's."""
+    """Return the family of a feature such as `B-mode: cm_contrast_...`; empty if it is of none."""
     own = feature.rpartition(": ")[2]
     return next((family for prefix, family in FAMILY_PREFIXES.items() if own.startswith(prefix)), "")
 
@@ -66,7 +68,7 @@ def describe_case(
     """Read one case and return its features, `<channel>: <feature>` -> value, NaN where undefined.
 
     Raises:
-        RawDataError: a file cannot be read, the mask is empty, or mirp fails on it.
+        RawDataError: a file cannot be read, the mask is empty, or it cannot be described.
     """
     image, lesion = read_case(images, mask)
     if lesion is None or not lesion.any():
@@ -75,7 +77,7 @@ def describe_case(
     try:
         return describe_arrays(image.array, lesion, spacing, channels, plan)
     except Exception as error:  # whatever a third-party package raises, the case is what the user has to know
-        raise RawDataError(f"{images[0]}: mirp cannot describe it ({type(error).__name__}: {error}).") from error
+        raise RawDataError(f"{images[0]}: the lesion cannot be described ({type(error).__name__}: {error}).") from error
 
 
 def describe_arrays(
@@ -90,14 +92,15 @@ def describe_arrays(
         channels: C names.
     """
     array = array.astype(np.float32)
+    own = [describe_surroundings(channel, lesion, spacing_mm, plan.families) for channel in array]
     if plan.normalisation == "z-score":
         array = (array - array.mean()) / max(float(array.std()), MIN_STD)
     if lesion.ndim == 2:
         array, lesion, spacing_mm = array[:, None], lesion[None], (1.0, *spacing_mm)
     window = _window(lesion, spacing_mm, plan.spacing_mm)
     features: dict[str, float] = {}
-    for name, channel in zip(channels, array, strict=True):
-        found = _run_mirp(channel[window], lesion[window], spacing_mm, plan)
+    for name, channel, around in zip(channels, array, own, strict=True):
+        found = around | _run_mirp(channel[window], lesion[window], spacing_mm, plan)
         features |= {f"{name}: {feature}": value for feature, value in found.items()}
     return features
 
@@ -124,7 +127,7 @@ def _run_mirp(image: np.ndarray, lesion: np.ndarray, spacing_mm: tuple[float, ..
             sitk.WriteImage(volume, f"{folder}/{name}.nii")
         table = extract_features(
             image=f"{folder}/image.nii", mask=f"{folder}/mask.nii", export_features=True, by_slice=plan.by_slice,
-            new_spacing=plan.spacing_mm, base_feature_families=[FAMILY_TAGS[family] for family in plan.families],
+            new_spacing=plan.spacing_mm, base_feature_families=[FAMILY_TAGS[f] for f in plan.families if f in FAMILY_TAGS],
             base_discretisation_method="fixed_bin_size" if plan.bin_width else "fixed_bin_number",
             base_discretisation_n_bins=plan.bins, base_discretisation_bin_width=plan.bin_width,
             resegmentation_intensity_range=[-1000.0, 3000.0] if plan.bin_width else None,
