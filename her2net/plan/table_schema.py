@@ -17,6 +17,8 @@ FeatureFamily = Literal[
 ]  # fmt: skip
 """Families of the Image Biomarker Standardisation Initiative (IBSI), doi:10.1148/radiol.2020191145, and her2net's own three of what
 lies around the lesion; see `her2net.tabular.surroundings`."""
+AROUND = ("ring", "margin", "behind")
+"""The families that need no mirp."""
 Learner = Literal["elastic_net", "forest"]
 CovariateKind = Literal["continuous", "binary", "ordinal", "categorical"]
 

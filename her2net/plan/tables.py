@@ -13,13 +13,11 @@ from typing import Any
 from her2net.fingerprint import Fingerprint, ModalityFingerprint
 from her2net.plan.rules import Choice
 from her2net.plan.schema import NOT_PLANNED, Decision, Plan
-from her2net.plan.table_schema import CovariateKind, RadiomicsPlan, TableModelPlan, TablePlan
+from her2net.plan.table_schema import AROUND, CovariateKind, RadiomicsPlan, TableModelPlan, TablePlan
 from her2net.raw.dataset import Case
 
 CLINICAL = "CLIN"
 TEXTURE_FAMILIES = ["statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm"]
-AROUND_FAMILIES = ["ring", "margin"]
-BEHIND = "behind"
 THICK = 2.0
 AIR_HU = -900.0
 HU_BIN = 25.0
@@ -61,7 +59,7 @@ def choose_families(found: ModalityFingerprint) -> Choice:
     Source:
         See `her2net.tabular.surroundings`; docs/LOG.md has what they bring on BUSI.
     """
-    around = AROUND_FAMILIES + ([BEHIND] if found.ndim == 2 else [])
+    around = [family for family in AROUND if family != "behind" or found.ndim == 2]
     return Choice(TEXTURE_FAMILIES + around, (
         "all IBSI families but the shape of the outline (morphology), and what lies around the lesion: outlines are often drawn by "
         "someone who knows the class, and then give it away (in BUSI the outline alone reaches an AUC of 0.99). Add \"morphology\" to "

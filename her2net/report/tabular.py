@@ -12,6 +12,7 @@ import numpy as np
 
 from her2net.evaluate.figures import COLOURS, STYLE
 from her2net.paths import folder_name
+from her2net.plan.table_schema import AROUND
 from her2net.plan.tables import CLINICAL
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
@@ -105,10 +106,13 @@ def _describe(material: Material, name: str, found: TableExplanation) -> str:
     r = plan.radiomics
     size = f"{r.bins} bins" if r.bins else f"bins of {r.bin_width:g}"
     spacing = "voxels as they are" if r.spacing_mm is None else f"resampled to {' × '.join(f'{s:.3g}' for s in r.spacing_mm)} mm"
+    around = [f for f in r.families if f in AROUND]
+    inside = listed([f.replace("_", " ") for f in r.families if f not in AROUND])
+    also = f", and what lies around the lesion ({listed(around)})" if around else ""
     return text + (
-        f"{found.n_features} features by mirp, of the families {listed([f.replace('_', ' ') for f in r.families])}; {size}, "
-        f"{'within slices' if r.by_slice else 'in the volume'}, {spacing}. Features that say the same as an earlier one (correlation "
-        f"above {plan.model.max_correlation:g}) are left out inside each fold: {found.n_terms} stay in the first."
+        f"{found.n_features} features: by mirp those of the families {inside} ({size}, "
+        f"{'within slices' if r.by_slice else 'in the volume'}, {spacing}){also}. Features that say the same as an earlier one "
+        f"(correlation above {plan.model.max_correlation:g}) are left out inside each fold: {found.n_terms} stay in the first."
     )
 
 
