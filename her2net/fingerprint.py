@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -68,7 +68,7 @@ class ModalityFingerprint(Strict):
         fixed_range: whether all images are 8-bit, so that intensities lie within 0..255.
     """
 
-    ndim: int
+    ndim: Literal[2, 3]
     n_channels: int
     channel_names: list[str]
     n_cases: int
@@ -213,7 +213,7 @@ def _summarise(dataset: RawDataset, modality: str, scans: dict[str, CaseScan]) -
     with_lesion = [image for image in images if image.lesion is not None and image.mask]
     in_mm = [image for image in images if image.spacing_mm is not None]
     return ModalityFingerprint(
-        ndim=len(images[0].shape),
+        ndim=2 if len(images[0].shape) == 2 else 3,
         n_channels=spec.n_channels,
         channel_names=list(spec.channels.values()),
         n_cases=len(images),

@@ -29,8 +29,8 @@ class Roots:
 def find_roots() -> Roots:
     """Read the roots from the environment; an unset one is a folder of that name in the current directory."""
     defaulted = tuple(name for name in ROOT_NAMES if not os.environ.get(name))
-    folders = [Path(os.environ.get(name) or Path.cwd() / name).expanduser() for name in ROOT_NAMES]
-    return Roots(*folders, defaulted=defaulted)
+    raw, preprocessed, results = (Path(os.environ.get(name) or Path.cwd() / name).expanduser() for name in ROOT_NAMES)
+    return Roots(raw, preprocessed, results, defaulted)
 
 
 def find_dataset(roots: Roots, dataset: str | None) -> str:

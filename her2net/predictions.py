@@ -173,7 +173,8 @@ def check_table(path: Path, table: Predictions, cases: Sequence[Case], *, n_clas
 
 
 def _row_problems(rows: list[dict[str, str]], n_classes: int) -> list[str]:
-    problems, seen = [], {}
+    problems: list[str] = []
+    seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=2):
         where = f"row {number} ({row['case_id']})"
         if None in row or None in row.values():

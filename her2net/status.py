@@ -167,7 +167,7 @@ def fold_state(project: Project, modality: str, fold: int, options: TrainOptions
     cases = select_fold(project.dataset.train, modality, fold, project.plan, project.splits)
     digests = {"training": project.part_digest(modality, cases.training),
                "held_out": project.part_digest(modality, cases.held_out)}  # fmt: skip
-    expected = fold_inputs(training, section, digests, "") | {"weights": record.made_from.get("weights", "")}
+    expected = fold_inputs(training, section, digests, record.made_from.get("weights", ""))
     changed = _changed(record.made_from, expected)
     if changed:
         return StageState(stage, "stale", f"changed since: {changed}", f"{command} --restart")

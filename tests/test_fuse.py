@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,22 @@ def test_tables_that_know_nothing_weigh_alike() -> None:
     tables = make_tables(distances={"A": -2.0, "B": -1.0}, lacking=0.0)
     model = fit_fusion(tables, SUBSETS, CLASSES, 1.0, method="weighted")[-1]
     assert model.weights == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize("shrink", [1.0, 1e-4])
+def test_intervals_hold_their_odds_ratio_even_of_logits_that_hardly_differ(shrink: float) -> None:
+    """A flat modality has odds ratios per unit beyond all numbers; those per standard deviation stay as they are."""
+    tables = make_tables(lacking=0.0)
+    flat = 1 / (1 + np.exp(-shrink * logits(tables["A"])[:, 0]))
+    tables["A"] = replace(tables["A"], probs=np.column_stack([1 - flat, flat]))
+    for c in (c for model in fit_fusion(tables, SUBSETS, CLASSES, 1.0, method="logistic") for c in model.coefficients):
+        assert c.ci_low is not None
+        assert c.ci_high is not None
+        assert c.ci_low <= c.odds_ratio <= c.ci_high
+        assert c.ci_low_per_sd < c.odds_ratio_per_sd < c.ci_high_per_sd
+        assert c.ci_low_per_sd == pytest.approx(1 / (c.ci_high_per_sd / c.odds_ratio_per_sd**2))
+    steep, flat_one = (fit_fusion(t, SUBSETS, CLASSES, 1.0, method="logistic")[0] for t in (make_tables(lacking=0.0), tables))
+    assert flat_one.coefficients[0].odds_ratio_per_sd == pytest.approx(steep.coefficients[0].odds_ratio_per_sd, rel=1e-3)
 
 
 def test_gated_equals_logistic_where_no_case_lacks_a_table() -> None:
@@ -144,6 +161,41 @@ def test_a_useless_table_is_not_given_half_the_say() -> None:
     selection = select_method(tables, SUBSETS, folds_of(tables), CLASSES, 1.0)
     assert selection.chosen != "mean"
     assert {c.method for c in selection.candidates} == set(METHODS)
+
+
+@pytest.mark.parametrize("method", ["logistic", "gated"])
+def test_networks_that_learned_nothing_are_not_turned_into_a_good_model(method: str) -> None:
+    """They say little more than the share of each class among their training cases, which lack just the case in question."""
+    aucs = []
+    for seed in range(30):
+        rng, n = np.random.default_rng(seed), 60
+        y, patients = (rng.random(n) < 0.4).astype(int), [f"p{i:03d}" for i in range(n)]
+        fold = rng.permutation(n) % 3
+        share = np.array([y[fold != k].mean() for k in fold])
+        tables = {}
+        for name in ("A", "B"):
+            p1 = 1 / (1 + np.exp(-np.log(share / (1 - share)) - 0.1 * rng.standard_normal(n)))
+            tables[name] = make_predictions([f"c{i:03d}" for i in range(n)], patients, np.column_stack([1 - p1, p1]),
+                                            labels=y.tolist(), folds=[str(k) for k in fold])  # fmt: skip
+        assert roc_auc_score(y, tables["A"].probs[:, 1]) < 0.55
+        folds = [[p for p, k in zip(patients, fold, strict=True) if k == j] for j in range(3)]
+        fused = fuse_out_of_fold(tables, SUBSETS, folds, CLASSES, 1.0, [method] * 3)  # type: ignore[list-item]
+        aucs.append(roc_auc_score(fused.labels, fused.probs[:, 1]))
+    assert np.mean(aucs) < 0.5
+
+
+@pytest.mark.parametrize("method", ["logistic", "gated"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_table_that_points_the_wrong_way_is_left_out_not_turned_around(method: str, n_classes: int) -> None:
+    names = ["negative", "low", "positive"][:n_classes]
+    tables = make_tables(150, distances={"A": 2.0, "B": -1.5}, lacking=0.0, n_classes=n_classes)
+    alone, wrong, both = fit_fusion(tables, SUBSETS, names, 1.0, method=method)  # type: ignore[arg-type]
+    np.testing.assert_allclose(np.array(both.weights), np.concatenate([alone.weights, np.zeros_like(alone.weights)], axis=1))
+    assert not np.any(wrong.weights)
+    assert {c.modality: c.ci_low is None for c in both.coefficients} == {"A": False, "B": True}
+    fused = apply_fusion({"B": tables["B"]}, [wrong])
+    if method == "logistic":  # a gated fusion says what it says of a case whose other table is like the mean
+        np.testing.assert_allclose(fused.probs, np.tile(np.bincount(fused.labels) / len(fused), (len(fused), 1)))
 
 
 def test_two_folds_leave_nothing_to_choose_on() -> None:

@@ -16,9 +16,9 @@ from conftest import BENCHMARKS
 from torch import nn
 
 from her2net import pipeline, status
-from her2net.errors import LockError, MemoryLimitError, TrainingError
+from her2net.errors import LockError, MemoryLimitError, MissingArtefactError, StaleArtefactError, TrainingError
 from her2net.locks import hold
-from her2net.networks.build import NETWORKS
+from her2net.networks.build import NETWORKS, build_network
 from her2net.paths import DatasetPaths
 from her2net.project import load_project
 from her2net.raw import synthetic
@@ -114,6 +114,25 @@ def test_a_finished_fold_is_not_trained_again_and_what_is_lost_of_it_is_written_
     content[len(content) // 2] ^= 1
     (folder / FINAL).write_bytes(bytes(content))
     train(paths)
+    assert contents(paths) == before
+
+
+def test_a_weight_file_counts_by_its_content_wherever_it_lies(paths: DatasetPaths, tmp_path: Path) -> None:
+    section = load_project(paths).plan.modalities["US"]
+    first, second = tmp_path / "a.pt", tmp_path / "b.pt"
+    for seed, path in enumerate((first, second)):
+        torch.manual_seed(seed)
+        model = build_network(section.training.network, n_channels=section.n_inputs, n_classes=2)
+        torch.save(model.state_dict(), path)
+    train(paths, pretrained=str(first))
+    before = contents(paths)
+    moved = first.rename(tmp_path / "elsewhere.pt")
+    train(paths, pretrained=str(moved))
+    assert contents(paths) == before
+    with pytest.raises(StaleArtefactError, match="weights"):
+        train(paths, pretrained=str(second.replace(moved)))
+    with pytest.raises(MissingArtefactError, match=r"a\.pt: no such weight file"):
+        train(paths, pretrained=str(first))
     assert contents(paths) == before
 
 

@@ -7,7 +7,9 @@ is at fault; 130 interrupted. Nothing heavy is imported here, so `--help` is ins
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
+import gc
 import os
 import signal
 import sys
@@ -108,6 +110,8 @@ def execute(
     run: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> int:
     """Parse, run, and map the outcome to an exit code; the one place that catches errors."""
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)  # else Python looks for cycles in all of torch as it ends, which takes most of the time to end
     args = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):  # a console that lacks a letter shows its number; a name may be any bytes
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -40,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
     for model in record.models:
         print(f"{' + '.join(model.modalities)} ({model.n_cases} cases)")
         for c in model.coefficients:
+            if c.value == 0:
+                print(f"    {c.modality}, {c.class_name}: left out, because the fit would have turned its predictions around")
+                continue
             limits = "" if c.ci_low is None else f" [{c.ci_low:.2f}, {c.ci_high:.2f}]"
             print(f"    {c.modality}, {c.class_name}: odds ratio {c.odds_ratio:.2f} per unit of logit{limits}, "
                   f"{c.odds_ratio_per_sd:.2f} per SD")

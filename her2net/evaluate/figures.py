@@ -141,7 +141,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     if figure.get_layout_engine() is not None:
         with rc_context(STYLE):
             figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # "none" would lay out again, to no effect, for each format
     for suffix in FORMATS:
         buffer, metadata = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
         with rc_context(STYLE):

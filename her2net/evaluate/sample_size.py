@@ -45,7 +45,8 @@ def size_advice(auc: float, n_pos: int, n_neg: int, *, target: float = 0.05) -> 
         return ""
     n, planned = n_pos + n_neg, min(max(auc, 0.5), 0.99)
     width, needed = half_width(planned, n, n_pos / n), cases_for_half_width(planned, n_pos / n, target)
-    text = f"With {n} cases ({n_pos} positive) and an AUC of {planned:.2f} the interval is about ±{width:.2f}"
+    found = f"{planned:.2f}" if auc >= 0.5 else f"0.50 (found: {auc:.2f})"
+    text = f"With {n} cases ({n_pos} positive) and an AUC of {found} the interval is about ±{width:.2f}"
     return f"{text}; ±{target:g} needs about {needed} cases." if needed > n else f"{text}."
 
 

@@ -19,6 +19,7 @@ from her2net.predictions import Predictions, make_predictions
 
 LOGIT_EPS = 1e-6
 Z95 = 1.959963984540054
+MAX_LOG_ODDS = 50.0  # a modality whose logits hardly differ has odds ratios per unit beyond all numbers
 
 
 class Coefficient(Strict):
@@ -27,7 +28,7 @@ class Coefficient(Strict):
     Attributes:
         value: log odds per unit of the modality's logit.
         odds_ratio, ci_low, ci_high: per unit, with the 95 % Wald interval of the penalised fit; `null` without one.
-        odds_ratio_per_sd: per standard deviation of the logit, comparable between modalities.
+        odds_ratio_per_sd, ci_low_per_sd, ci_high_per_sd: per standard deviation of the logit, comparable between modalities.
     """
 
     modality: str
@@ -37,6 +38,8 @@ class Coefficient(Strict):
     ci_low: float | None
     ci_high: float | None
     odds_ratio_per_sd: float
+    ci_low_per_sd: float | None
+    ci_high_per_sd: float | None
 
 
 class SubsetModel(Strict):
@@ -87,7 +90,7 @@ class Regression:
     Attributes:
         weights: (n_classes - 1, n_columns) per unit of each column, class by class against class 0.
         per_sd: the same per standard deviation of the column.
-        errors: standard errors of `per_sd`.
+        errors: standard errors of `per_sd`; NaN for a table that was left out.
         intercepts: (n_classes - 1,).
         sd: (n_columns,) standard deviation of each column.
     """
@@ -102,18 +105,52 @@ class Regression:
 def fit_regression(x: np.ndarray, labels: np.ndarray, strength: float) -> Regression:
     """Fit on standardised columns (n, n_columns); weights are given back on the columns themselves.
 
+    The columns are blocks of `n_classes - 1` logits, one block per table. A table that would get a negative say is left out,
+    the most negative first, and what remains is fitted anew: networks that learned nothing predict a held-out patient's class
+    a little worse than chance, because their training cases lack just that patient, and a regression that may turn them
+    around would make a good model out of noise.
+
     Source:
         Fan et al. 2025 (doi:10.17305/bb.2025.12475) fuse by logistic regression of the two probabilities;
-        logits and a weak L2 penalty keep it stable when a fold separates the classes.
+        logits and a weak L2 penalty keep it stable when a fold separates the classes. Breiman 1996
+        (doi:10.1007/BF00117832): stacking needs weights that are not negative.
     """
+    n_logits = len(np.unique(labels)) - 1
+    kept = np.arange(x.shape[1]).reshape(-1, n_logits)
+    while True:
+        found = _fit_unconstrained(x[:, kept.ravel()], labels, strength)
+        says = np.array([np.trace(found.per_sd[:, i * n_logits : (i + 1) * n_logits]) for i in range(len(kept))])
+        if (says >= 0).all():
+            break
+        kept = np.delete(kept, says.argmin(), axis=0)
+    return _spread(found, kept.ravel(), x.shape[1])
+
+
+def _fit_unconstrained(x: np.ndarray, labels: np.ndarray, strength: float) -> Regression:
     from sklearn.linear_model import LogisticRegression
 
     mean, sd = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
+    if not x.shape[1]:
+        counts = np.bincount(labels)
+        nothing = np.zeros((len(counts) - 1, 0))
+        return Regression(nothing, nothing, nothing, np.log(counts[1:] / counts[0]), sd)
     z = (x - mean) / sd
     fit = LogisticRegression(C=strength, max_iter=1000, tol=1e-8).fit(z, labels)
     per_sd, intercepts = _against_first(fit.coef_), _against_first(fit.intercept_[:, None])[:, 0]
     errors = _standard_errors(z, fit.predict_proba(z), strength)
     return Regression(per_sd / sd, per_sd, errors, intercepts - (per_sd / sd) @ mean, sd)
+
+
+def _spread(found: Regression, kept: np.ndarray, n_columns: int) -> Regression:
+    """Put the fitted columns in their places; those left out weigh nothing, and no error is known of them."""
+
+    def place(values: np.ndarray, empty: float) -> np.ndarray:
+        full = np.full((*values.shape[:-1], n_columns), empty)
+        full[..., kept] = values
+        return full
+
+    return Regression(place(found.weights, 0.0), place(found.per_sd, 0.0), place(found.errors, np.nan), found.intercepts,
+                      place(found.sd, 1.0))  # fmt: skip
 
 
 def fit_logistic(
@@ -145,11 +182,17 @@ def _against_first(values: np.ndarray) -> np.ndarray:
 
 
 def wald_coefficient(modality: str, class_name: str, found: Regression, row: int, column: int) -> Coefficient:
-    """Return one weight of a regression with its 95 % Wald interval."""
+    """Return one weight of a regression with its 95 % Wald interval; a table that was left out has none."""
     per_sd, error, sd = found.per_sd[row, column], found.errors[row, column], found.sd[column]
-    low, middle, high = np.exp(np.clip((np.array([-Z95, 0, Z95]) * error + per_sd) / sd, -50, 50))
-    return Coefficient(modality=modality, class_name=class_name, value=float(per_sd / sd), odds_ratio=float(middle),
-                       ci_low=float(low), ci_high=float(high), odds_ratio_per_sd=float(np.exp(np.clip(per_sd, -50, 50))))
+    if np.isnan(error):
+        return Coefficient(modality=modality, class_name=class_name, value=0.0, odds_ratio=1.0, ci_low=None, ci_high=None,
+                           odds_ratio_per_sd=1.0, ci_low_per_sd=None, ci_high_per_sd=None)  # fmt: skip
+    log_odds = np.array([-Z95, 0, Z95]) * error + per_sd
+    of_unit, of_sd = (np.exp(np.clip(x, -MAX_LOG_ODDS, MAX_LOG_ODDS)).tolist() for x in (log_odds / sd, log_odds))
+    return Coefficient(
+        modality=modality, class_name=class_name, value=float(per_sd / sd), odds_ratio=of_unit[1], ci_low=of_unit[0],
+        ci_high=of_unit[2], odds_ratio_per_sd=of_sd[1], ci_low_per_sd=of_sd[0], ci_high_per_sd=of_sd[2],
+    )  # fmt: skip
 
 
 def _standard_errors(z: np.ndarray, probs: np.ndarray, strength: float) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from her2net.fuse.logistic import (
+    MAX_LOG_ODDS,
     Coefficient,
     SubsetModel,
     fit_regression,
@@ -53,8 +54,9 @@ def pool_logits(
 
 
 def _given_coefficient(modality: str, class_name: str, value: float, sd: float) -> Coefficient:
+    per_sd = float(np.exp(np.clip(value * sd, -MAX_LOG_ODDS, MAX_LOG_ODDS)))
     return Coefficient(modality=modality, class_name=class_name, value=value, odds_ratio=float(np.exp(value)), ci_low=None,
-                       ci_high=None, odds_ratio_per_sd=float(np.exp(np.clip(value * sd, -50, 50))))
+                       ci_high=None, odds_ratio_per_sd=per_sd, ci_low_per_sd=None, ci_high_per_sd=None)
 
 
 def _logits_of(table: Predictions, labels: Labels) -> np.ndarray:

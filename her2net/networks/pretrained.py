@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from her2net.artefact import Strict
+from her2net.artefact import Strict, digest_file, digest_json
 from her2net.errors import MissingArtefactError, PlanError, join_problems
 from her2net.networks.build import NetworkSpec, network_spec
 
@@ -81,10 +81,36 @@ def load_pretrained(network: nn.Module, name: str, *, source: str | Path, n_chan
     """
     spec = network_spec(name)
     if source == "none":
-        return InitReport(source="none", status="scratch", message=f"{name} starts from scratch, as asked.")
+        return InitReport(source="none", status="scratch", message=_without_weights(spec))
     if source == "auto":
         return _load_from_hub(network, spec, n_channels)
     return _load_from_file(network, spec, Path(source), n_channels)
+
+
+def _without_weights(spec: NetworkSpec) -> str:
+    if spec.solved:
+        return f"{spec.name} needs none: its filters are fixed, its last layer is solved from the training cases."
+    return f"{spec.name} starts from scratch: no pretrained weights were asked for."
+
+
+def _require_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise PlanError(f"{path}: is not a file.")
+    if not path.exists():
+        raise MissingArtefactError(f"{path}: no such weight file. Give an existing one, or --pretrained auto or none.")
+
+
+def digest_source(source: str | None) -> str:
+    """Return the digest of what `--pretrained` names: a weight file counts by its content, wherever it lies.
+
+    Raises:
+        MissingArtefactError: the file does not exist.
+        PlanError: it is not a file.
+    """
+    if source is None or source in ("auto", "none"):
+        return digest_json(source or "")
+    _require_file(Path(source))
+    return digest_file(Path(source))
 
 
 def pretrained_at_hand(name: str) -> bool:
@@ -157,10 +183,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
-    if path.exists() and not path.is_file():
-        raise PlanError(f"{path}: is not a file.")
-    if not path.exists():
-        raise MissingArtefactError(f"{path}: no such weight file. Give an existing one, or --pretrained auto or none.")
+    _require_file(path)
     if path.suffix not in SUFFIXES:
         raise PlanError(f"{path}: not a weight file; expected {', '.join(SUFFIXES)}.")
     try:

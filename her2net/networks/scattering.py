@@ -153,9 +153,10 @@ class Scattering(nn.Module):
         return torch.cat(maps, dim=2)
 
     def _average(self, maps: Tensor) -> Tensor:
-        pool = F.adaptive_avg_pool2d if self.ndim == 2 else F.adaptive_avg_pool3d
+        pool = nn.AdaptiveAvgPool2d if self.ndim == 2 else nn.AdaptiveAvgPool3d
         leading, shape = maps.shape[: -self.ndim], maps.shape[-self.ndim :]
-        return pool(maps.reshape(-1, 1, *shape), POOLED_VOX[self.ndim]).reshape(*leading, *POOLED_VOX[self.ndim])
+        pooled = pool(POOLED_VOX[self.ndim])(maps.reshape(-1, 1, *shape))
+        return pooled.reshape(*leading, *POOLED_VOX[self.ndim])
 
     def _step(self, shape: Sequence[int], scale: int) -> tuple[int, ...]:
         """Return by how much each axis may be subsampled at a scale: half the wavelet's period, never below the grid."""

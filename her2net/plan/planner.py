@@ -24,6 +24,8 @@ from her2net.plan.schema import (
     ModalityPlan,
     Plan,
     PreprocessingPlan,
+    Preset,
+    SplitScheme,
     SplitsPlan,
     TrainingPlan,
 )
@@ -73,7 +75,7 @@ class PlanRequest:
     """
 
     name: str
-    preset: str
+    preset: Preset
     fingerprint: Fingerprint
     present: Mapping[tuple[str, ...], int]
     file_endings: Mapping[str, str]
@@ -150,6 +152,7 @@ def make_plan(request: PlanRequest) -> Plan:
 
 
 def _plan_splits(request: PlanRequest, decisions: _Decisions) -> SplitsPlan:
+    scheme: SplitScheme
     if request.n_own_folds is not None:
         choice, scheme = Choice(request.n_own_folds, "the folds the user brought (--splits)"), "custom"
     elif request.by_site:

@@ -25,6 +25,8 @@ Count = Annotated[int, Field(ge=1)]
 DCE_PHASES = ("DCE-pre", "DCE-early", "DCE-late")
 """Names of the first channels that derived channels are made from."""
 DerivedChannel = Literal["subtraction", "wash-in", "wash-out"]
+Preset = Literal["auto", "paper"]
+SplitScheme = Literal["stratified", "leave-one-site-out", "custom"]
 
 
 class PreprocessingPlan(Strict):
@@ -165,7 +167,7 @@ NOT_PLANNED = "enough_patients"
 class SplitsPlan(Strict):
     """How patients are parted; `custom` are folds the user brought."""
 
-    scheme: Literal["stratified", "leave-one-site-out", "custom"]
+    scheme: SplitScheme
     n_folds: Annotated[int, Field(ge=2)]
     seed: Annotated[int, Field(ge=0, lt=1 << 32)]
 
@@ -211,7 +213,7 @@ class Plan(Artefact):
 
     name: str
     dataset: str
-    preset: Literal["auto", "paper"]
+    preset: Preset
     class_names: list[str] = Field(min_length=2)
     budget_h: Positive | None
     modalities: dict[str, ModalityPlan] = Field(min_length=1)

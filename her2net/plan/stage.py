@@ -22,7 +22,7 @@ from her2net.plan.machine import (
     speed_key,
 )
 from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
-from her2net.plan.schema import Plan
+from her2net.plan.schema import Plan, Preset
 from her2net.plan.tables import count_fewest, settle_tables, usable_covariates
 from her2net.preprocess.cache import build_cache
 from her2net.project import Project, count_present, list_files
@@ -53,7 +53,7 @@ class PlanOptions:
     `None` keeps what the plan on disk was made with, so that `her2net_plan --explain` changes nothing.
     """
 
-    preset: str | None = None
+    preset: Preset | None = None
     budget_h: float | None = None
     splits: str | None = None
     holdout: float | None = None
@@ -201,7 +201,7 @@ def _settle_plan(
     return plan.model_copy(update={"made_from": made_from}), False
 
 
-def _default_budget(preset: str, machine: Machine) -> float | None:
+def _default_budget(preset: Preset, machine: Machine) -> float | None:
     return DEFAULT_CPU_BUDGET_H if machine.device == "cpu" and preset == "auto" else None
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Floats = Sequence[float] | np.ndarray
+
 CUBIC_A = -0.5  # Keys (1981), third-order accurate; also what Pillow and antialiased torch use
 
 
@@ -48,7 +50,7 @@ def _kernel(x: np.ndarray, linear: bool) -> np.ndarray:
 
 
 def resample(
-    array: np.ndarray, start: Sequence[float], stop: Sequence[float], size_vox: Sequence[int], *, linear: bool = False,
+    array: np.ndarray, start: Floats, stop: Floats, size_vox: Sequence[int], *, linear: bool = False,
     box: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Resample the window of every channel to `size_vox`.

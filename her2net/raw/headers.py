@@ -68,7 +68,7 @@ class Promise:
 
     def holds(self, voxels: np.ndarray) -> bool:
         """Whether these voxels, as stored, are what was compressed: not one byte is missing, damaged or changed."""
-        return zlib.crc32(np.ascontiguousarray(voxels), zlib.crc32(self.head)) == self.crc32
+        return zlib.crc32(np.ascontiguousarray(voxels).data, zlib.crc32(self.head)) == self.crc32
 
 
 def read_promise(path: Path) -> Promise | None:

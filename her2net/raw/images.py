@@ -123,12 +123,13 @@ def read_spacing(sidecar: Path) -> tuple[float, float]:
     except Her2netError as error:
         raise RawDataError(str(error)) from None
     value = found.get("spacing_mm") if isinstance(found, dict) else None
-    numbers = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    if not numbers or len(value) != 2 or not all(0 < v <= MAX_PIXEL_MM for v in value):
+    values = value if isinstance(value, list) else []
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if not numbers or len(values) != 2 or not all(0 < v <= MAX_PIXEL_MM for v in values):
         expected = f'{{"spacing_mm": [height, width]}} of a pixel in millimetres, above 0 and at most {MAX_PIXEL_MM:g}'
         raise refuse(sidecar, "tells no pixel spacing", found=str(found)[:80], expected=expected,
                      remedy="Correct the file, or remove it if the spacing is not known.")  # fmt: skip
-    return float(value[0]), float(value[1])
+    return float(values[0]), float(values[1])
 
 
 def read_mask(path: Path, like: Volume | None = None) -> Volume:
@@ -204,8 +205,8 @@ def compare_grids(volume: Volume, reference: Volume, *, has_channels: bool = Tru
         return [GridDifference("size", _by(volume.array.shape), _by(shape))]
     if volume.spacing_mm is None or reference.spacing_mm is None:
         return []
-    if volume.origin is None or reference.origin is None:  # a picture with a sidecar has no place in space
-        return []
+    if volume.origin is None or reference.origin is None or volume.direction is None or reference.direction is None:
+        return []  # a picture with a sidecar has no place in space
     found: list[GridDifference] = []
     if not np.allclose(volume.spacing_mm, reference.spacing_mm, rtol=SPACING_TOLERANCE, atol=0):
         found.append(GridDifference("spacing", _by(volume.spacing_mm) + " mm", _by(reference.spacing_mm) + " mm"))

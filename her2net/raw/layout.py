@@ -66,7 +66,6 @@ def _check_top(folder: Path, spec: DatasetSpec, *, required: bool) -> list[Probl
     if not os.path.lexists(folder):
         remedy = "Create it, with one folder per modality, and put the images of the training cases there."
         return [problem("error", "folder-missing", folder.name, "no such folder", remedy=remedy)] if required else []
-    problems = []
     declared = {name.casefold(): name for name in spec.modalities}
     entries, problems = _list(folder, folder.name)
     for name, is_file in entries:

@@ -168,9 +168,9 @@ def parse_label(row: CaseRow, spec: DatasetSpec) -> tuple[int | None, Problem | 
             expected=expected,
             remedy=remedy,
         )
-    for name, number in spec.labels.items():
+    for name, label in spec.labels.items():
         if name.strip().casefold() == row.label.casefold():
-            return number, None
+            return label, None
     number = _to_number(row.label)
     if number is not None and number in spec.labels.values():
         return int(number), None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from her2net.artefact import Strict, load_json
 from her2net.errors import Her2netError
@@ -116,9 +117,9 @@ class DatasetSpec(Strict):
                 raise ValueError(
                     f"covariates: {column!r} is the id, the label or the patient and cannot be a covariate"
                 )
-        for key, column in (("patient", self.patient), ("site", self.site)):
-            if column is not None and column.strip().casefold() in FIXED_COLUMNS:
-                raise ValueError(f"{key}: {column!r} is the id or the label of a case, name another column")
+        for key, name in (("patient", self.patient), ("site", self.site)):
+            if name is not None and name.strip().casefold() in FIXED_COLUMNS:
+                raise ValueError(f"{key}: {name!r} is the id or the label of a case, name another column")
         return self
 
     @property
@@ -144,7 +145,7 @@ def load_spec(folder: Path) -> tuple[DatasetSpec | None, list[Problem]]:
         return None, [problem("error", "spec-not-json", "dataset.json", f"cannot be read ({error})", remedy=remedy)]
 
 
-def _word(item: dict, remedy: str) -> Problem:
+def _word(item: ErrorDetails, remedy: str) -> Problem:
     key = ".".join(str(part) for part in item["loc"])
     what = str(item["msg"]).removeprefix("Value error, ")
     what = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(item["type"], what[0].lower() + what[1:])

@@ -113,8 +113,8 @@ def _compare(
     *, with_class: bool,
 ) -> Table:  # fmt: skip
     kinds = {name: kind for name, kind in _kinds(material, first[1], second[1]).items() if with_class or name != "Class"}
-    facts = [_facts(material, cases) for _, cases in (first, second)]
-    rows = [_row(row, first[0], second[0]) for row in compare_cohorts(*facts, first[0], second[0], kinds)]
+    rows = [_row(row, first[0], second[0]) for row in compare_cohorts(
+        _facts(material, first[1]), _facts(material, second[1]), first[0], second[0], kinds)]  # fmt: skip
     headers = ["Variable", first[0], second[0], "Counted per", "Missing", "p", "p, Bonferroni", "Test", "SMD"]
     return make_table(key, caption, headers, rows, numeric=(1, 2, 4, 5, 6, 8), sortable=False, notes=(
         "Mean ± SD and Welch's t where Shapiro-Wilk finds both cohorts normal, else median (first, third quartile) and "

@@ -63,7 +63,7 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
                   _describe_flow(groups))]  # fmt: skip
     found.append(_own(
         folder, "training", draw_training(material),
-        "Training. Thin lines: folds; bold lines: their mean. Held-out cases are watched and steer nothing"
+        "Training. Thin lines or small dots: folds; bold: their mean. Held-out cases are watched and steer nothing"
         + (", except where the epoch is chosen on them, which is marked optimistic." if material.plan.optimistic else "."),
         _describe_training(material),
     ))  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from typing import Any
 
 from her2net.artefact import digest_file
 from her2net.fuse.choose import METHOD_NAMES
-from her2net.fuse.logistic import Coefficient
 from her2net.networks.build import network_spec
 from her2net.plan.schema import ModalityPlan
 from her2net.report.material import Material
@@ -68,7 +66,8 @@ def fusion_table(material: Material) -> Table | None:
     rows: list[list[str | Cell]] = [
         [
             " + ".join(model.modalities), c.modality, c.class_name, Cell(str(model.n_cases), sort=model.n_cases),
-            Cell(_ratios(c.odds_ratio, c.ci_low, c.ci_high), sort=c.odds_ratio), _per_sd(c),
+            Cell(_ratios(c.odds_ratio, c.ci_low, c.ci_high), sort=c.odds_ratio),
+            Cell(_ratios(c.odds_ratio_per_sd, c.ci_low_per_sd, c.ci_high_per_sd), sort=c.odds_ratio_per_sd),
         ]
         for model in material.fusion.models
         for c in model.coefficients
@@ -77,7 +76,7 @@ def fusion_table(material: Material) -> Table | None:
                "Odds ratio per standard deviation (95 % interval)"]  # fmt: skip
     return make_table("fusion", "Weight of each modality in the fusion", headers, rows, numeric=(3, 4, 5), notes=(
         f"Intervals: {material.fusion.ci_method}. An odds ratio of 1 means no weight; those per standard deviation can be "
-        "compared between modalities.",
+        "compared between modalities. Without interval: left out, because the fit would have turned its predictions around.",
     ))  # fmt: skip
 
 
@@ -106,15 +105,6 @@ def _ratios(value: float, low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return ratio(value)
     return f"{ratio(value)} ({ratio(low)} to {ratio(high)})"
-
-
-def _per_sd(c: Coefficient) -> Cell:
-    """The interval is that of the unit, raised to the same power as the estimate."""
-    if c.ci_low is None or c.ci_high is None:
-        return Cell(ratio(c.odds_ratio_per_sd), sort=c.odds_ratio_per_sd)
-    power = math.log(c.odds_ratio_per_sd) / c.value if c.value else 0.0
-    low, high = (math.exp(power * math.log(limit)) if limit > 0 else 0.0 for limit in (c.ci_low, c.ci_high))
-    return Cell(_ratios(c.odds_ratio_per_sd, low, high) if power > 0 else ratio(c.odds_ratio_per_sd), sort=c.odds_ratio_per_sd)
 
 
 def decisions_table(material: Material) -> Table:

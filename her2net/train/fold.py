@@ -15,6 +15,7 @@ from typing import Any
 from her2net.artefact import digest_json, sweep_temporaries
 from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.locks import Lock, hold
+from her2net.networks.pretrained import digest_source
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.train.batchgenerators_engine import require_batchgenerators
@@ -57,7 +58,7 @@ def fold_inputs(training: TrainingPlan, plan: ModalityPlan, data_digests: dict[s
 
     Args:
         data_digests: `training` and `held_out` part -> digest.
-        source: `--pretrained` as given, or ''.
+        source: digest of what `--pretrained` names, see `digest_source`.
     """
     settings = training.model_dump(mode="json", exclude={"epochs"}) | {"augmentation": training.augmentation.used}
     return {
@@ -65,7 +66,7 @@ def fold_inputs(training: TrainingPlan, plan: ModalityPlan, data_digests: dict[s
         "training_plan": digest_json([settings, plan.preprocessing.input_vox, plan.inference.tta]),
         "training_cases": data_digests["training"],
         "held_out_cases": data_digests["held_out"],
-        "weights": digest_json(source),
+        "weights": source,
     }
 
 
@@ -113,7 +114,7 @@ def _train_locked(
         "training": load(paths, modality, section, cases.training),
         "held_out": load(paths, modality, section, cases.held_out),
     }
-    made_from = fold_inputs(training, section, {k: p.digest for k, p in parts.items()}, options.pretrained or "")
+    made_from = fold_inputs(training, section, {k: p.digest for k, p in parts.items()}, digest_source(options.pretrained))
     if record is not None:
         _refuse_other_inputs(folder, record, made_from)
         if ended and not find_damage(folder / FINAL):

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -241,11 +242,11 @@ def predict_probs(
             logits = [model(view.contiguous(memory_format=memory_format)) for view in views]
         return torch.stack([z.double().softmax(1) for z in logits]).mean(0).cpu()
 
+    def predict_parts(batch: Tensor, n: int) -> Tensor:
+        return torch.cat([predict(part) for part in batch.tensor_split(n)])
+
     probs, n_parts = [], 1
     for batch in images.split(batch_size) if len(images) else ():
-        found, n_parts = within_memory(
-            lambda n, batch=batch: torch.cat([predict(part) for part in batch.tensor_split(n)]),
-            min(n_parts, len(batch)), len(batch), "batch",
-        )  # fmt: skip
+        found, n_parts = within_memory(partial(predict_parts, batch), min(n_parts, len(batch)), len(batch), "batch")
         probs.append(found)
     return torch.cat(probs).numpy() if probs else np.zeros((0, 0))
