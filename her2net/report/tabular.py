@@ -106,7 +106,7 @@ def _describe(material: Material, name: str, found: TableExplanation) -> str:
     r = plan.radiomics
     size = f"{r.bins} bins" if r.bins else f"bins of {r.bin_width:g}"
     spacing = "voxels as they are" if r.spacing_mm is None else f"resampled to {' × '.join(f'{s:.3g}' for s in r.spacing_mm)} mm"
-    around = [f for f in r.families if f in AROUND]
+    around: list[str] = [f for f in r.families if f in AROUND]
     inside = listed([f.replace("_", " ") for f in r.families if f not in AROUND])
     also = f", and what lies around the lesion ({listed(around)})" if around else ""
     return text + (

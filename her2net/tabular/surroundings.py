@@ -138,7 +138,7 @@ def _margin(
     normal /= np.maximum(np.linalg.norm(normal, axis=0), MIN_STD)
     band = np.abs(depth) <= MIN_VOX
     spread = max(float(image[parts["lesion"] | parts["near"]].std()), MIN_STD)
-    found = {}
+    found: dict[str, float] = {}
     for name, scale in SCALES.items():
         sd = max(scale * radius, 1.0)
         slopes = np.stack([ndimage.gaussian_filter(image, [sd / s for s in spacing], order=[int(a == axis) for a in range(image.ndim)])
