@@ -26,7 +26,7 @@ from her2net.plan.stage import plan_dataset
 from her2net.plan.table_schema import RadiomicsPlan, TableModelPlan, TablePlan
 from her2net.plan.tables import count_fewest, plan_radiomics, settle_tables
 from her2net.predict import Predictor
-from her2net.predictions import make_predictions, read_predictions
+from her2net.predictions import Predictions, make_predictions, read_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.project import load_project
 from her2net.raw.dataset import Case
@@ -325,17 +325,25 @@ def test_a_table_has_to_be_named_after_its_source(done: DatasetPaths) -> None:
         Plan.parse(text, where="here")
 
 
+def made_of_logits(labels: np.ndarray, logits: np.ndarray) -> Predictions:
+    ids, p = [f"c{i:03d}" for i in range(len(labels))], 1 / (1 + np.exp(-logits))
+    return make_predictions(ids, ids, np.stack([1 - p, p], 1), labels=labels.tolist(), folds=["0"] * len(ids))
+
+
+def plan_with_covariates(done: DatasetPaths) -> Plan:
+    table = TablePlan(modality=None, radiomics=None, columns={"age": "continuous"}, model=LINEAR, fused=False)
+    return Plan.load(done.plan).model_copy(update={"tables": {"CLIN": table}})
+
+
 def test_added_value_is_found_where_there_is_some_and_not_where_there_is_none(done: DatasetPaths) -> None:
     rng = np.random.default_rng(0)
     n = 200
     labels, ids = np.arange(n) // 4 % 2, [f"c{i:03d}" for i in range(n)]
 
-    def model(strength: float):  # type: ignore[no-untyped-def]
-        p = 1 / (1 + np.exp(-(strength * (labels - 0.5) + rng.normal(size=n))))
-        return make_predictions(ids, ids, np.stack([1 - p, p], 1), labels=labels.tolist(), folds=["0"] * n)
+    def model(strength: float) -> Predictions:
+        return made_of_logits(labels, strength * (labels - 0.5) + rng.normal(size=n))
 
-    table = TablePlan(modality=None, radiomics=None, columns={"age": "continuous"}, model=LINEAR, fused=False)
-    plan = Plan.load(done.plan).model_copy(update={"tables": {"CLIN": table}})
+    plan = plan_with_covariates(done)
     folds = [ids[k::4] for k in range(4)]
     images = {"US": model(1.0), "MRI": model(1.0)}
     useful, useless = (measure_added_value({**images, "CLIN": model(s)}, {}, plan, folds)[0] for s in (2.0, 0.0))
@@ -343,6 +351,24 @@ def test_added_value_is_found_where_there_is_some_and_not_where_there_is_none(do
     assert useless.ci_low < 0.01  # type: ignore[operator]
     assert abs(useless.difference) < 0.02  # type: ignore[arg-type]
     assert (useful.base, useful.added, useful.n) == (["US", "MRI"], ["CLIN"], n)
+
+
+def test_noise_that_points_the_wrong_way_is_not_turned_around(done: DatasetPaths) -> None:
+    rng = np.random.default_rng(0)
+    n = 200
+    labels, folds = np.arange(n) // 4 % 2, [[f"c{i:03d}" for i in range(k, n, 4)] for k in range(4)]
+    others = (labels.sum() - labels) / (n - 1)
+    ignorant = made_of_logits(labels, np.log(others / (1 - others)) + rng.normal(0, 0.02, n))
+    assert auc(labels, ignorant.probs[:, 1]) < 0.35, "who knows the prevalence of the others alone is worse than chance"
+    images = {name: made_of_logits(labels, labels + rng.normal(size=n)) for name in ("US", "MRI")}
+    both = {**images, "CLIN": ignorant}
+    for found in (measure_added_value(both, {}, plan_with_covariates(done), folds),
+                  measure_added_value(both, both, plan_with_covariates(done), folds)[2:]):  # fmt: skip
+        to_images, from_images = found
+        assert (to_images.difference, to_images.auc_both) == (0, to_images.auc_base)
+        assert from_images.auc_base == 0.5, "turned around it would reach 0.75"
+        assert from_images.auc_both == to_images.auc_base
+        assert from_images.ci_low > 0.1  # type: ignore[operator]
 
 
 def test_new_cases_are_predicted_with_and_without_their_covariates(copied: DatasetPaths, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What one source of knowledge adds to another: the answer to "does radiomics add to the images?", tested on the same patients.
 
-Base and base-with-the-other are each a logistic regression on the logits of their models, fitted in the same way: for
-out-of-fold predictions without the patients of the fold, for test cases on all out-of-fold predictions.
+Base and base-with-the-other are each a logistic regression on the logits of their models, fitted as the fusion is: for
+out-of-fold predictions without the patients of the fold, for test cases on all out-of-fold predictions. A model that would
+get a negative say is left out as there, so that noise turned around neither adds anything nor makes a base.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ import numpy as np
 from her2net.artefact import Artefact, Strict, write_csv
 from her2net.evaluate.comparisons import compare_aucs, holm
 from her2net.evaluate.delong import auc
-from her2net.fuse.logistic import logits
+from her2net.fuse.logistic import fit_regression, join_logits
 from her2net.plan.schema import Plan
 from her2net.plan.tables import CLINICAL
 from her2net.predictions import Predictions
 
 JSON_NAME, CSV_NAME = "added_value.json", "added_value.csv"
 STRENGTH = 1.0
-MIN_SD = 1e-9
 
 
 class AddedValue(Strict):
@@ -129,18 +129,10 @@ def _shared(tables: Mapping[str, Predictions], names: Sequence[str]) -> list[str
     return sorted(set.intersection(*known))
 
 
-def _columns(tables: Mapping[str, Predictions], names: Sequence[str], cases: Sequence[str]) -> np.ndarray:
-    columns = []
-    for name in names:
-        place = {case_id: i for i, case_id in enumerate(tables[name].case_ids)}
-        columns.append(logits(tables[name])[[place[case_id] for case_id in cases]])
-    return np.concatenate(columns, axis=1)
-
-
 def _out_of_fold(
     oof: Mapping[str, Predictions], names: Sequence[str], cases: Sequence[str], folds: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    x, (labels, owners) = _columns(oof, names, cases), _labels_of(oof[names[0]], cases)
+    x, (labels, owners) = join_logits(oof, names, cases), _labels_of(oof[names[0]], cases)
     scores = np.zeros(len(cases))
     for held in folds:
         out = np.isin(owners, list(held))
@@ -154,7 +146,7 @@ def _carried_over(
     cases: Sequence[str],
 ) -> np.ndarray:  # fmt: skip
     labels, _ = _labels_of(oof[names[0]], train)
-    return _fit_and_score(_columns(oof, names, train), labels, _columns(test, names, cases))
+    return _fit_and_score(join_logits(oof, names, train), labels, join_logits(test, names, cases))
 
 
 def _labels_of(table: Predictions, cases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -164,12 +156,11 @@ def _labels_of(table: Predictions, cases: Sequence[str]) -> tuple[np.ndarray, np
 
 
 def _fit_and_score(x: np.ndarray, labels: np.ndarray, x_new: np.ndarray) -> np.ndarray:
-    from sklearn.linear_model import LogisticRegression
-
-    if len(np.unique(labels)) < 2 or not len(x_new):
+    """Return log odds (n_new,); all alike if no model has a say, for the prior of each fold would rank its patients."""
+    if len(np.unique(labels)) < 2:
         return np.zeros(len(x_new))
-    mean, sd = x.mean(axis=0), np.maximum(x.std(axis=0), MIN_SD)
-    return LogisticRegression(C=STRENGTH).fit((x - mean) / sd, labels).predict_proba((x_new - mean) / sd)[:, 1]
+    found = fit_regression(x, labels, STRENGTH)
+    return x_new @ found.weights[0] + found.intercepts[0] if found.weights.any() else np.zeros(len(x_new))
 
 
 def _finite(value: float) -> float | None:
