@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from her2net.project import load_project
 from her2net.raw.dataset import Case
 from her2net.raw.rows import read_covariates
 from her2net.raw.spec import DatasetSpec
+from her2net.report.tabular import sentences
 from her2net.tabular import features as features_module
 from her2net.tabular.added import measure_added_value
 from her2net.tabular.encode import encode, fit_encoding
@@ -366,6 +368,7 @@ def test_noise_that_points_the_wrong_way_is_not_turned_around(done: DatasetPaths
                   measure_added_value(both, both, plan_with_covariates(done), folds)[2:]):  # fmt: skip
         to_images, from_images = found
         assert (to_images.difference, to_images.auc_both) == (0, to_images.auc_base)
+        assert "changes nothing: the cases are ranked alike" in sentences(SimpleNamespace(added=found))[0]  # type: ignore[arg-type]
         assert from_images.auc_base == 0.5, "turned around it would reach 0.75"
         assert from_images.auc_both == to_images.auc_base
         assert from_images.ci_low > 0.1  # type: ignore[operator]

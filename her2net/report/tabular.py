@@ -38,6 +38,8 @@ def sentences(material: Material) -> list[str]:
 def _sentence(row: AddedValue) -> str:
     added, base = _words(row.added), _words(row.base)
     who = f"{cohort_name(row.cohort)}, n = {row.n}, {row.n_positive} positive"
+    if row.difference == 0 and row.ci_low is None:
+        return f"Adding {added} to {base} changes nothing: the cases are ranked alike, AUC {number(row.auc_base)} ({who})."
     if row.difference is None or row.ci_low is None or row.ci_high is None or row.auc_base is None:
         return f"The added value of {added} over {base} ({who}) is undefined: {row.reason or 'too few cases'}."
     shown = "is not shown to change" if row.ci_low <= 0 <= row.ci_high else "raises" if row.difference > 0 else "lowers"
