@@ -520,7 +520,7 @@ def test_cautions_know_few_cases_bad_calibration_and_chance(material: Material) 
 def test_calibration_ruling_and_other_areas_are_those_of_the_evaluation(material: Material, page: Page) -> None:
     for key, names in (("discrimination", use.DISCRIMINATION[:7]), ("rule_in_out", use.RULED)):
         rows = page.table(key)[1:]
-        assert [row[:2] for row in rows] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "fusion")]
+        assert [row[:2] for row in rows] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "CLIN", "fusion")]
         for row in rows:
             cohort = {"test": "test", "out-of-fold": "oof"}[row[1]]
             assert row[3:] == [words.estimate(material.metric(row[0], cohort, name), 2) for name in names]
