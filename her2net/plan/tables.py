@@ -62,7 +62,7 @@ def choose_families(found: ModalityFingerprint) -> Choice:
     around = [family for family in AROUND if family != "behind" or found.ndim == 2]
     return Choice(TEXTURE_FAMILIES + around, (
         "all IBSI families but the shape of the outline (morphology), and what lies around the lesion: outlines are often drawn by "
-        "someone who knows the class, and then give it away (in BUSI the outline alone reaches an AUC of 0.99). Add \"morphology\" to "
+        "someone who knows the class, and then give it away (in BUSI the outline alone reaches an AUC of 0.98). Add \"morphology\" to "
         "switch it on"))  # fmt: skip
 
 
