@@ -45,6 +45,7 @@ setup(
                 "batchgenerators>=0.25.1"],
         "batchgenerators": ["batchgenerators>=0.25.1"],
         "browser": ["selenium>=4.51"],
+        "radiomics": ['mirp>=2.4; python_version >= "3.11"'],
     },
     entry_points={"console_scripts": [f"her2net_{c} = her2net.cli.{c}{'_' * iskeyword(c)}:main" for c in COMMANDS]},
 )

@@ -99,6 +99,11 @@ def _matches(folder: str, wanted: str) -> bool:
     return wanted in (folder, name) or (wanted.isdigit() and int(wanted) == int(number))
 
 
+def folder_name(model: str) -> str:
+    """Name of a model's folder: `RAD:US` lies in `RAD-US`, because Windows forbids the colon."""
+    return model.replace(":", "-")
+
+
 @dataclass(frozen=True)
 class DatasetPaths:
     """Every path of one dataset under one plan."""
@@ -147,12 +152,16 @@ class DatasetPaths:
     def results(self) -> Path:
         return self.roots.results / self.folder / self.plan_name
 
+    def features(self, name: str, digest: str) -> Path:
+        """Features of a table model, one row per case, and the digest of what each row was made from."""
+        return self.preprocessed / "tables" / f"{folder_name(name)}_{digest}.csv"
+
     def model(self, name: str) -> Path:
-        """Folder of a modality or of `fusion`: holds its `oof.csv` and `test.csv`."""
-        return self.results / name
+        """Folder of a modality, a table model or `fusion`: holds its `oof.csv` and `test.csv`."""
+        return self.results / folder_name(name)
 
     def fold(self, modality: str, fold: int | str) -> Path:
-        return self.results / modality / f"fold_{fold}"
+        return self.model(modality) / f"fold_{fold}"
 
     @property
     def evaluation(self) -> Path:

@@ -8,9 +8,9 @@ this file only says in which order they run and which are fresh already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,8 @@ from her2net.explain.contours import move_contours
 from her2net.explain.record import ExplainRecord, read_galleries, set_name
 from her2net.explain.stage import explain_modality, write_features
 from her2net.explain.subjects import ExplainOptions, Subject, choose_subjects, evenly_spaced
-from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities
+from her2net.fuse.sources import fusion_sources
+from her2net.fuse.stage import FUSION, FusionRecord, fuse_modalities, read_tables
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
 from her2net.plan.machine import choose_device
@@ -37,11 +38,15 @@ from her2net.predict import Predictor
 from her2net.predictions import Predictions, check_table, read_predictions
 from her2net.project import Project, load_project
 from her2net.pseudonyms import load_key
-from her2net.raw.dataset import read_test_labels
+from her2net.raw.dataset import Case, read_test_labels
 from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
 from her2net.selftest.record import SelfTest
 from her2net.selftest.stage import run_selftest
+from her2net.tabular.added import measure_added_value, write_added_value
+from her2net.tabular.features import cases_with
+from her2net.tabular.record import TableFold
+from her2net.tabular.stage import ensemble_table, train_table_fold
 from her2net.train.data import select_fold
 from her2net.train.fold import RunRecord, TrainOptions, train_fold
 
@@ -59,10 +64,15 @@ def plan(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[str]]:
 
 
 def train(project: Project, modality: str, fold: int | str, options: TrainOptions) -> RunRecord:
-    """Train one fold; `all` trains on every case."""
+    """Train one fold of a modality; `all` trains on every case."""
     cases = select_fold(project.dataset.train, modality, fold, project.plan, project.splits)
     options = replace(options, device=choose_device(options.device))
     return train_fold(project.paths, project.plan, modality, fold, cases, options)
+
+
+def train_table(project: Project, name: str, fold: int | str, *, restart: bool, quiet: bool) -> TableFold:
+    """Fit one fold of a table model; `all` fits it to every case."""
+    return train_table_fold(project, name, fold, restart=restart, quiet=quiet)
 
 
 def ensemble(project: Project, modality: str, *, tta: bool, device: str, quiet: bool) -> EnsembleRecord:
@@ -76,21 +86,21 @@ def ensemble(project: Project, modality: str, *, tta: bool, device: str, quiet: 
         )  # fmt: skip
 
 
-def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof") -> FusionRecord:
-    """Fuse the modalities."""
+def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof", covariates: bool = False) -> FusionRecord:
+    """Fuse the modalities, the tables that the plan fuses, and the covariates if they are asked for."""
     folds = project.splits.folds(project.plan.splits)
     labels = partial(read_test_labels, project.dataset, purpose="fuse --fit-on test", log=project.paths.test_openings)
     with hold(project.paths.model(FUSION), "the fusion"):
         sweep_temporaries(project.paths.model(FUSION))
-        _check_tables(project, list(project.plan.modalities))
-        return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels)
+        _check_tables(project, fusion_sources(project.plan, covariates=covariates))
+        return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels, covariates=covariates)
 
 
 def _check_tables(project: Project, models: Sequence[str]) -> None:
     """Refuse OOF tables that somebody changed so that they are no longer of this dataset."""
     for name in models:
         path = project.paths.model(name) / "oof.csv"
-        cases = project.dataset.train if name == FUSION else project.training(name)
+        cases = _predicted_cases(project, name)
         table = read_predictions(path)
         command = "her2net_fuse" if name == FUSION else f"her2net_ensemble {name}"
         check_table(path, table, cases, n_classes=project.plan.n_classes, made_by=command)
@@ -99,11 +109,21 @@ def _check_tables(project: Project, models: Sequence[str]) -> None:
             raise StaleArtefactError(f"{path}: lacks {', '.join(absent[:5])}. Run {command} to make it anew.")
 
 
+def _predicted_cases(project: Project, name: str) -> tuple[Case, ...]:
+    """Training cases that the OOF table of a model holds."""
+    if name == FUSION:
+        return project.dataset.train
+    if name in project.plan.tables:
+        return cases_with(project.plan.tables[name], project.dataset.train, project.scan)
+    return project.training(name)
+
+
 def predict_test(project: Project, predictor: Predictor, *, tta: bool, quiet: bool) -> dict[str, Predictions]:
     """Predict the dataset's own test cases as if they were new."""
     files = {name: project.files(name, project.test(name)) for name in project.plan.modalities}
     patients = {case.case_id: case.patient_id for case in project.dataset.test}
-    return predictor.predict_cases(files, patients=patients, tta=tta, quiet=quiet)
+    covariates = {case.case_id: case.covariates for case in project.dataset.test}
+    return predictor.predict_cases(files, patients=patients, covariates=covariates, tta=tta, quiet=quiet)
 
 
 def evaluate(project: Project, options: Options | None = None) -> Evaluation:
@@ -116,7 +136,7 @@ def evaluate(project: Project, options: Options | None = None) -> Evaluation:
 def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     options = options or Options()
     options = replace(options, ordinal=options.ordinal or project.dataset.spec.ordinal)
-    labels = partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings)
+    labels = cache(partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings))
     names = status.model_names(project)
     _check_tables(project, names)
     remarks = dict(project.plan.optimistic)
@@ -125,11 +145,22 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     if FUSION in names:
         fused = FusionRecord.load(project.paths.model(FUSION) / "fusion.json")
         remarks[FUSION] = "; ".join(part for part in (remarks.get(FUSION, ""), fused.remark) if part)
-    return evaluate_dataset(
+    evaluation = evaluate_dataset(
         project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
         options=options, facts=facts_of_dataset(project.dataset),
     )  # fmt: skip
+    if project.plan.tables:
+        _evaluate_added_value(project, evaluation, labels)
+    return evaluation
+
+
+def _evaluate_added_value(project: Project, evaluation: Evaluation, labels: Callable[[], Mapping[str, int]]) -> None:
+    names = [*project.plan.modalities, *project.plan.tables]
+    oof, test = (read_tables(project.paths, names, part) for part in ("oof", "test"))
+    test = {name: table.with_labels(dict(labels())) for name, table in test.items()}
+    rows = measure_added_value(oof, test, project.plan, project.splits.folds(project.plan.splits))
+    write_added_value(project.paths.evaluation, rows, evaluation.made_from)
 
 
 def report(project: Project, *, paper: bool = False, pseudonymise: bool = False) -> Path:
@@ -223,13 +254,24 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
                 train(project, name, fold, replace(train_options, restart=found.state == "stale"))
         if _needed(status.ensemble_state(project, name), say):
             ensemble(project, name, tta=False, device=train_options.device, quiet=train_options.quiet)
-    if len(project.plan.modalities) > 1 and _needed(status.fusion_state(project), say):
-        fuse(project)
+    _run_tables(project, train_options.quiet, say)
+    if FUSION in status.model_names(project) and _needed(status.fusion_state(project), say):
+        fuse(project, covariates=status.fusion_has_covariates(project))
     evaluation = evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
     explain_some(project, train_options, say)
     if _needed(status.report_state(project), say):
         report(project, **status.report_choices(project))
     return evaluation
+
+
+def _run_tables(project: Project, quiet: bool, say: Say) -> None:
+    for name in project.plan.tables:
+        for fold in range(project.plan.splits.n_folds):
+            found = status.table_fold_state(project, name, fold)
+            if _needed(found, say):
+                train_table(project, name, fold, restart=found.state == "stale", quiet=quiet)
+        if _needed(status.table_ensemble_state(project, name), say):
+            ensemble_table(project, name, quiet=quiet)
 
 
 def _needed(found: status.StageState, say: Say) -> bool:

@@ -2,17 +2,20 @@
 
 A folder of new images looks like a dataset without its table: `US/<case>.png`,
 `MRI/<case>_0000.nii.gz`, and the lesion masks in `masks/US/<case>.png`; the names
-`imagesTs/US` and `masksTs/US` of a dataset work as well.
+`imagesTs/US` and `masksTs/US` of a dataset work as well. Radiomics needs the masks; clinical covariates come from a
+`cases.csv` in the folder. A case that lacks either is fused by the model of what it has.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from her2net.archive.manifest import SUFFIX as ARCHIVE_SUFFIX
 from her2net.archive.read import load_archive
@@ -22,13 +25,18 @@ from her2net.fuse.logistic import apply_fusion
 from her2net.fuse.stage import FUSION
 from her2net.inference import predict_files
 from her2net.input_check import FINDING_COLUMNS, Finding, UnlikeTrainingWarning, inspect_case
-from her2net.paths import DatasetPaths, find_roots, find_trained
+from her2net.paths import DatasetPaths, find_roots, find_trained, folder_name
 from her2net.plan.machine import choose_device
 from her2net.plan.schema import ModalityPlan, Plan
+from her2net.plan.tables import CLINICAL
 from her2net.predictions import Predictions, make_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.raw.layout import JUNK, SUFFIX
 from her2net.raw.names import explain_bad_name
+from her2net.raw.rows import CASES, read_covariates
+from her2net.tabular.features import FeatureTable, covariate_table, has_lesion, radiomics_table
+from her2net.tabular.radiomics import radiomics_at_hand
+from her2net.tabular.stage import mean_of_folds
 from her2net.trained import TrainedModel, load_trained
 
 MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
@@ -80,13 +88,21 @@ class Predictor:
             UnlikeTrainingWarning: some images are unlike the training images; see `findings`.
         """
         cases, ignored = find_cases(Path(folder), self.plan)
-        return self.predict_cases(cases, tta=tta, quiet=quiet, found_before=ignored)
+        clinic, path = self.plan.tables.get(CLINICAL), Path(folder) / CASES
+        covariates = read_covariates(path, clinic.columns) if clinic and CLINICAL in self.model.tables and path.is_file() else {}
+        return self.predict_cases(cases, covariates=covariates, tta=tta, quiet=quiet, found_before=ignored)
 
     def predict_cases(
-        self, files: dict[str, list[CaseFiles]], *, patients: dict[str, str] | None = None, tta: bool = False,
-        quiet: bool = False, n_workers: int | None = None, found_before: Sequence[Finding] = (),
+        self, files: dict[str, list[CaseFiles]], *, patients: dict[str, str] | None = None,
+        covariates: Mapping[str, Mapping[str, str]] | None = None, tta: bool = False, quiet: bool = False,
+        n_workers: int | None = None, found_before: Sequence[Finding] = (),
     ) -> dict[str, Predictions]:  # fmt: skip
-        """Predict cases given as modality -> files; `patients` maps case to patient, else each is its own."""
+        """Predict cases given as modality -> files.
+
+        Args:
+            patients: case -> patient; without it each case is its own.
+            covariates: case -> column -> cell; a case without any is fused without them.
+        """
         tables, findings = {}, list(found_before)
         for name, cases in files.items():
             if not cases:
@@ -98,15 +114,42 @@ class Predictor:
                 quiet=quiet, n_workers=n_workers, description=f"Predict {name}", check=check,
             )  # fmt: skip
             findings += found
-            ids = [case.case_id for case in cases]
-            owners = [(patients or {}).get(i, i) for i in ids]
-            tables[name] = make_predictions(ids, owners, probs, labels=[None] * len(ids), folds=[""] * len(ids))
+            tables[name] = _as_predictions([case.case_id for case in cases], probs, patients or {})
+        for name, features in self._describe(files, covariates or {}, n_workers=n_workers, quiet=quiet).items():
+            probs = mean_of_folds(self.model.tables[name], features)
+            tables[name] = _as_predictions(list(features.case_ids), probs, patients or {})
         if self.model.fusion is not None:
-            tables[FUSION] = apply_fusion(tables, self.model.fusion.models)
+            fused = {name: table for name, table in tables.items() if name in self.model.fused}
+            tables[FUSION] = apply_fusion(fused, self.model.fusion.models)
         self.findings = findings
         if findings:
             warnings.warn(summarise_findings(findings), UnlikeTrainingWarning, stacklevel=3)
         return tables
+
+    def _describe(
+        self, files: dict[str, list[CaseFiles]], covariates: Mapping[str, Mapping[str, str]], *, n_workers: int | None,
+        quiet: bool,
+    ) -> dict[str, FeatureTable]:  # fmt: skip
+        """Return the features of each table model, of the cases that have them.
+
+        Radiomics needs mirp; without it, a radiomics model is left out unless the fusion takes it.
+        """
+        found = {}
+        for name in self.model.tables:
+            table = self.plan.tables[name]
+            if table.modality is None:
+                there = {case.case_id for cases in files.values() for case in cases}
+                filled = {c: row for c, row in covariates.items() if c in there and any(row.get(k) for k in table.columns)}
+                features = covariate_table(table, filled)
+            elif not radiomics_at_hand() and name not in self.model.fused:
+                continue
+            else:
+                cases = [case for case in files.get(table.modality, ()) if has_lesion(case)]
+                channels = self.plan.modalities[table.modality].channels
+                features = radiomics_table(table, channels, cases, n_workers=n_workers, quiet=quiet)
+            if len(features):
+                found[name] = features
+        return found
 
     def decide(self, tables: dict[str, Predictions]) -> list[dict[str, object]]:
         """Return one row per case and model: probability, threshold chosen on OOF predictions, decision, warnings.
@@ -118,7 +161,9 @@ class Predictor:
         rows: list[dict[str, object]] = []
         for name, table in tables.items():
             threshold = self.model.thresholds.models[name].value if table.n_classes == 2 else None
-            sources = [name] if name != FUSION else list(self.plan.modalities)
+            table_plan = self.plan.tables.get(name)
+            own = [name] if table_plan is None else [table_plan.modality or ""]
+            sources = own if name != FUSION else list(self.plan.modalities)
             for case_id, probs in zip(table.case_ids, table.probs, strict=True):
                 label = int(probs.argmax()) if threshold is None else int(probs[1] >= threshold)
                 shown = float(probs[1]) if threshold is not None else float(probs.max())
@@ -126,6 +171,10 @@ class Predictor:
                              "decision": self.plan.class_names[label],
                              "warnings": sum(counts[case_id, source] for source in sources)})  # fmt: skip
         return rows
+
+
+def _as_predictions(ids: list[str], probs: np.ndarray, patients: Mapping[str, str]) -> Predictions:
+    return make_predictions(ids, [patients.get(i, i) for i in ids], probs, labels=[None] * len(ids), folds=[""] * len(ids))
 
 
 def _load(source: str | Path | DatasetPaths, plan: str, device: str) -> TrainedModel:
@@ -150,7 +199,7 @@ def write_tables(folder: Path, predictor: Predictor, tables: dict[str, Predictio
     """Write `<model>.csv` per table, `decisions.csv` and `warnings.csv`; return what was written."""
     written = []
     for name, table in tables.items():
-        path = folder / f"{name}.csv"
+        path = folder / f"{folder_name(name)}.csv"
         write_predictions(path, table)
         written.append(path)
     write_csv(folder / "decisions.csv", DECISION_COLUMNS, predictor.decide(tables))

@@ -14,14 +14,21 @@ from her2net.ensemble import EnsembleRecord, ensemble_inputs
 from her2net.errors import Her2netError, MissingArtefactError, StaleArtefactError
 from her2net.evaluate.evaluation import evaluation_inputs, recorded_inputs
 from her2net.evaluate.facts import facts_of_dataset
+from her2net.fuse.sources import fusion_sources
 from her2net.fuse.stage import FUSION, FusionRecord, fusion_inputs
 from her2net.locks import find_holder
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
+from her2net.plan.tables import CLINICAL
 from her2net.preprocess.cache import explain_staleness
 from her2net.project import Project, explain_plan_staleness, load_planned
 from her2net.raw.scan import changed_files, rehash_changed
 from her2net.report.stage import recorded_report, report_inputs
+from her2net.tabular.features import cases_with, missing_features
+from her2net.tabular.record import TableEnsemble
+from her2net.tabular.stage import EXPLANATION, read_fold, split_fold
+from her2net.tabular.stage import ensemble_inputs as ensemble_inputs_of_table
+from her2net.tabular.stage import fold_inputs as fold_inputs_of_table
 from her2net.train.data import ALL, select_fold
 from her2net.train.fold import TrainOptions, effective_training, fold_inputs, is_complete, read_record
 from her2net.train.record import RunRecord
@@ -109,7 +116,11 @@ def _later_states(project: Project) -> list[StageState]:
         folds = [fold_state(project, name, k) for k in range(project.plan.splits.n_folds)]
         tables.append(_after(folds, ensemble_state(project, name)))
         states += [cache_state(project, name), *folds, tables[-1]]
-    if len(project.plan.modalities) > 1:
+    for name in project.plan.tables:
+        folds = [table_fold_state(project, name, k) for k in range(project.plan.splits.n_folds)]
+        tables.append(_after(folds, table_ensemble_state(project, name)))
+        states += [*features_state(project, name), *folds, tables[-1]]
+    if FUSION in model_names(project):
         tables.append(_after(tables, fusion_state(project)))
         states.append(tables[-1])
     evaluation = _after(tables, evaluation_state(project))
@@ -194,12 +205,70 @@ def ensemble_state(project: Project, modality: str) -> StageState:
     return _or_running(folder, _judge(stage, record.made_from, expected, command, outputs))
 
 
+def features_state(project: Project, name: str) -> list[StageState]:
+    """State of the features of a radiomics table; covariates need none."""
+    table = project.plan.tables[name]
+    if table.modality is None:
+        return []
+    cases = cases_with(table, project.dataset.train, project.scan)
+    stage, command = f"features {name}", f"her2net_plan {project.paths.options}"
+    try:
+        missing = missing_features(project.paths, name, table, project.files(table.modality, cases))
+    except Her2netError as error:
+        return [StageState(stage, "stale", str(error), command)]
+    if len(missing) == len(cases):
+        return [StageState(stage, "missing", "none for what the plan asks for", command)]
+    why = f"{len(missing)} of {len(cases)} cases are to be computed" if missing else f"{len(cases)} cases"
+    return [StageState(stage, "stale" if missing else "done", why, command)]
+
+
+def table_fold_state(project: Project, name: str, fold: int) -> StageState:
+    """State of one fold of a table model."""
+    stage, folder = f"train {name} fold {fold}", project.paths.fold(name, fold)
+    command = f"her2net_train {name} {fold} {project.paths.options}"
+    try:
+        record = read_fold(folder)
+        if record is None:
+            return _or_running(folder, StageState(stage, "missing", "", command))
+        training, held_out = split_fold(project, name, fold)
+        expected = fold_inputs_of_table(project, name, training, held_out)
+    except Her2netError as error:
+        return StageState(stage, "stale", str(error), f"{command} --restart")
+    found = _judge(stage, record.made_from, expected, f"{command} --restart", [folder / "oof.csv"] if held_out else [])
+    why = found.why or f"{record.model.n_cases} cases, {record.model.chosen.learner.replace('_', ' ')}"
+    return _or_running(folder, replace(found, why=why, command=command if found.state == "done" else found.command))
+
+
+def table_ensemble_state(project: Project, name: str) -> StageState:
+    """State of the pooled OOF and test tables of a table model."""
+    folder = project.paths.model(name)
+    stage, command = f"ensemble {name}", f"her2net_ensemble {name} {project.paths.options}"
+    try:
+        record = TableEnsemble.load(folder / "ensemble.json")
+        expected = ensemble_inputs_of_table(project, name)
+    except MissingArtefactError as error:
+        return _or_running(folder, StageState(stage, "missing", "" if "ensemble.json" in str(error) else str(error), command))
+    except Her2netError as error:
+        return StageState(stage, "stale", str(error), command)
+    outputs = [folder / name for name in ("oof.csv", EXPLANATION, *(["test.csv"] if record.n_test else []))]
+    return _or_running(folder, _judge(stage, record.made_from, expected, command, outputs))
+
+
+def fusion_has_covariates(project: Project) -> bool:
+    """Whether the fusion on disk has the covariates; one made anew then does, too."""
+    try:
+        return FusionRecord.load(project.paths.model(FUSION) / "fusion.json").covariates and CLINICAL in project.plan.tables
+    except Her2netError:
+        return False
+
+
 def fusion_state(project: Project) -> StageState:
     """State of the fusion."""
-    command, folder = f"her2net_fuse {project.paths.options}", project.paths.model(FUSION)
+    covariates = fusion_has_covariates(project)
+    command, folder = f"her2net_fuse {project.paths.options}" + " --covariates" * covariates, project.paths.model(FUSION)
     try:
         record = FusionRecord.load(folder / "fusion.json")
-        expected = fusion_inputs(project.paths, project.plan, fit_on=record.fitted_on)
+        expected = fusion_inputs(project.paths, project.plan, fit_on=record.fitted_on, covariates=covariates)
     except MissingArtefactError:
         return _or_running(folder, StageState("fuse", "missing", "", command))
     except Her2netError as error:
@@ -257,9 +326,10 @@ def report_choices(project: Project) -> dict[str, bool]:
 
 
 def model_names(project: Project) -> list[str]:
-    """Names of the models that are evaluated: the modalities, and their fusion."""
-    names = list(project.plan.modalities)
-    return [*names, FUSION] if len(names) > 1 else names
+    """Names of the models that are evaluated: the modalities, the tables, and the fusion if there is more than one to fuse."""
+    plan = project.plan
+    fused = fusion_sources(plan, covariates=fusion_has_covariates(project))
+    return [*plan.modalities, *plan.tables, *([FUSION] if len(fused) > 1 else [])]
 
 
 def _judge(

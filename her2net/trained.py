@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -11,10 +11,13 @@ from her2net.errors import PlanError, describe
 from her2net.evaluate.evaluation import fit_thresholds
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
+from her2net.fuse.sources import fusion_sources
 from her2net.fuse.stage import FUSION, FusionRecord, load_fusion, read_tables
 from her2net.inference import load_networks
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
+from her2net.tabular.record import TableFold
+from her2net.tabular.stage import load_folds
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class TrainedModel:
         fusion: `None` with a single modality.
         thresholds: model -> operating point, chosen on OOF predictions; empty with more than two classes.
         tta: modality -> whether fusion and thresholds were fitted on test-time augmented predictions.
+        tables: table model (`RAD:US`, `CLIN`) -> fitted model of each fold; a model archive has none.
     """
 
     plan: Plan
@@ -35,11 +39,17 @@ class TrainedModel:
     fusion: FusionRecord | None
     thresholds: Thresholds
     tta: dict[str, bool]
+    tables: dict[str, list[TableFold]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
-        """The modalities, and their fusion."""
-        return [*self.networks, *([FUSION] if self.fusion else [])]
+        """The modalities, the tables, and the fusion."""
+        return [*self.networks, *self.tables, *([FUSION] if self.fusion else [])]
+
+    @property
+    def fused(self) -> list[str]:
+        """The models whose predictions the fusion takes."""
+        return list(dict.fromkeys(name for model in (self.fusion.models if self.fusion else []) for name in model.modalities))
 
 
 def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
@@ -51,13 +61,16 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
     plan = Plan.load(paths.plan)
     names = list(plan.modalities)
     networks = {name: load_networks(paths, plan, name, device) for name in names}
-    fusion = load_fusion(paths.model(FUSION) / "fusion.json", plan) if len(names) > 1 else None
+    path = paths.model(FUSION) / "fusion.json"
+    covariates = path.is_file() and FusionRecord.load(path).covariates
+    fusion = load_fusion(path, plan) if len(fusion_sources(plan, covariates=covariates)) > 1 else None
     records = {name: EnsembleRecord.load(paths.model(name) / "ensemble.json") for name in names}
-    tables = read_tables(paths, [*names, *([FUSION] if fusion else [])], "oof")
+    fitted = {name: load_folds(paths, plan, name) for name in plan.tables}
+    tables = read_tables(paths, [*names, *fitted, *([FUSION] if fusion else [])], "oof")
     return TrainedModel(
         plan=plan, fingerprint=_load_fingerprint(paths, names), networks=networks, fusion=fusion,
         thresholds=Thresholds(models=fit_thresholds({(name, "oof"): table for name, table in tables.items()})),
-        tta={name: record.tta for name, record in records.items()},
+        tta={name: record.tta for name, record in records.items()}, tables=fitted,
     )  # fmt: skip
 
 

@@ -28,6 +28,12 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(autouse=True)
+def _no_radiomics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are the same whether mirp is installed or not; the tests of radiomics ask for it themselves."""
+    monkeypatch.setattr("her2net.plan.stage.radiomics_at_hand", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     """One finished run for all test files and all test processes; who changes it copies it first (`copy_run`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 from conftest import make_paths
 
@@ -43,5 +44,6 @@ def make_small_run(root: Path) -> DatasetPaths:
     """Make the cohort and run everything on it."""
     paths = make_paths(root)
     make_synthetic_dataset(paths.raw, n_train=26, n_test=8, us_size=(96, 112), mri_size=(8, 40, 40))
-    pipeline.run(paths, plan_options(root), TRAIN, say=lambda text: None)
+    with mock.patch("her2net.plan.stage.radiomics_at_hand", return_value=False):
+        pipeline.run(paths, plan_options(root), TRAIN, say=lambda text: None)
     return paths

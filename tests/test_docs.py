@@ -79,11 +79,12 @@ def test_the_reference_names_no_option_that_is_not_there() -> None:
 
 
 def test_every_field_of_the_plan_is_in_the_reference() -> None:
-    from her2net.plan import augmentation, machine, schema
+    from her2net.plan import augmentation, machine, schema, table_schema
 
     text = (ROOT / "docs/reference/plan.md").read_text(encoding="utf-8")
     models = (schema.Plan, schema.ModalityPlan, schema.PreprocessingPlan, schema.TrainingPlan, schema.InferencePlan,
-              schema.SplitsPlan, schema.FusionPlan, schema.Decision, machine.Machine, augmentation.AugmentationPlan)  # fmt: skip
+              schema.SplitsPlan, schema.FusionPlan, schema.Decision, table_schema.TablePlan, table_schema.TableModelPlan,
+              table_schema.RadiomicsPlan, machine.Machine, augmentation.AugmentationPlan)  # fmt: skip
     assert not {f"{model.__name__}.{name}" for model in models for name in model.model_fields if f"`{name}`" not in text}
 
 

@@ -32,6 +32,8 @@ def test_run_leaves_exactly_these_files(done: DatasetPaths) -> None:
     for name in ("US", "MRI"):
         expected |= {f"{name}/{file}" for file in ("ensemble.json", "oof.csv", "test.csv")}
         expected |= {f"{name}/fold_{k}/{f}" for k in range(plan.splits.n_folds) for f in fold_files}
+    expected |= {f"CLIN/{file}" for file in ("ensemble.json", "explanation.json", "oof.csv", "test.csv")}
+    expected |= {f"CLIN/fold_{k}/{f}" for k in range(plan.splits.n_folds) for f in ("model.json", "oof.csv")}
     found = {p.relative_to(done.results).as_posix() for p in done.results.rglob("*") if p.is_file()}
     assert {f for f in found if not f.startswith(("evaluation/", "report/", "explain/"))} == expected
     assert {"metrics.csv", "metrics.json", "comparisons.csv", "thresholds.json"} <= {
@@ -115,7 +117,11 @@ def test_predicting_the_test_images_as_new_ones_gives_the_same_probabilities(
 def test_fusion_has_a_model_for_cases_that_lack_a_modality(done: DatasetPaths) -> None:
     record = FusionRecord.load(done.model("fusion") / "fusion.json")
     assert [model.modalities for model in record.models] == [["US"], ["MRI"], ["US", "MRI"]]
-    assert all(c.ci_low < c.odds_ratio < c.ci_high for model in record.models for c in model.coefficients)
+    coefficients = [c for model in record.models for c in model.coefficients]
+    weighed = [c for c in coefficients if c.ci_low is not None]
+    assert all(c.ci_low < c.odds_ratio < c.ci_high for c in weighed)
+    assert all(c.odds_ratio == 1 for c in coefficients if c not in weighed), "left out: it pointed the wrong way"
+    assert weighed
 
 
 def test_fusion_fitted_on_the_test_set_is_marked(copied: DatasetPaths) -> None:

@@ -47,10 +47,10 @@ TABLES = {
     "flow", "plan", "fusion", "results", "confusion", "certainty", "subgroups", "all_subgroups", "mistakes", "openings",
     "software", "digests", "all_metrics", "comparisons", "decisions", "table1_training_test", "table1_classes",
     "comparison_matrix_oof", "comparison_matrix_test", "tripod_ai", "claim", "explanations",
-    "discrimination", "calibration", "rule_in_out", "impact",
+    "discrimination", "calibration", "rule_in_out", "impact", "added_value", "weights_CLIN", "importance_CLIN",
 }  # fmt: skip
 FIGURES = {
-    "flow", "training", "subgroups",
+    "flow", "training", "subgroups", "importance_CLIN", "nomogram_CLIN", "nomogram_fusion",
     *(f"{kind}_{cohort}" for cohort in ("oof", "test")
       for kind in ("roc", "precision_recall", "calibration", "decision_curve", "confusion")),
 }  # fmt: skip
@@ -165,9 +165,9 @@ def test_figures_are_those_of_the_evaluation(small_run: DatasetPaths, page: Page
     cohorts = {"test": "test", "out-of-fold": "oof", "test, by patient": "test-patients", "out-of-fold, by patient": "oof-patients"}
     evaluated = {(m.model, m.cohort) for m in evaluation.metrics}
     assert [row[:2] for row in shown[1:]] == [
-        [m, label] for label, c in cohorts.items() for m in ("US", "MRI", "fusion") if (m, c) in evaluated
+        [m, label] for label, c in cohorts.items() for m in ("US", "MRI", "CLIN", "fusion") if (m, c) in evaluated
     ]
-    assert ("fusion", "oof-patients") in evaluated
+    assert {("fusion", "oof-patients"), ("CLIN", "oof"), ("CLIN", "test")} <= evaluated
     for row in shown[1:]:
         cohort = cohorts[row[1]]
         found = {m.metric: m for m in evaluation.metrics if (m.model, m.cohort) == (row[0], cohort)}
@@ -362,7 +362,9 @@ def test_optimistic_and_apparent_figures_say_so_everywhere(material: Material, p
     assert "Important. fusion, training cases, out-of-fold: optimistic: epoch chosen on the reported fold." in answer
     assert "Important. fusion, test cases: apparent performance: fitted on the test cases." in answer
     of_cases = [row for row in page.table("results") if "by patient" not in row[1]]
-    assert [row[-1] for row in of_cases] == ["Read with", "", "", remark["test"], "", "", remark["oof"]]
+    assert of_cases[0][-1] == "Read with"
+    assert [row[-1] for row in of_cases if row[0] == "fusion"] == [remark["test"], remark["oof"]]
+    assert not any(row[-1] for row in of_cases[1:] if row[0] != "fusion")
 
 
 def test_methods_follow_the_plan(material: Material, pictures: list[Picture]) -> None:
@@ -473,7 +475,7 @@ def test_three_classes_and_no_test_set(material: Material, tmp_path: Path) -> No
     assert "Can a network tell “zero”, “low” and “positive” apart" in text
     assert "no labelled test cases" in text
     curves = {f"{kind}_oof" for kind in ("roc", "precision_recall", "calibration", "decision_curve")}
-    assert {p.stem for p in tmp_path.iterdir()} == {"flow", "training", "confusion_oof"} | curves
+    assert {p.stem for p in tmp_path.iterdir()} == {"flow", "training", "confusion_oof", "importance_CLIN"} | curves
     roc = next(i.attributes["alt"] for i in page.all("img") if i.attributes["alt"].startswith("ROC"))
     assert "fusion: AUC, zero against the rest 0." in roc
     assert page.table("calibration") == page.table("impact") == []
@@ -518,7 +520,7 @@ def test_cautions_know_few_cases_bad_calibration_and_chance(material: Material) 
 def test_calibration_ruling_and_other_areas_are_those_of_the_evaluation(material: Material, page: Page) -> None:
     for key, names in (("discrimination", use.DISCRIMINATION[:7]), ("rule_in_out", use.RULED)):
         rows = page.table(key)[1:]
-        assert [row[:2] for row in rows] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "fusion")]
+        assert [row[:2] for row in rows] == [[m, c] for c in ("test", "out-of-fold") for m in ("US", "MRI", "CLIN", "fusion")]
         for row in rows:
             cohort = {"test": "test", "out-of-fold": "oof"}[row[1]]
             assert row[3:] == [words.estimate(material.metric(row[0], cohort, name), 2) for name in names]

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from her2net.archive.manifest import MAX_CLASSES, MAX_FOLDS, Manifest
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
-from her2net.fuse.stage import FUSION, FusionRecord, check_models
+from her2net.fuse.stage import FUSION, FusionRecord, check_fusion
 from her2net.paths import DATASET_FOLDER
 from her2net.plan.check import check_sections
 from her2net.plan.schema import Plan
@@ -66,4 +66,4 @@ def check_parts(
     models = {*names, *([FUSION] if fusion else [])} if plan.n_classes == 2 else set()
     if set(thresholds.models) != models:
         problems.append(f"thresholds of {', '.join(thresholds.models) or 'no model'}, expected {', '.join(sorted(models)) or 'none'}.")
-    return problems + (check_models(plan, fusion.models) if fusion else [])
+    return problems + (check_fusion(plan, fusion) if fusion else [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +55,8 @@ def export_model(paths: DatasetPaths, output: Path | None, licence: Licence) -> 
 
     Raises:
         MissingArtefactError: something is not made yet; names the command.
-        ArchiveError: the file name has another ending, or the file cannot be written.
+        ArchiveError: the file name has another ending, the file cannot be written, or the fusion takes a table model,
+            which an archive does not carry.
     """
     default = f"{paths.folder}_{paths.plan_name}{SUFFIX}"
     path = Path(default) if output is None else output / default if output.is_dir() else output
@@ -63,11 +64,31 @@ def export_model(paths: DatasetPaths, output: Path | None, licence: Licence) -> 
         expected = f"a name that ends in {SUFFIX}"
         raise ArchiveError(describe("not the name of a model archive", where="-o", found=str(output), expected=expected))
     evaluation = Evaluation.load(paths.evaluation / "metrics.json")
-    model = load_trained(paths, "cpu")
+    model = _without_tables(load_trained(paths, "cpu"))
     records = {name: [read_record(paths.fold(name, k)) for k in range(model.plan.splits.n_folds)] for name in model.networks}
     training = {name: _describe_training([r for r in folds if r is not None]) for name, folds in records.items()}
     write_archive(path, model, write_card(model, evaluation, training, licence), licence)
     return WrittenArchive(path, sha256_of(path), path.stat().st_size, licence)
+
+
+def _without_tables(model: TrainedModel) -> TrainedModel:
+    """Leave out the table models; `her2net_export` says so.
+
+    Raises:
+        ArchiveError: the fusion takes one: its weights and threshold would be for another model without it.
+    """
+    taken = [name for name in model.fused if name in model.plan.tables]
+    if taken:
+        raise ArchiveError(
+            f"the fusion takes {', '.join(taken)}, and an archive carries networks alone. Fuse the images only (her2net_fuse without "
+            '--covariates; "fused": false in the tables of the plan), evaluate, and export again.'
+        )
+    kept = [d for d in model.plan.decisions if not d.path.startswith("tables.")]
+    thresholds = {name: t for name, t in model.thresholds.models.items() if name not in model.plan.tables}
+    return replace(
+        model, tables={}, plan=model.plan.model_copy(update={"tables": {}, "decisions": kept}),
+        thresholds=model.thresholds.model_copy(update={"models": thresholds}),
+    )  # fmt: skip
 
 
 def _describe_training(records: Sequence[RunRecord]) -> Training:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from her2net.cli.common import add_dataset_options, add_device_option, execute, make_parser, resolve_paths
+
+if TYPE_CHECKING:
+    from her2net.ensemble import EnsembleRecord
+    from her2net.tabular.record import TableEnsemble
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `her2net_ensemble`."""
     parser = make_parser("ensemble", "Pool the out-of-fold predictions and predict imagesTs with all folds.")
-    parser.add_argument("modalities", metavar="MODALITY", nargs="*", help="all of the plan if left out")
+    parser.add_argument("modalities", metavar="MODALITY", nargs="*", help="or tables such as RAD:US, CLIN; all if left out")
     add_dataset_options(parser)
     add_device_option(parser)
     parser.add_argument("--tta", action="store_true", help="average over the flips that training used")
@@ -24,11 +29,16 @@ def run(args: argparse.Namespace) -> int:
     from her2net.project import load_project
 
     project = load_project(resolve_paths(args))
-    unknown = sorted(set(args.modalities) - set(project.plan.modalities))
+    there = [*project.plan.modalities, *project.plan.tables]
+    unknown = sorted(set(args.modalities) - set(there))
     if unknown:
-        raise PlanError(f"no modality {', '.join(unknown)} in the plan. There are: {', '.join(project.plan.modalities)}.")
-    for name in args.modalities or project.plan.modalities:
-        record = pipeline.ensemble(project, name, tta=args.tta, device=args.device, quiet=args.quiet)
+        raise PlanError(f"no modality or table {', '.join(unknown)} in the plan. There are: {', '.join(there)}.")
+    for name in args.modalities or there:
+        record: EnsembleRecord | TableEnsemble
+        if name in project.plan.tables:
+            record = pipeline.ensemble_table(project, name, quiet=args.quiet)
+        else:
+            record = pipeline.ensemble(project, name, tta=args.tta, device=args.device, quiet=args.quiet)
         print(f"{name}: {record.n_oof} OOF and {record.n_test} test predictions in {project.paths.model(name)}")
     return 0
 

@@ -13,6 +13,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_dataset_options(parser)
     parser.add_argument("--fit-on", choices=("oof", "test"), default="oof",
                         help="test: as the paper did; its test figures are then marked apparent performance")
+    parser.add_argument("--covariates", action="store_true", help="fuse the clinical covariates (CLIN) as well")
     return parser
 
 
@@ -21,12 +22,18 @@ def run(args: argparse.Namespace) -> int:
     from her2net import pipeline
     from her2net.errors import PlanError
     from her2net.fuse.choose import METHOD_NAMES, describe_selection
+    from her2net.fuse.sources import fusion_sources
+    from her2net.plan.tables import CLINICAL
     from her2net.project import load_project
 
     project = load_project(resolve_paths(args))
-    if len(project.plan.modalities) < 2:
-        raise PlanError(f"plan {project.plan.name!r} has one modality, {', '.join(project.plan.modalities)}: nothing to fuse.")
-    record = pipeline.fuse(project, fit_on=args.fit_on)
+    if args.covariates and CLINICAL not in project.plan.tables:
+        raise PlanError(f"--covariates: plan {project.plan.name!r} has no table {CLINICAL}. Declare covariates in dataset.json "
+                        "and run her2net_plan.")  # fmt: skip
+    sources = fusion_sources(project.plan, covariates=args.covariates)
+    if len(sources) < 2:
+        raise PlanError(f"plan {project.plan.name!r} has one model to fuse, {', '.join(sources)}: nothing to fuse.")
+    record = pipeline.fuse(project, fit_on=args.fit_on, covariates=args.covariates)
     print(f"Method: {METHOD_NAMES[record.method]}")
     for line in describe_selection(record.selection) if record.selection else []:
         print(line)

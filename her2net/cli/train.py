@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from her2net.cli.common import add_dataset_options, add_device_option, execute, make_parser, positive_int, resolve_paths
+
+if TYPE_CHECKING:
+    from her2net.project import Project
 
 ALL_FOLDS = "all-folds"
 
@@ -26,8 +30,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `her2net_train`."""
-    parser = make_parser("train", "Train folds of one modality. The same command continues an interrupted run.")
-    parser.add_argument("modality", metavar="MODALITY", help="as named in dataset.json, e.g. US")
+    parser = make_parser("train", "Train folds of one modality or table. The same command continues an interrupted run.")
+    parser.add_argument("modality", metavar="MODALITY", help="of dataset.json, e.g. US; or a table of the plan: RAD:US, CLIN")
     parser.add_argument("folds", metavar="FOLD", nargs="+", type=parse_fold,
                         help=f"numbers, {ALL_FOLDS}, or all (one model on every training case)")
     add_dataset_options(parser)
@@ -48,11 +52,29 @@ def run(args: argparse.Namespace) -> int:
     folds = list(range(project.plan.splits.n_folds)) if ALL_FOLDS in args.folds else list(dict.fromkeys(args.folds))
     options = TrainOptions(device=args.device, epochs=args.epochs, seed=args.seed, pretrained=args.pretrained,
                            restart=args.restart, quiet=args.quiet)
+    if args.modality in project.plan.tables:
+        return _train_table(args, project, folds)
     for fold in folds:
         record = pipeline.train(project, args.modality, fold, options)
         seconds = sum(record.duration_s.values())
         print(f"{args.modality} fold {fold}: {record.epochs_done} epochs, {seconds:.0f} s, {record.checkpoint}; "
               f"{record.initialisation}; {project.paths.fold(args.modality, fold)}")
+    return 0
+
+
+def _train_table(args: argparse.Namespace, project: Project, folds: list[int | str]) -> int:
+    from her2net import pipeline
+    from her2net.errors import PlanError
+
+    unfit = [o for o in ("epochs", "seed", "pretrained") if getattr(args, o) is not None]
+    if unfit:
+        raise PlanError(f"--{', --'.join(unfit)}: {args.modality} is a table model, which has none. Leave it out.")
+    for fold in folds:
+        record = pipeline.train_table(project, args.modality, fold, restart=args.restart, quiet=args.quiet)
+        model, settings = record.model, ", ".join(f"{k} {v:g}" for k, v in record.model.chosen.settings.items())
+        print(f"{args.modality} fold {fold}: {model.n_cases} cases, {len(model.encoding.terms)} terms, "
+              f"{model.chosen.learner.replace('_', ' ')} ({settings}), inner log loss {model.chosen.log_loss:.3f}; "
+              f"{project.paths.fold(args.modality, fold)}")
     return 0
 
 

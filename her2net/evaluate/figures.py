@@ -45,7 +45,7 @@ def write_figures(
     folder: Path, tables: Mapping[tuple[str, str], Predictions], thresholds: Mapping[str, float],
     class_names: Sequence[str] = (),
 ) -> list[Path]:  # fmt: skip
-    """Draw the four figures of each cohort that has both classes; of more classes, each against the rest.
+    """Draw the four figures of each cohort that has both classes; of more classes, one panel for each against the rest.
 
     The legend gives each model's n and, for areas, the estimate with its interval.
 
@@ -53,25 +53,31 @@ def write_figures(
         folder: where they go, as `<kind>_<cohort>.<format>`.
         tables: (model, cohort) -> predictions.
         thresholds: model -> operating point.
-        class_names: name of each class, for the legend of more than two.
+        class_names: name of each class, for the panels of more than two.
 
     Returns:
         The files written.
     """
     written = []
     for cohort in dict.fromkeys(cohort for _, cohort in tables):
-        known = {model: table.take(table.labels >= 0) for (model, c), table in tables.items() if c == cohort}
-        models = {name: t for model, table in known.items() for name, t in _two_classes(model, table, class_names)
-                  if has_both_classes(t.labels)}  # fmt: skip
-        if not models:
+        panels: dict[str, dict[str, Predictions]] = {}
+        for model, table in ((m, t.take(t.labels >= 0)) for (m, c), t in tables.items() if c == cohort):
+            for title, two in _two_classes(table, class_names):
+                if has_both_classes(two.labels):
+                    panels.setdefault(title, {})[model] = two
+        if not panels:
             continue
-        drawn, title = {name: _thinned(table) for name, table in models.items()}, COHORT_NAMES.get(cohort, cohort)
+        title = COHORT_NAMES.get(cohort, cohort)
         for kind, draw in DRAWERS.items():
-            legend = {name: f"{name}{LEGENDS[kind](table)}, n = {len(table)}" for name, table in models.items()}
-            paint = partial(draw, models=drawn, thresholds=thresholds, legend=legend)
-            figure = draw_figure(paint, title[:1].upper() + title[1:], LEGEND_TITLES.get(kind, ""))
-            written += save_figure(figure, folder / f"{kind}_{cohort}")
+            paints = {f"{title[:1].upper()}{title[1:]}{part}": partial(_draw_models, draw, kind, models, thresholds)
+                      for part, models in panels.items()}  # fmt: skip
+            written += save_figure(draw_figure(paints, LEGEND_TITLES.get(kind, "")), folder / f"{kind}_{cohort}")
     return written
+
+
+def _draw_models(draw: Drawer, kind: str, models: Curves, thresholds: Mapping[str, float], axes: Axes) -> None:
+    legend = {name: f"{name}{LEGENDS[kind](table)}, n = {len(table)}" for name, table in models.items()}
+    draw(axes, {name: _thinned(table) for name, table in models.items()}, thresholds, legend)
 
 
 def _thinned(table: Predictions) -> Predictions:
@@ -95,31 +101,30 @@ LEGENDS: dict[str, Callable[[Predictions], str]] = {
 LEGEND_TITLES = {"roc": "AUC (95 % interval)", "precision_recall": "Average precision (95 % interval)"}
 
 
-def _two_classes(model: str, table: Predictions, class_names: Sequence[str]) -> Iterator[tuple[str, Predictions]]:
-    """Yield the model as it is, or each of its several classes against the rest."""
+def _two_classes(table: Predictions, class_names: Sequence[str]) -> Iterator[tuple[str, Predictions]]:
+    """Yield the table as it is, or each of its several classes against the rest, with what its panel is called."""
     if table.n_classes == 2:
-        yield model, table
+        yield "", table
         return
     for c in range(table.n_classes):
         own = table.probs[:, c]
         name = class_names[c] if c < len(class_names) else str(c)
-        two = replace(table, labels=(table.labels == c).astype(np.int64), probs=np.column_stack([1 - own, own]))
-        yield f"{model}: {name}", two
+        yield f"\n{name}", replace(table, labels=(table.labels == c).astype(np.int64), probs=np.column_stack([1 - own, own]))
 
 
-def draw_figure(draw: Callable[[Axes], None], title: str, legend_title: str = "") -> Figure:
-    """Return a square single-column figure on which `draw` has drawn, without touching matplotlib's global state."""
+def draw_figure(paints: Mapping[str, Callable[[Axes], None]], legend_title: str = "") -> Figure:
+    """Return a single-column figure of square panels, title -> what draws it, without touching matplotlib's global state."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, WIDTH_IN), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.set_title(title)
-        axes.spines[["top", "right"]].set_visible(False)
-        legend = axes.legend(title=legend_title or None, title_fontsize=7, alignment="left", framealpha=0.7, edgecolor="none")
-        legend.set_zorder(5)
+        figure = Figure(figsize=(WIDTH_IN, WIDTH_IN * len(paints)), layout="constrained")
+        for axes, (title, paint) in zip(figure.subplots(len(paints), squeeze=False)[:, 0], paints.items(), strict=True):
+            paint(axes)
+            axes.set_title(title)
+            axes.spines[["top", "right"]].set_visible(False)
+            legend = axes.legend(title=legend_title or None, title_fontsize=7, alignment="left", framealpha=0.7, edgecolor="none")
+            legend.set_zorder(5)
     return figure
 
 

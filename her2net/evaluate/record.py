@@ -158,7 +158,9 @@ def format_summary(folder: Path) -> str:
     flagged = {(metric.model, metric.cohort): metric.remark for metric in evaluation.metrics if metric.remark}
     width = max([12, *(len(row["model"]) + 2 for row in rows)])
     header = f"{'model':<{width}}{'cohort':<25}{'n':>5}{'pos':>5}  "
-    shown_columns = SEVERAL_CLASSES if any(row["metric"] == "auc_hand_till" for row in rows) else TWO_CLASSES
+    found = {row["metric"] for row in rows}
+    columns = SEVERAL_CLASSES if "auc_hand_till" in found else TWO_CLASSES
+    shown_columns = {name: text for name, text in columns.items() if name in found}
     lines = [header + "".join(f"{text:<24}" for text in shown_columns.values()).rstrip()]
     for model, cohort in dict.fromkeys((row["model"], row["cohort"]) for row in rows):
         first = cells[model, cohort, "auc"]

@@ -10,6 +10,7 @@ from her2net.artefact import Artefact, digest_file, digest_json
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError, join_problems
 from her2net.fuse.choose import Method, Selection, fit_fusion, fuse_out_of_fold, select_method
 from her2net.fuse.logistic import SubsetModel, apply_fusion
+from her2net.fuse.sources import fusion_sources, fusion_subsets
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.predictions import Predictions, read_predictions, write_predictions
@@ -27,6 +28,7 @@ class FusionRecord(Artefact):
         fitted_on: `oof`, or `test` as in the paper, which makes test figures apparent performance.
         selection: how the method was chosen; `null` where the plan names it.
         ci_method: of the odds ratios.
+        covariates: whether the clinical covariates were asked for.
     """
 
     MADE_BY: ClassVar[str] = "her2net_fuse"
@@ -38,21 +40,24 @@ class FusionRecord(Artefact):
     selection: Selection | None = None
     ci_method: str = "Wald, penalised information"
     models: list[SubsetModel]
+    covariates: bool = False
 
 
-def check_models(plan: Plan, models: Sequence[SubsetModel]) -> list[str]:
-    """List in what fitted models do not fit a plan."""
+def check_fusion(plan: Plan, record: FusionRecord) -> list[str]:
+    """List in what a fusion does not fit a plan."""
     n_logits, problems = plan.n_classes - 1, []
-    for model in models:
+    sources = fusion_sources(plan, covariates=record.covariates)
+    for model in record.models:
         shape = (n_logits, len(model.modalities) * n_logits)
         rows = {len(row) for row in model.weights}
-        if not model.modalities or not set(model.modalities) <= set(plan.modalities):
-            problems.append(f"fusion of {' + '.join(model.modalities) or 'nothing'}: not modalities of the plan.")
+        if not model.modalities or not set(model.modalities) <= set(sources):
+            problems.append(f"fusion of {' + '.join(model.modalities) or 'nothing'}: not models that the plan fuses.")
         elif (len(model.weights), rows) != (shape[0], {shape[1]}) or len(model.intercepts) != n_logits:
             what = f"expected weights of shape {shape} and {n_logits} intercepts"
             problems.append(f"fusion of {' + '.join(model.modalities)}: {what}.")
-    absent = {frozenset(subset) for subset in plan.fusion.subsets} - {frozenset(model.modalities) for model in models}
-    return problems + [f"fusion of {' + '.join(sorted(subset))}: no model." for subset in absent]
+    there = {frozenset(model.modalities) for model in record.models}
+    absent = [subset for subset in fusion_subsets(plan, sources) if frozenset(subset) not in there]
+    return problems + [f"fusion of {' + '.join(subset)}: no model." for subset in absent]
 
 
 def load_fusion(path: Path, plan: Plan) -> FusionRecord:
@@ -63,26 +68,26 @@ def load_fusion(path: Path, plan: Plan) -> FusionRecord:
         PlanError: not such a file, or it does not fit.
     """
     record = FusionRecord.load(path)
-    problems = check_models(plan, record.models)
+    problems = check_fusion(plan, record)
     if problems:
         raise PlanError(join_problems(f"{path}: does not fit the plan. Run her2net_fuse to make it anew.", problems))
     return record
 
 
-def fusion_inputs(paths: DatasetPaths, plan: Plan, *, fit_on: str) -> dict[str, str]:
+def fusion_inputs(paths: DatasetPaths, plan: Plan, *, fit_on: str, covariates: bool = False) -> dict[str, str]:
     """Digests of the tables that are fused.
 
     Raises:
         MissingArtefactError: a modality has no OOF table yet.
     """
     made_from = {"version": str(FUSION_VERSION), "settings": digest_json([plan.fusion.model_dump(), fit_on])}
-    for name in plan.modalities:
+    for name in fusion_sources(plan, covariates=covariates):
         for part in ("oof", "test"):
             path = paths.model(name) / f"{part}.csv"
             if path.exists():
                 made_from[f"{name}/{part}.csv"] = digest_file(path)
             elif part == "oof":
-                raise MissingArtefactError(f"{path}: no such file. Run her2net_ensemble first.")
+                raise MissingArtefactError(f"{path}: no such file. Run her2net_ensemble {name} first.")
     return made_from
 
 
@@ -94,22 +99,24 @@ def read_tables(paths: DatasetPaths, names: Sequence[str], part: str) -> dict[st
 
 def fuse_modalities(
     paths: DatasetPaths, plan: Plan, folds: Sequence[Sequence[str]], *, fit_on: Literal["oof", "test"] = "oof",
-    test_labels: Callable[[], Mapping[str, int]] | None = None,
+    test_labels: Callable[[], Mapping[str, int]] | None = None, covariates: bool = False,
 ) -> FusionRecord:  # fmt: skip
     """Fit the fusion, and write its models, its OOF and its test predictions.
 
     Args:
         folds: held-out patients of each fold.
         test_labels: reads the sealed labels; called for `fit_on="test"` only.
+        covariates: fuse the clinical covariates as well.
 
     Raises:
         MissingArtefactError: a modality is not ensembled, or there is no test table to fit on.
     """
-    made_from = fusion_inputs(paths, plan, fit_on=fit_on)
-    oof, test = (read_tables(paths, list(plan.modalities), part) for part in ("oof", "test"))
-    if fusion_inputs(paths, plan, fit_on=fit_on) != made_from:
+    made_from = fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates)
+    sources = fusion_sources(plan, covariates=covariates)
+    oof, test = (read_tables(paths, sources, part) for part in ("oof", "test"))
+    if fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates) != made_from:
         raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_fuse again.")
-    subsets, strength, folder, names = plan.fusion.subsets, plan.fusion.strength, paths.model(FUSION), plan.class_names
+    subsets, strength, folder, names = fusion_subsets(plan, sources), plan.fusion.strength, paths.model(FUSION), plan.class_names
     selection: Selection | None = None
     if plan.fusion.method == "auto":
         selection = select_method(oof, subsets, folds, names, strength)
@@ -131,6 +138,6 @@ def fuse_modalities(
     else:
         (folder / "test.csv").unlink(missing_ok=True)
     record = FusionRecord(made_from=made_from, method=method, strength=strength, fitted_on=fit_on, selection=selection,
-                          remark=APPARENT if fit_on == "test" else "", models=models)
+                          remark=APPARENT if fit_on == "test" else "", models=models, covariates=covariates)
     record.save(folder / "fusion.json")
     return record

@@ -307,7 +307,10 @@ def explain(plan: Plan) -> str:
         lines.append(f"Machine: {m.device} ({m.name}), {m.n_threads} threads, {m.memory_gb} GB"
                      + (", native bfloat16" if m.bf16 else ""))  # fmt: skip
     edited = plan.edited
+    lines += [f"{path} = removed by you" for path, value in edited.items() if value == "removed"]
     for decision in plan.decisions:
+        if plan.is_removed(decision.path):
+            continue
         if decision.path in edited:
             lines += [f"{decision.path} = {edited[decision.path]}",
                       f"    edited by you; the rule {decision.rule} chose {decision.value}: {decision.reason}"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from her2net.artefact import Artefact, Strict, digest_json
 from her2net.plan.augmentation import AugmentationPlan
 from her2net.plan.machine import Machine
+from her2net.plan.table_schema import TablePlan
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -159,6 +160,10 @@ class ModalityPlan(Strict):
         return self.preprocessing.digest
 
 
+NOT_PLANNED = "enough_patients"
+"""The rule whose decision says why a table is not there."""
+
+
 class SplitsPlan(Strict):
     """How patients are parted; `custom` are folds the user brought."""
 
@@ -201,6 +206,7 @@ class Plan(Artefact):
     Attributes:
         budget_h: wall-clock hours for training all folds of all modalities; `null` is no limit.
         machine: the measurement the choice of network, size and epochs rests on; `null` if none was needed.
+        tables: name (`RAD:US`, `CLIN`) -> model of a table; absent where there is none.
     """
 
     MADE_BY: ClassVar[str] = "her2net_plan"
@@ -215,12 +221,23 @@ class Plan(Artefact):
     fusion: FusionPlan
     machine: Machine | None
     decisions: list[Decision]
+    tables: dict[str, TablePlan] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_tables(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan without tables is written, and has the digest, that it had before there were any."""
+        values = serialise(self)
+        return {k: v for k, v in values.items() if k != "tables" or v}
 
     @model_validator(mode="after")
     def _classes_agree(self) -> Plan:
         for name, modality in self.modalities.items():
             if len(modality.training.loss_weights) != len(self.class_names):
                 raise ValueError(f"modalities.{name}.training.loss_weights needs one weight per class")
+        for name, table in self.tables.items():
+            wanted = "CLIN" if table.modality is None else f"RAD:{table.modality}"
+            if name != wanted or table.modality not in (None, *self.modalities):
+                raise ValueError(f"tables.{name}: must be named CLIN, or RAD:M of a modality M of the plan, and say the same")
         return self
 
     @model_validator(mode="after")
@@ -234,6 +251,8 @@ class Plan(Artefact):
     def _decisions_are_about_values(self) -> Plan:
         values = self.model_dump(mode="json")
         for number, decision in enumerate(self.decisions):
+            if self.is_removed(decision.path) or self.is_unplanned(decision.path):
+                continue
             try:
                 _find_value(values, decision.path)
             except (KeyError, IndexError, TypeError, ValueError):
@@ -252,8 +271,30 @@ class Plan(Artefact):
     def edited(self) -> dict[str, Any]:
         """Paths whose value is no longer the one the rule chose: path -> value now."""
         values = self.model_dump(mode="json")
-        now = {decision.path: _find_value(values, decision.path) for decision in self.decisions}
-        return {d.path: now[d.path] for d in self.decisions if now[d.path] != d.value}
+        kept = [d for d in self.decisions if not (self.is_removed(d.path) or self.is_unplanned(d.path))]
+        now = {decision.path: _find_value(values, decision.path) for decision in kept}
+        removed = {f"tables.{name}": "removed" for name in self.decided_tables if name not in self.tables}
+        return {d.path: now[d.path] for d in kept if now[d.path] != d.value} | removed
+
+    @property
+    def unplanned_tables(self) -> dict[str, str]:
+        """Tables that were not planned for want of patients -> why."""
+        return {d.path.removeprefix("tables."): d.reason for d in self.decisions
+                if d.path.startswith("tables.") and d.rule == NOT_PLANNED}  # fmt: skip
+
+    @property
+    def decided_tables(self) -> list[str]:
+        """Tables that were planned, those included that the user has removed since."""
+        return [d.path[len("tables.") : -len(".fused")] for d in self.decisions
+                if d.path.startswith("tables.") and d.path.endswith(".fused")]  # fmt: skip
+
+    def is_removed(self, path: str) -> bool:
+        """Whether a decision is of a table that the user has removed."""
+        return any(path.startswith(f"tables.{name}.") for name in self.decided_tables if name not in self.tables)
+
+    def is_unplanned(self, path: str) -> bool:
+        """Whether a decision says why a table is not there."""
+        return any(path == f"tables.{name}" for name in self.unplanned_tables if name not in self.tables)
 
     @property
     def optimistic(self) -> dict[str, str]:
@@ -270,9 +311,9 @@ def _find_value(values: dict[str, Any], path: str) -> Any:
 
 
 def _split_path(path: str, value: Any) -> list[str]:
-    """Split a dotted path; a modality's name may itself contain dots."""
-    if not path.startswith("modalities."):
+    """Split a dotted path; the name of a modality or a table may itself contain dots."""
+    section, _, rest = path.partition(".")
+    if section not in ("modalities", "tables"):
         return path.split(".")
-    rest = path.removeprefix("modalities.")
-    name = max((m for m in value["modalities"] if rest.startswith(m + ".")), key=len)
-    return ["modalities", name, *rest.removeprefix(name + ".").split(".")]
+    name = max((m for m in value[section] if rest == m or rest.startswith(m + ".")), key=len)
+    return [section, name, *(rest.removeprefix(name + ".").split(".") if rest != name else [])]

@@ -23,8 +23,9 @@ from her2net.plan.machine import (
 )
 from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
 from her2net.plan.schema import Plan, Preset
+from her2net.plan.tables import count_fewest, settle_tables, usable_covariates
 from her2net.preprocess.cache import build_cache
-from her2net.project import count_present, list_files
+from her2net.project import Project, count_present, list_files
 from her2net.raw.dataset import RawDataset, seal_holdout
 from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification, format_verification, verify_folder
@@ -38,6 +39,8 @@ from her2net.splits import (
     make_partition,
     read_own_folds,
 )
+from her2net.tabular.features import build_features, cases_with
+from her2net.tabular.radiomics import radiomics_at_hand
 
 LEAVE_ONE_SITE_OUT = "leave-one-site-out"
 SEED = 0
@@ -81,6 +84,11 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
     plan, kept = _settle_plan(paths, options, dataset, fingerprint)
     remarks.append(f"plan {paths.plan_name}: {'kept' if kept else 'made'}")
     splits = _settle_splits(dataset, plan, options, verification, holdout, old_splits)
+    settled, said = settle_tables(
+        plan, fingerprint, usable_covariates(dataset.spec.covariates, dataset.spec.site), radiomics=radiomics_at_hand(),
+        fewest=lambda table: count_fewest(cases_with(table, dataset.train, scan), splits.folds(plan.splits), plan.n_classes),
+    )  # fmt: skip
+    plan, kept, remarks = settled, kept and settled == plan, remarks + said
     scan.save(paths.scan)
     fingerprint.save(paths.fingerprint)
     if not kept:
@@ -89,7 +97,18 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
     if options.preprocess:
         remarks += [preprocess_modality(paths, plan, name, dataset, scan, options.n_workers, options.quiet)
                     for name in plan.modalities]  # fmt: skip
+        remarks += _build_features(Project(paths, dataset, plan, splits, scan), options)
     return plan, remarks
+
+
+def _build_features(project: Project, options: PlanOptions) -> list[str]:
+    """Bring the features of every radiomics table up to date; return remarks."""
+    remarks = []
+    for name, table in project.plan.tables.items():
+        if table.radiomics is not None:
+            n_computed, n = build_features(project, name, n_workers=options.n_workers, quiet=options.quiet)
+            remarks.append(f"features {name}: " + (f"{n_computed} of {n} cases computed" if n_computed else f"fresh, {n} cases"))
+    return remarks
 
 
 def preprocess_modality(

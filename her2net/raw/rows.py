@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from her2net.errors import RawDataError, describe, join_problems
 from her2net.raw.names import explain_bad_name, normalise
-from her2net.raw.problems import Problem, enumerate_names, problem
-from her2net.raw.spec import DatasetSpec
+from her2net.raw.problems import Problem, enumerate_names, errors_of, problem
+from her2net.raw.spec import CovariateKind, DatasetSpec
 from her2net.raw.table import Row, Table, read_table
 
 CASES = "cases.csv"
@@ -65,6 +66,39 @@ def read_case_table(
     if columns is None:
         return None, problems
     return [_make_row(row, columns, spec, table.decimal_comma) for row in table.rows], problems
+
+
+def read_covariates(path: Path, kinds: Mapping[str, CovariateKind]) -> dict[str, dict[str, str]]:
+    """Read covariates of new cases from a table with `case_id`: case id -> column -> cell, empty where missing.
+
+    A column that the table lacks is missing in every case.
+
+    Raises:
+        RawDataError: not a table, no `case_id`, a case that stands twice, or a cell of another kind; lists them all.
+    """
+    headline = f"{path}: the covariates cannot be read."
+    table, problems = read_table(path, where=path.name, required=("case_id",))
+    id_column = None if table is None else table.find_column("case_id")
+    if table is None or id_column is None:
+        lacking = [] if table is None else ["the column 'case_id' is absent."]
+        raise RawDataError(join_problems(headline, [*map(str, errors_of(problems)), *lacking]))
+    columns = {name: column for name in kinds if (column := table.find_column(name)) is not None}
+    messages = [str(item) for item in errors_of(problems)]
+    found: dict[str, dict[str, str]] = {}
+    for row in table.rows:
+        case_id, where = row.cells[id_column], f"{path.name} row {row.number}"
+        values = {n: _clean_value(row.cells[column], kinds[n], table.decimal_comma) for n, column in columns.items()}
+        if case_id in found:
+            messages.append(describe(f"case {case_id!r} stands twice", where=where, remedy="Keep one row."))
+        messages += [
+            describe(f"column {name} is declared {kinds[name]}, not a number", where=where, found=value[:60])
+            for name, value in values.items()
+            if kinds[name] in ("continuous", "ordinal") and value and _to_number(value) is None
+        ]
+        found[case_id] = values
+    if messages:
+        raise RawDataError(join_problems(headline, messages))
+    return found
 
 
 def _find_columns(table: Table, spec: DatasetSpec) -> tuple[_Columns | None, list[Problem]]:

@@ -15,8 +15,10 @@ from her2net.raw.names import explain_bad_name
 from her2net.raw.problems import Problem, problem
 
 CovariateKind = Literal["continuous", "binary", "ordinal", "categorical"]
-TAKEN_NAMES = {"fusion", "evaluation", "explain", "report", "predictions", "selftest"}
+TAKEN_NAMES = {"fusion", "evaluation", "explain", "report", "predictions", "selftest", "clin"}
 """Names of folders that stand beside the modalities' in the results."""
+TAKEN_START = "rad-"
+"""Radiomics of the modality US lies in RAD-US."""
 FIXED_COLUMNS = ("case_id", "label")
 
 
@@ -96,7 +98,8 @@ class DatasetSpec(Strict):
             )
         for name in modalities:
             reason = explain_bad_name(name)
-            if reason or name.casefold() in TAKEN_NAMES or any(c.isspace() for c in name):
+            taken = name.casefold() in TAKEN_NAMES or name.casefold().startswith(TAKEN_START)
+            if reason or taken or any(c.isspace() for c in name):
                 raise ValueError(
                     f"the modality name {name!r} {reason or 'is taken by a folder of results or holds a space'}"
                 )

@@ -111,6 +111,13 @@ def _data(material: Material, groups: list[Group]) -> Iterator[Caution]:
 
 
 def _plan(material: Material) -> Iterator[Caution]:
+    for name, table in material.plan.tables.items():
+        if table.radiomics is not None and "morphology" in table.radiomics.families:
+            text = (
+                f"{name} uses the shape of the outline (morphology). Where outlines were drawn by someone who knew the class, "
+                "that shape gives it away, and the figures show the drawing, not the disease."
+            )
+            yield Caution("serious", text)
     if material.plan.edited:
         yield Caution("note", f"The plan was edited by hand: {', '.join(material.plan.edited)}.")
     if material.thresholds:

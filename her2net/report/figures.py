@@ -156,17 +156,23 @@ def draw_confusion(material: Material, cohort: str) -> Figure:
     models = [m for m in material.models if (m, cohort) in material.tables]
     names = [textwrap.shorten(name, 14, placeholder="…") for name in material.class_names]
     with rc_context(STYLE):
-        figure = Figure(figsize=(min(DOUBLE_IN, 2.4 * len(models)), 2.4), layout="constrained")
-        for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+        n_columns = min(len(models), 3)
+        n_rows = -(-len(models) // n_columns)
+        figure = Figure(figsize=(min(DOUBLE_IN, 2.4 * n_columns), 2.4 * n_rows), layout="constrained")
+        every = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        for axes in every[len(models):]:
+            axes.set_visible(False)
+        for k, (axes, model) in enumerate(zip(every, models, strict=False)):
+            first = k % n_columns == 0
             counts = confusion_counts(material, model, cohort)
             shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.4)
             for (i, j), n in np.ndenumerate(counts):
                 axes.text(j, i, f"{n}\n{100 * shares[i, j]:.0f} %", ha="center", va="center", fontsize=8)
             ticks = range(len(names))
-            axes.set_xticks(ticks, names)
-            axes.set_yticks(ticks, names if model == models[0] else [""] * len(names), rotation=90, va="center")
-            axes.set(title=f"{model}, n = {counts.sum()}", xlabel="Decided", ylabel="Truly" if model == models[0] else "")
+            axes.set_xticks(ticks, names, rotation=0 if len(names) < 3 else 20)
+            axes.set_yticks(ticks, names if first else [""] * len(names), rotation=90 if len(names) < 3 else 0, va="center")
+            axes.set(title=f"{model}, n = {counts.sum()}", xlabel="Decided", ylabel="Truly" if first else "")
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
     return figure

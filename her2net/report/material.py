@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ from her2net.project import Project
 from her2net.pseudonyms import pseudonymise
 from her2net.raw.problems import Problem
 from her2net.raw.verify import verify
+from her2net.tabular.added import JSON_NAME, AddedValue, AddedValues
+from her2net.tabular.record import TableExplanation
+from her2net.tabular.stage import EXPLANATION
 from her2net.train.record import RunRecord
 
 OWN_PURPOSE = "report"
@@ -50,6 +53,8 @@ class Material:
         labels: case id -> class, of every case whose label is known.
         problems: warnings about the raw data.
         paper: whether the published study is to be compared with.
+        explained: table model -> what it goes by.
+        added: what radiomics and covariates add to the images, and the reverse.
         pseudonyms: case id -> keyed hash to show in its place; `None` shows the ids.
     """
 
@@ -66,6 +71,8 @@ class Material:
     labels: dict[str, int]
     problems: list[Problem]
     paper: bool
+    explained: dict[str, TableExplanation] = field(default_factory=dict)
+    added: list[AddedValue] = field(default_factory=list)
     pseudonyms: dict[str, str] | None = None
 
     def shown_name(self, case_id: str) -> str:
@@ -86,7 +93,7 @@ class Material:
 
     @property
     def models(self) -> list[str]:
-        """The modalities, then their fusion."""
+        """The modalities, the tables, then the fusion."""
         return list(dict.fromkeys(model for model, _ in self.tables))
 
     @property
@@ -167,6 +174,8 @@ def collect(
         histories={m: tuple(_read_history(project, m, k) for k in folds) for m in modalities},
         tta={m: EnsembleRecord.load(paths.model(m) / "ensemble.json").tta for m in modalities},
         openings=read_openings(project), labels=labels, paper=paper,
+        explained={t: TableExplanation.load(paths.model(t) / EXPLANATION) for t in project.plan.tables},
+        added=AddedValues.load(paths.evaluation / JSON_NAME).rows if project.plan.tables else [],
         pseudonyms=None if pseudonym_key is None else pseudonymise((c.case_id for c in project.dataset.cases), pseudonym_key),
         problems=[p for p in verify(project.dataset, project.scan).problems if p.severity == "warning"],
     )  # fmt: skip

@@ -15,7 +15,8 @@ from her2net.evaluate.figures import DRAWERS
 from her2net.explain.contour_record import describe_contours, read_contours
 from her2net.fuse.choose import METHOD_NAMES
 from her2net.networks.build import network_spec
-from her2net.report import cohort, results, settings, use
+from her2net.paths import folder_name
+from her2net.report import cohort, results, settings, tabular, use
 from her2net.report.cautions import find_cautions
 from her2net.report.checklists import FILES, fill_checklist
 from her2net.report.figures import forest_rows
@@ -32,8 +33,8 @@ from her2net.version import __version__
 
 SECTIONS = {
     "answer": "Answer", "patients": "Patients", "plan": "The plan", "training": "Training", "results": "Results",
-    "comparisons": "Models compared", "subgroups": "Subgroups", "mistakes": "Mistakes",
-    "explanations": "What the networks looked at", "paper": "Beside Fan et al. 2025",
+    "tables": "Radiomics and clinical data", "comparisons": "Models compared", "subgroups": "Subgroups",
+    "mistakes": "Mistakes", "explanations": "What the networks looked at", "paper": "Beside Fan et al. 2025",
     "methods": "Methods", "checklists": "Checklists", "provenance": "Provenance", "glossary": "Glossary",
     "all-figures": "All figures and decisions",
 }  # fmt: skip
@@ -78,9 +79,10 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
         "mistakes": mistakes_table(material, mistakes), "openings": settings.openings_table(material),
         "software": settings.software_table(material), "digests": settings.digests_table(material, made_from),
         "all_metrics": results.all_metrics_table(material), "comparisons": results.comparisons_table(material),
-        "decisions": settings.decisions_table(material), "explanations": explanations_table(galleries),
-        "contours": contours_table(contours),
+        "decisions": settings.decisions_table(material), "added_value": tabular.added_value_table(material),
+        "explanations": explanations_table(galleries), "contours": contours_table(contours),
     }  # fmt: skip
+    sections = tabular.table_sections(material)
     pictures = {picture.key: picture for picture in drawn}
     context = _facts(material) | {
         "groups": groups, "train": groups[0], "test": groups[1] if len(groups) > 1 else None, "summary": summarise(material),
@@ -91,11 +93,13 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
         "contours": [describe_contours(record) for record in contours],
         "n_mistakes": len(mistakes), "pseudonymised": material.pseudonyms is not None, "has_subgroups": bool(subgroups),
         "curves": {c: [pictures[f"{kind}_{c}"] for kind in DRAWERS if f"{kind}_{c}" in pictures] for c in material.cohorts},
-        "sections": {key: title for key, title in SECTIONS.items() if key != "paper" or compared},
+        "sections": {key: title for key, title in SECTIONS.items() if {"paper": compared, "tables": sections}.get(key, True)},
+        "table_models": sections, "added_value": tabular.sentences(material), "folder_name": folder_name,
     }  # fmt: skip
     environment = make_environment(autoescape=False)
     checklists = [fill_checklist(file, environment, context) for file in FILES]
-    shown = [*tables.values(), *table1s, *matrices, *compared, *checklists]
+    explained = [table for section in sections for table in (section.weights, section.importance)]
+    shown = [*tables.values(), *table1s, *matrices, *compared, *checklists, *explained]
     return Page(context | {"checklists": checklists}, [table for table in shown if table is not None])
 
 

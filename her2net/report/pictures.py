@@ -16,10 +16,14 @@ from her2net.evaluate.figures import DRAWERS, FORMATS, save_figure
 from her2net.evaluate.record import SubgroupMetric
 from her2net.evaluate.utility import decision_curve
 from her2net.explain.contour_record import describe_contours, read_contours
+from her2net.fuse.stage import FUSION
+from her2net.paths import folder_name
+from her2net.plan.tables import CLINICAL
 from her2net.report.cohort import Group, count_groups
 from her2net.report.figures import draw_confusion, draw_contours, draw_flow, draw_forest, draw_training, forest_rows
 from her2net.report.material import Material
 from her2net.report.results import confusion_counts
+from her2net.report.tabular import clinical_scales, draw_importance, draw_nomogram, fusion_scales
 from her2net.report.words import cohort_name, count, estimate, explained, listed, metric_name, number
 
 if TYPE_CHECKING:
@@ -71,6 +75,7 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
             folder, f"confusion_{cohort}", draw_confusion(material, cohort),
             f"Decisions, {cohort_name(cohort)}. Counts, and per cent of each true class.", _describe_confusion(material, cohort),
         ))  # fmt: skip
+    found += _table_pictures(material, folder)
     contours = [record for name in material.plan.modalities for record in read_contours(material.project, name)]
     if contours:
         found.append(_own(
@@ -85,6 +90,30 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
             f"AUC of {model} by subgroup, {cohort_name(cohort)}. Diamond and dotted line: all cases. Bars: 95 % intervals. "
             "Subgroups without both classes have no AUC.", _describe_forest(shown),
         ))  # fmt: skip
+    return found
+
+
+def _table_pictures(material: Material, folder: Path) -> list[Picture]:
+    """Draw what table models go by, and nomograms of the covariates and of the fusion."""
+    found = []
+    for name, going_by in material.explained.items():
+        if going_by.importance:
+            first = going_by.importance[0]
+            found.append(_own(
+                folder, f"importance_{folder_name(name)}", draw_importance(going_by),
+                f"{name}: loss of out-of-fold AUC when a feature is shuffled between held-out cases. Bars: mean; lines: 95 % of "
+                "the shuffles.", f"Bar chart of {name}. The largest loss is that of {first.name}: {number(first.loss)}.",
+            ))  # fmt: skip
+    nomograms = {CLINICAL: clinical_scales(material.explained[CLINICAL])} if CLINICAL in material.explained else {}
+    nomograms |= {FUSION: fusion_scales(material)} if material.explained else {}
+    for name, (scales, origin) in nomograms.items():
+        if scales and material.binary:
+            what = "the covariates" if name == CLINICAL else "the probabilities that each model gives"
+            found.append(_own(
+                folder, f"nomogram_{name}", draw_nomogram(scales, origin, material.class_names[1]),
+                f"Nomogram of {name}: read the points above each of {what}, add them up, and read the probability below the sum.",
+                f"Nomogram of {name}, with one scale for each of {listed([scale.name for scale in scales])}.",
+            ))  # fmt: skip
     return found
 
 

@@ -154,12 +154,13 @@ def comparison_matrix(material: Material, cohort: str) -> Table | None:
                 cells.append(_difference(row, sign))
         rows.append(cells)
     detectable = [f"{a} and {b}: {_detectable(r.get('detectable_difference'))}" for (a, b), r in found.items()]
-    tests = "; ".join(f"{a} and {b}: {r['test']}" for (a, b), r in found.items())
+    used = {str(r["test"]) for r in found.values()}
+    tests = used.pop() if len(used) == 1 else "; ".join(f"{a} and {b}: {r['test']}" for (a, b), r in found.items())
     return make_table(
         f"comparison_matrix_{cohort}", f"Difference of AUC, row minus column, {cohort_name(cohort)}",
         ["Model", *models], rows, numeric=range(1, len(models) + 1), sortable=False, notes=(
             "On the n cases that both models predict. Difference (95 % interval); p adjusted by Holm over the pairs. An interval "
-            f"across 0 means: not shown to differ. Tests. {tests}.",
+            f"across 0 means: not shown to differ. Test: {tests}.",
             "Smallest difference that this many cases would have shown with 80 % power: " + "; ".join(detectable) + ".",
         ),
     )  # fmt: skip

@@ -111,7 +111,7 @@ def decisions_table(material: Material) -> Table:
     """Return every value of the plan with the rule that chose it and why; the user's own values are marked."""
     edited = material.plan.edited
     rows: list[list[str | Cell]] = []
-    for decision in material.plan.decisions:
+    for decision in [d for d in material.plan.decisions if not material.plan.is_removed(d.path)]:
         if decision.path in edited:
             value = Cell(f"{_shown(edited[decision.path])} (edited by hand)", mark="author")
             rows.append([decision.path, value, decision.rule, f"the rule chose {_shown(decision.value)}: {decision.reason}"])

@@ -12,6 +12,8 @@ from her2net.explain.record import RECORD as EXPLAIN_RECORD
 from her2net.fuse.stage import FUSION
 from her2net.project import Project
 from her2net.report.material import OWN_PURPOSE, collect, read_openings
+from her2net.tabular.added import JSON_NAME
+from her2net.tabular.stage import EXPLANATION
 from her2net.train.fold import read_record
 
 REPORT_VERSION = 2  # raise when the same inputs give another report
@@ -67,6 +69,12 @@ def report_inputs(project: Project, names: Sequence[str], *, paper: bool, pseudo
         explained = [*paths.explain(name).glob(f"*/{EXPLAIN_RECORD}"), *paths.explain(name).glob("*-contours*.json")]
         for path in sorted(explained):
             made_from[f"explain/{path.relative_to(paths.results / 'explain').as_posix()}"] = digest_file(path)
+    for name in project.plan.tables:
+        path = paths.model(name) / EXPLANATION
+        made_from[f"{name}/{EXPLANATION}"] = digest_file(path) if path.exists() else ""
+    if project.plan.tables:
+        path = paths.evaluation / JSON_NAME
+        made_from[f"evaluation/{JSON_NAME}"] = digest_file(path) if path.exists() else ""
     if FUSION in names:
         fusion = paths.model(FUSION) / "fusion.json"
         made_from["fusion/fusion.json"] = digest_file(fusion) if fusion.exists() else ""

@@ -311,7 +311,8 @@ def test_three_classes_are_drawn_against_the_rest_and_compared(tmp_path: Path) -
     assert list_files(out) == ALWAYS | figures("oof")
     svg = (out / "figures" / "roc_oof.svg").read_text(encoding="utf-8")
     own = next(row for row in read(out / "metrics.csv") if (row["model"], row["metric"]) == ("A", "auc_class_2"))
-    assert f"A: 2 {float(own['value']):.2f} ({float(own['ci_low']):.2f} to {float(own['ci_high']):.2f}), n = 90" in svg
+    assert f"A {float(own['value']):.2f} ({float(own['ci_low']):.2f} to {float(own['ci_high']):.2f}), n = 90" in svg
+    assert svg.count("AUC (95 % interval)") == 3, "a panel for each class"
     assert "Training cases, out-of-fold" in svg
     pairs = {row["metric"]: row for row in read(out / "comparisons.csv")}
     assert set(pairs) == {"auc", "accuracy", "brier"}
