@@ -6,6 +6,7 @@ The labels of imagesTs are not read here: `test.csv` has an empty label column.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -95,15 +96,20 @@ def ensemble_modality(
                                  folds=[""] * len(test))
     if ensemble_inputs(paths, plan, modality, test_files, tta=tta) != made_from:
         raise StaleArtefactError(f"{folder}: a fold was trained meanwhile. Run her2net_ensemble {modality} again.")
-    write_predictions(folder / "oof.csv", oof)
-    if table is None:
-        (folder / "test.csv").unlink(missing_ok=True)
-    else:
-        write_predictions(folder / "test.csv", table)
+    write_pooled(folder, oof, table)
     record = EnsembleRecord(made_from=made_from, modality=modality, folds=list(range(plan.splits.n_folds)), tta=tta,
                             n_oof=len(oof), n_test=len(test))
     record.save(folder / "ensemble.json")
     return record
+
+
+def write_pooled(folder: Path, oof: Predictions, test: Predictions | None) -> None:
+    """Write the tables of an ensemble; without test cases, one of before is removed."""
+    write_predictions(folder / "oof.csv", oof)
+    if test is None:
+        (folder / "test.csv").unlink(missing_ok=True)
+    else:
+        write_predictions(folder / "test.csv", test)
 
 
 def pool(tables: Sequence[Predictions], expected: Sequence[str], *, where: object = "the folds") -> Predictions:

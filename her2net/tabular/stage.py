@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from her2net.artefact import digest_json, sweep_temporaries
-from her2net.ensemble import pool
-from her2net.errors import LeakageError, MissingArtefactError, PlanError, StaleArtefactError
+from her2net.ensemble import pool, write_pooled
+from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
@@ -27,9 +27,9 @@ from her2net.tabular.features import FeatureTable, cases_with, features_digest, 
 from her2net.tabular.learn import apply_model, fit_model
 from her2net.tabular.radiomics import require_mirp
 from her2net.tabular.record import TableEnsemble, TableFold
+from her2net.train.data import part_fold
 
 TABLE_VERSION = 1  # raise when the same features give another model
-ALL = "all"
 MODEL, EXPLANATION = "model.json", "explanation.json"
 
 
@@ -40,22 +40,9 @@ def split_fold(project: Project, name: str, fold: int | str) -> tuple[tuple[Case
         PlanError: no such table or fold, or a class is absent.
         LeakageError: a patient would stand on both sides.
     """
-    plan = project.plan
-    cases = cases_with(find_table(plan, name), project.dataset.train, project.scan)
-    folds = project.splits.folds(plan.splits)
-    if fold != ALL and fold not in range(len(folds)):
-        raise PlanError(f"no fold {fold}: the plan has folds 0 to {len(folds) - 1}, and 'all'.")
-    held = set() if fold == ALL else set(folds[int(fold)])
-    training = tuple(case for case in cases if case.patient_id not in held)
-    held_out = tuple(case for case in cases if case.patient_id in held)
-    both = {case.patient_id for case in training} & {case.patient_id for case in held_out}
-    if both:
-        raise LeakageError(f"{name} fold {fold}: patients on both sides: {', '.join(sorted(both)[:5])}.")
-    lacking = set(range(plan.n_classes)) - {case.label for case in training}
-    if lacking:
-        names = ", ".join(plan.class_names[c] for c in sorted(lacking))
-        raise PlanError(f"{name} fold {fold}: no training case of class {names} has these features. Use fewer folds.")
-    return training, held_out
+    cases = cases_with(find_table(project.plan, name), project.dataset.train, project.scan)
+    parts = part_fold(cases, name, "these features", fold, project.plan, project.splits)
+    return parts.training, parts.held_out
 
 
 def find_table(plan: Plan, name: str) -> TablePlan:
@@ -188,11 +175,7 @@ def ensemble_table(project: Project, name: str, *, quiet: bool) -> TableEnsemble
         explanation = explain_table(project, name, folds, features_of(project, name, training), training, made_from)
         if ensemble_inputs(project, name) != made_from:
             raise StaleArtefactError(f"{folder}: a fold was fitted meanwhile. Run her2net_ensemble {name} again.")
-        write_predictions(folder / "oof.csv", oof)
-        if test is None:
-            (folder / "test.csv").unlink(missing_ok=True)
-        else:
-            write_predictions(folder / "test.csv", test)
+        write_pooled(folder, oof, test)
         explanation.save(folder / EXPLANATION)
         record = TableEnsemble(made_from=made_from, table=name, folds=list(range(len(folds))), n_oof=len(oof),
                                n_test=0 if test is None else len(test))  # fmt: skip

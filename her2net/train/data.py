@@ -57,20 +57,31 @@ def select_fold(cases: Sequence[Case], modality: str, fold: int | str, plan: Pla
     """
     if modality not in plan.modalities:
         raise PlanError(f"no modality {modality!r} in plan {plan.name!r}. There are: {', '.join(plan.modalities)}.")
-    present = [case for case in cases if modality in case.images]
+    return part_fold([case for case in cases if modality in case.images], modality, "this modality", fold, plan, splits)
+
+
+def part_fold(
+    cases: Sequence[Case], name: str, what: str, fold: int | str, plan: Plan, splits: Splits
+) -> FoldCases:
+    """Part the training cases that a model can use, a network or a table model named `name`; they all have `what`.
+
+    Raises:
+        PlanError: no such fold, or a class is absent from its training cases.
+        LeakageError: a patient would stand on both sides.
+    """
     folds = splits.folds(plan.splits)
     if fold != ALL and fold not in range(len(folds)):
         raise PlanError(f"no fold {fold}: the plan has folds 0 to {len(folds) - 1}, and 'all'.")
     held = set() if fold == ALL else set(folds[int(fold)])
-    training = tuple(case for case in present if case.patient_id not in held)
-    held_out = tuple(case for case in present if case.patient_id in held)
+    training = tuple(case for case in cases if case.patient_id not in held)
+    held_out = tuple(case for case in cases if case.patient_id in held)
     both = {case.patient_id for case in training} & {case.patient_id for case in held_out}
     if both:
-        raise LeakageError(f"{modality} fold {fold}: patients on both sides: {', '.join(sorted(both)[:5])}.")
+        raise LeakageError(f"{name} fold {fold}: patients on both sides: {', '.join(sorted(both)[:5])}.")
     lacking = set(range(plan.n_classes)) - {case.label for case in training}
     if lacking:
         names = ", ".join(plan.class_names[c] for c in sorted(lacking))
-        raise PlanError(f"{modality} fold {fold}: no training case of class {names} has this modality. Use fewer folds.")
+        raise PlanError(f"{name} fold {fold}: no training case of class {names} has {what}. Use fewer folds.")
     return FoldCases(training, held_out)
 
 
