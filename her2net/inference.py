@@ -41,7 +41,7 @@ def load_networks(paths: DatasetPaths, plan: Plan, modality: str, device: str) -
     return [load_network(paths, plan.modalities[modality], modality, k, device) for k in folds]
 
 
-def load_network(paths: DatasetPaths, section: ModalityPlan, modality: str, fold: int, device: str) -> torch.nn.Module:
+def load_network(paths: DatasetPaths, section: ModalityPlan, modality: str, fold: int | str, device: str) -> torch.nn.Module:
     """Load the trained network of one fold.
 
     Raises:

@@ -1,0 +1,87 @@
+"""The accuracy benchmark: equal folds for every method, and no way to a held-out label."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "accuracy"))
+
+import folds
+import run
+import table
+from cohorts import COHORTS, FOLDER, Synthetic, make_cohort
+
+from her2net.paths import DatasetPaths
+from her2net.raw.dataset import read_dataset, read_test_labels
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(COHORTS, "core_2d_40", Synthetic(2, 12))
+    make_cohort("core_2d_40", tmp_path / "whole" / FOLDER, raw=None, seed=0)
+    return tmp_path / "whole" / FOLDER
+
+
+def test_a_fold_holds_no_label_of_who_is_held_out(cohort: Path, tmp_path: Path) -> None:
+    held = folds.make_folds(read_dataset(cohort).train, [], 0)[0]
+    paths = folds.make_paths(tmp_path / "work", FOLDER)
+    folds.lay_out(cohort, held, paths.raw)
+    dataset = read_dataset(paths.raw)
+    assert [case.case_id for case in dataset.test] == held
+    assert read_test_labels(dataset, purpose="test", log=tmp_path / "log.jsonl") == {}
+    files = [path for path in paths.raw.rglob("*") if not path.is_dir()]
+    assert not [path for path in files if path.is_symlink() or path.stat().st_nlink > 1], "a way back to the labels"
+    assert {path.name for path in files if path.parent == paths.raw} == {"cases.csv", "dataset.json"}
+    images = sorted((cohort / "imagesTr").rglob("*.png"))
+    assert sorted(path.name for path in files if "images" in str(path.parent)) == [path.name for path in images]
+
+
+def test_every_method_gets_the_same_folds(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[tuple[str, ...]]] = {"one": [], "other": []}
+
+    def watch(name: str, paths: DatasetPaths) -> dict[str, float]:
+        dataset = read_dataset(paths.raw)
+        assert not {c.patient_id for c in dataset.train} & {c.patient_id for c in dataset.test}
+        seen[name].append(tuple(case.case_id for case in dataset.test))
+        return {case.case_id: 0.5 for case in dataset.test}
+
+    for name in seen:
+        monkeypatch.setitem(run.METHODS, name, lambda paths, seconds, seed, name=name: watch(name, paths))
+    held_out = folds.make_folds(read_dataset(cohort).train, [], 0)
+    rows = [run.run_method(name, cohort, held_out, tmp_path / name, 1.0, 0) for name in seen]
+    assert seen["one"] == seen["other"] == [tuple(fold) for fold in held_out]
+    assert sorted(rows[0]["case_ids"]) == [case.case_id for case in read_dataset(cohort).train]
+    assert rows[0]["auc"] == 0.5
+
+
+def test_a_method_must_score_who_is_held_out_and_nobody_else() -> None:
+    assert folds.in_order({"b": 1.0, "a": 0.0}, ["a", "b"], "m").tolist() == [0.0, 1.0]
+    with pytest.raises(ValueError, match="not the 2 that are held out"):
+        folds.in_order({"a": 0.0}, ["a", "b"], "m")
+    with pytest.raises(ValueError, match="not finite"):
+        folds.in_order({"a": float("nan")}, ["a"], "m")
+
+
+def test_results_of_unequal_folds_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "accuracy.jsonl"
+    row = {"cohort": "c", "seed": 0, "method": "auto", "code": "", "folds": "x"}
+    path.write_text("".join(json.dumps(row | {"folds": fold}) + "\n" for fold in ("x", "y")))
+    with pytest.raises(ValueError, match="lines with other folds"):
+        run.read_results(path)
+
+
+def test_the_table_compares_in_the_same_resamples() -> None:
+    labels = np.arange(60) % 2
+    noise = np.random.default_rng(0).standard_normal(60)
+    tables = {"auto": {0: (labels, labels + noise)}, "forest": {0: (labels, labels + noise)}, "plain": {0: (labels, noise)}}
+    rows = {row["method"]: row for row in table.summarise(tables, redraw_seeds=False)}
+    assert rows["auto"]["best_rival"] == "forest"
+    assert rows["auto"]["difference"] == 0
+    assert rows["auto"]["limits"].tolist() == [0, 0], "the same scores differ in no resample"
+    assert rows["plain"]["limits"][1] < 0
+    assert rows["auto"]["low"] < rows["auto"]["auc"] < rows["auto"]["high"]
