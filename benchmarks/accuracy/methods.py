@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from her2net import pipeline
 from her2net.fuse.stage import FUSION
 from her2net.inference import load_network, predict_files
 from her2net.paths import DatasetPaths
 from her2net.plan.machine import inspect_machine, measure_speed
-from her2net.plan.schema import Plan
 from her2net.plan.stage import PlanOptions
 from her2net.predictions import read_predictions
 from her2net.project import Project, load_project

@@ -21,6 +21,7 @@ from her2net.raw.dataset import Case, read_dataset
 
 LEVELS = 16
 FIRST_ORDER = (5, 25, 50, 75, 95)
+ANGLES = (0.0, math.pi / 4, math.pi / 2, 3 * math.pi / 4)
 TEXTURE = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation")
 CROP = {2: (128, 128), 3: (16, 48, 48)}
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 16, 1e-3, 1e-2
@@ -77,7 +78,7 @@ def _fit_table(paths: DatasetPaths, model: object) -> dict[str, float]:
 
 
 def describe(case: Case, modality: str) -> list[float]:
-    """Return 19 features of each channel inside the mask; of volumes, texture in the slice with most lesion.
+    """Return 41 features of each channel inside the mask; of volumes, texture in the slice with most lesion.
 
     What an image was described by is kept, for other folds and the other learner.
     """
@@ -92,14 +93,21 @@ def _describe(case: Case, modality: str) -> list[float]:
     found: list[float] = []
     for channel in image.array.astype(np.float64):
         inside = np.ones(channel.shape, bool) if mask is None or not mask.any() else mask
-        found += _first_order(channel[inside]) + _texture(*_largest_slice(channel, inside))
+        grey = channel if image.array.dtype == np.uint8 else _to_grey(channel)
+        found += _first_order(channel[inside]) + _texture(*_largest_slice(grey, inside))
     return found
+
+
+def _to_grey(channel: np.ndarray) -> np.ndarray:
+    """Bring intensities without a unit to 0 to 255, by the image's own percentiles."""
+    low, high = np.percentile(channel, (0.5, 99.5))
+    return np.clip((channel - low) / max(high - low, 1e-6) * 255, 0, 255)
 
 
 def _first_order(values: np.ndarray) -> list[float]:
     z = (values - values.mean()) / max(values.std(), 1e-6)
-    counts = np.bincount(np.digitize(z, np.linspace(-3, 3, LEVELS)))
-    shares = counts[counts > 0] / len(z)
+    counts = np.histogram(values, 2 * LEVELS)[0]
+    shares = counts[counts > 0] / len(values)
     return [values.mean(), values.std(), *np.percentile(values, FIRST_ORDER), (z**3).mean(), (z**4).mean(),
             -(shares * np.log2(shares)).sum()]  # fmt: skip
 
@@ -112,16 +120,20 @@ def _largest_slice(channel: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray,
 
 
 def _texture(plane: np.ndarray, inside: np.ndarray) -> list[float]:
-    """GLCM of neighbours that both lie inside, and how local binary patterns are spread."""
+    """GLCM of neighbours that both lie inside, at two distances, local binary patterns of two radii, and mean slope."""
+    from scipy.ndimage import gaussian_gradient_magnitude
     from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
 
-    edges = np.percentile(plane[inside], np.linspace(0, 100, LEVELS + 1)[1:-1])
-    levels = np.where(inside, np.digitize(plane, edges) + 1, 0).astype(np.uint8)
-    matrix = graycomatrix(levels, [1], [0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], LEVELS + 1, symmetric=True)[1:, 1:]
-    matrix = matrix / np.maximum(matrix.sum(axis=(0, 1), keepdims=True), 1)
-    patterns = local_binary_pattern(np.digitize(plane, edges), 8, 1, "uniform")[inside]
-    shares = np.bincount(patterns.astype(int), minlength=10) / len(patterns)
-    return [*(float(graycoprops(matrix, name).mean()) for name in TEXTURE), *shares[[0, 4, 8, 9]].tolist()]
+    levels = np.where(inside, plane // (256 // LEVELS) + 1, 0).astype(np.uint8)
+    found = [float(gaussian_gradient_magnitude(plane, 1.0)[inside].mean())]
+    for distance in (1, 3):
+        matrix = graycomatrix(levels, [distance], ANGLES, LEVELS + 1, symmetric=True)[1:, 1:]
+        matrix = matrix / np.maximum(matrix.sum(axis=(0, 1), keepdims=True), 1)
+        found += [float(graycoprops(matrix, name).mean()) for name in TEXTURE]
+    for radius in (1, 2):
+        patterns = local_binary_pattern(plane.astype(np.uint8), 8, radius, "uniform")[inside].astype(int)
+        found += (np.bincount(patterns, minlength=10) / len(patterns)).tolist()
+    return found
 
 
 def plain(paths: DatasetPaths, seconds: float, seed: int) -> dict[str, float]:
