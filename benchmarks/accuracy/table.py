@@ -92,9 +92,11 @@ def main() -> None:
         head = f"{cohort} ({n}{'' if bayes is None else f', {bayes:.3f}'})"
         for row in summarise(tables_of(of_cohort), redraw_seeds=bayes is not None):
             own = [r for r in of_cohort if row["method"] == r["method"] + (f" ({r['code']})" if r["code"] else "")]
-            against = f"{row['difference']:+.3f} [{row['limits'][0]:+.3f}, {row['limits'][1]:+.3f}]" if "difference" in row else ""
+            against = "the best rival" if row["method"] == row["best_rival"] else ""
+            if "difference" in row:
+                against = f"{row['difference']:+.3f} [{row['limits'][0]:+.3f}, {row['limits'][1]:+.3f}]"
             print(f"| {head} | {row['method']} | {row['seeds']} | {row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}] "
-                  f"| {against or 'the best rival'} | {np.mean([r['seconds'] for r in own]) / 60:.1f} |")  # fmt: skip
+                  f"| {against} | {np.mean([r['seconds'] for r in own]) / 60:.1f} |")  # fmt: skip
             head = ""
 
 
