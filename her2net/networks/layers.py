@@ -79,7 +79,8 @@ class FoldedConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, D, H, W) to (N, C_out, D_out, H_out, W_out)."""
-        (pad_d, pad_h, pad_w), taps = self.padding, self.kernel_size[2]
+        pad_d, pad_h, pad_w = (int(pad) for pad in self.padding)
+        taps = self.kernel_size[2]
         neighbours = torch.cat(F.pad(x, (pad_w, pad_w)).unfold(-1, taps, 1).unbind(-1), dim=1)
         weight = self.weight.permute(0, 4, 1, 2, 3).flatten(1, 2).unsqueeze(-1)
         surplus = -neighbours.shape[1] % CHANNELS_OF_A_MATRIX_UNIT if x.is_cuda else 0
