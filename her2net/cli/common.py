@@ -26,6 +26,7 @@ USERS_TO_MEND = {
     errno.ENOSPC, errno.EDQUOT, errno.ESTALE,
 }  # fmt: skip
 """What is wrong with a disk or a folder in a way that the user can do something about: exit code 2."""
+OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -112,6 +113,7 @@ def execute(
     """Parse, run, and map the outcome to an exit code; the one place that catches errors."""
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)  # else Python looks for cycles in all of torch as it ends, which takes most of the time to end
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)  # imports make hundreds of thousands that stay, and are looked through in vain
     args = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):  # a console that lacks a letter shows its number; a name may be any bytes
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
