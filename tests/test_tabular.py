@@ -36,6 +36,7 @@ from her2net.raw.rows import read_covariates
 from her2net.raw.spec import DatasetSpec
 from her2net.report.tabular import sentences
 from her2net.tabular import features as features_module
+from her2net.tabular import radiomics
 from her2net.tabular.added import measure_added_value
 from her2net.tabular.encode import encode, fit_encoding
 from her2net.tabular.features import FeatureTable, update_features
@@ -301,6 +302,34 @@ def test_mirp_gives_the_reference_values_of_the_ibsi_phantom() -> None:
         assert found[f"x: {name}"] == pytest.approx(value, rel=5e-3), name
     contrast = next(v for k, v in found.items() if k.startswith("x: cm_contrast"))
     assert contrast == pytest.approx(5.12, rel=5e-3), "all directions in one matrix; the mean over directions is 5.32"
+
+
+@pytest.mark.parametrize("spacing_mm", [None, [1.5, 1.5]])
+def test_slices_side_by_side_give_what_mirp_gives_for_the_volume(spacing_mm: list[float] | None) -> None:
+    pytest.importorskip("mirp")
+    rng = np.random.default_rng(0)
+    image = np.add.accumulate(rng.standard_normal((3, 18, 15)), axis=2).astype(np.float32)
+    lesion = np.zeros(image.shape, dtype=bool)
+    lesion[0, :9, 3:12], lesion[2, 6:16, :8] = True, True  # slices apart, lesions that touch the border
+    plan = RadiomicsPlan(families=["statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm"],
+                         normalisation="none", discretisation="fixed_bin_number", bins=8, bin_width=None, by_slice=True,
+                         spacing_mm=spacing_mm)  # fmt: skip
+    found = describe_arrays(image[None], lesion, (6.0, 1.0, 1.0), ["x"], plan)
+    whole = radiomics._run_mirp(image, lesion, (6.0, 1.0, 1.0), plan, plan.families, by_slice=True, new_spacing=spacing_mm,
+                                **radiomics.MERGED)  # fmt: skip
+    assert len(whole) == len(found) > 100
+    for name, value in whole.items():
+        assert found[f"x: {name}"] == pytest.approx(value, rel=1e-9, nan_ok=True), name
+
+
+def test_slices_lie_side_by_side_without_touching() -> None:
+    lesion = np.zeros((4, 6, 5), dtype=bool)
+    lesion[1, :3, 2:], lesion[3, 2:, 4] = True, True
+    image = np.arange(lesion.size, dtype=np.float32).reshape(lesion.shape)
+    flat, mask = radiomics.lay_side_by_side(image, lesion)
+    assert flat.shape == mask.shape == (1, 2 * (6 + 2), 3 + 2)
+    assert sorted(flat[mask]) == sorted(image[lesion])
+    assert not mask[0, 7:9].any(), "two rows between the slices"
 
 
 def test_covariates_of_new_cases_are_checked(tmp_path: Path) -> None:

@@ -31,14 +31,17 @@ def choose_by_slice(found: ModalityFingerprint) -> Choice:
     """Texture in 2D where a step to the next slice is a longer way than a step within it.
 
     Source:
-        IBSI reference manual (doi:10.1148/radiol.2020191145): volumetric texture needs voxels of nearly equal edges.
+        IBSI reference manual (doi:10.1148/radiol.2020191145): volumetric texture needs voxels of nearly equal edges;
+        matrices of slices are merged over them (2.5D), which fills those of small lesions.
     """
     if found.ndim == 2:
         return Choice(True, "the images are flat")
     if found.spacing_mm is None:
         return Choice(True, "the slice spacing is unknown")
     step = found.spacing_mm[0].median / max(found.spacing_mm[1].median, 1e-6)
-    return Choice(step >= THICK, f"slices are {step:.1f} times as far apart as pixels; in the volume below {THICK:g}")
+    return Choice(step >= THICK, (
+        f"slices are {step:.1f} times as far apart as pixels; in the volume below {THICK:g}. By slice, the texture matrices "
+        "of all slices are added up (IBSI 2.5D)"))  # fmt: skip
 
 
 def choose_discretisation(found: ModalityFingerprint) -> Choice:
