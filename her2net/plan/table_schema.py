@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from her2net.artefact import Strict, digest_json
 
+CLINICAL = "CLIN"
+"""Name of the table of clinical covariates."""
+
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 

@@ -13,10 +13,9 @@ from typing import Any
 from her2net.fingerprint import Fingerprint, ModalityFingerprint
 from her2net.plan.rules import Choice
 from her2net.plan.schema import NOT_PLANNED, Decision, Plan
-from her2net.plan.table_schema import AROUND, CovariateKind, RadiomicsPlan, TableModelPlan, TablePlan
+from her2net.plan.table_schema import AROUND, CLINICAL, CovariateKind, RadiomicsPlan, TableModelPlan, TablePlan
 from her2net.raw.dataset import Case
 
-CLINICAL = "CLIN"
 TEXTURE_FAMILIES = ["statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm"]
 THICK = 2.0
 AIR_HU = -900.0

@@ -15,7 +15,7 @@ from her2net.evaluate.figures import COLOURS, STYLE
 from her2net.evaluate.record import SubgroupMetric
 from her2net.explain.contour_record import ContourRecord
 from her2net.fuse.stage import FUSION
-from her2net.report.cohort import Group
+from her2net.report.cohort import Group, explain_absence
 from her2net.report.material import History, Material
 from her2net.report.results import confusion_counts
 from her2net.report.words import count, explained, p_value
@@ -65,6 +65,10 @@ def _flow_boxes(material: Material, group: Group) -> list[str]:
     for m in material.plan.modalities:
         left_out = f" ({group.lacking[m]} left out: no {m} image)" if group.lacking[m] else ""
         used.append(f"{m}: {count(group.n_cases - group.lacking[m], 'case')}{left_out}")
+    for name, table in material.plan.tables.items():
+        n_without = group.n_cases - group.described[name]
+        left_out = f" ({n_without} left out: {explain_absence(table)})" if n_without else ""
+        used.append(f"{name}: {count(group.described[name], 'case')}{left_out}")
     if FUSION in material.models:
         used.append(f"fusion: {count(group.n_cases, 'case')}")
     boxes.append("\n".join(used))

@@ -12,8 +12,7 @@ import numpy as np
 
 from her2net.evaluate.figures import COLOURS, STYLE
 from her2net.paths import folder_name
-from her2net.plan.table_schema import AROUND
-from her2net.plan.tables import CLINICAL
+from her2net.plan.table_schema import AROUND, CLINICAL
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
 from her2net.report.words import cohort_label, cohort_name, listed, number, p_value, with_interval
@@ -215,7 +214,7 @@ def clinical_scales(found: TableExplanation) -> tuple[list[Scale], float]:
 
 
 def fusion_scales(material: Material) -> tuple[list[Scale], float]:
-    """Return the scales of the probabilities that enter the fusion of all models, and the sum at their origins."""
+    """Return the scales of the models that have a say in the fusion of all models, and the sum at their origins."""
     if material.fusion is None or not material.binary:
         return [], 0.0
     model = max(material.fusion.models, key=lambda m: len(m.modalities))
@@ -223,6 +222,8 @@ def fusion_scales(material: Material) -> tuple[list[Scale], float]:
     at = np.log(probabilities / (1 - probabilities))
     scales, origin = [], model.intercepts[0]
     for name, weight in zip(model.modalities, model.weights[0], strict=True):
+        if weight == 0:
+            continue
         values = weight * at
         origin += float(values.min())
         scales.append(Scale(name, [f"{p:g}" for p in probabilities], (values - values.min()).tolist()))
