@@ -409,8 +409,9 @@ def change_tree(tree: dict, **change: Any) -> dict:
     ("change", "said"),
     [
         ({"left": 0}, "lead nowhere"), ({"right": -1}, "lead nowhere"), ({"right": 10**30}, "lead nowhere"),
-        ({"term": 99}, "lead nowhere"), ({"term": -2}, "lead nowhere"), ({"probs": [0.7, 0.7]}, "do not end in probabilities"), ({"probs": [1.0]}, "do not end in"),
-        ({"probs": [-1.0, 2.0]}, "do not end in"), ({"threshold": "x"}, "valid number"),
+        ({"term": 99}, "lead nowhere"), ({"term": -2}, "lead nowhere"), ({"threshold": "x"}, "valid number"),
+        ({"probs": [0.7, 0.7]}, "do not end in probabilities"), ({"probs": [1.0]}, "do not end in"),
+        ({"probs": [-1.0, 2.0]}, "do not end in"),
     ],
 )  # fmt: skip
 def test_a_tree_without_an_end(parts: Parts, attack: Callable, change: dict, said: str) -> None:

@@ -31,15 +31,16 @@ from her2net.paths import DatasetPaths
 from her2net.predictions import Predictions
 from her2net.project import load_project
 from her2net.report import cautions, mistakes, use, words
-from her2net.report.cohort import count_groups, table1s
+from her2net.report.cohort import count_groups, flow_table, table1s
 from her2net.report.figures import draw_training
 from her2net.report.material import Material, collect
 from her2net.report.page import SECTIONS, make_page
 from her2net.report.paper import load_paper, rates_of_counts
-from her2net.report.pictures import Picture, make_pictures
+from her2net.report.pictures import Picture, _table_pictures, make_pictures
 from her2net.report.render import keep_together, render_page
 from her2net.report.results import methods_of
 from her2net.report.stage import ReportRecord
+from her2net.report.tabular import fusion_scales
 from her2net.report.thumbnails import OUTLINE, SIDE_PX, draw_thumbnail
 
 EVIL = '<script>alert("x")</script>'
@@ -402,10 +403,26 @@ def test_the_cohort_flow_adds_up(material: Material) -> None:
         assert sum(group.per_class.values()) + group.unlabelled == group.n_cases
         for name, n in group.lacking.items():
             assert n == sum(name not in case.images for case in part)
+        assert group.described == {"CLIN": sum(any(map(case.covariates.get, material.plan.tables["CLIN"].columns)) for case in part)}
+    step, *counts, _ = next(row for row in flow_table(material, groups).rows if row[0].text == "Used for the model CLIN")
+    assert [cell.text for cell in counts] == [str(group.described["CLIN"]) for group in groups]
     first = table1s(material)[0]
     assert first.columns[1:3] == ("Training", "Test")
     assert [cell.text for cell in first.rows[0][:3]] == ["Cases", str(len(cases.train)), str(len(cases.test))]
     assert {"Class: negative", "Class: positive", "age"} <= {row[0].text for row in first.rows}
+
+
+def test_a_model_without_a_say_has_no_scale_in_the_nomogram(material: Material, tmp_path: Path) -> None:
+    def weigh(first: float) -> Material:
+        assert material.fusion is not None
+        models = [m.model_copy(update={"weights": [[first, *[1.0] * (len(row) - 1)] for row in m.weights]}) for m in material.fusion.models]
+        return replace(material, fusion=material.fusion.model_copy(update={"models": models}))
+
+    captions = [
+        next(p for p in _table_pictures(weigh(first), tmp_path) if p.key == "nomogram_fusion").caption for first in (0.0, 1.0)
+    ]
+    assert captions[0] == f"{captions[1]} Without a scale, for it has no weight in the model: {material.fused[0]}."
+    assert [scale.name for scale in fusion_scales(weigh(0.0))[0]] == material.fused[1:]
 
 
 def test_checklists_are_whole_and_mark_what_is_left(page: Page) -> None:
