@@ -404,7 +404,7 @@ def test_the_cohort_flow_adds_up(material: Material) -> None:
         for name, n in group.lacking.items():
             assert n == sum(name not in case.images for case in part)
         assert group.described == {"CLIN": sum(any(map(case.covariates.get, material.plan.tables["CLIN"].columns)) for case in part)}
-    step, *counts, _ = next(row for row in flow_table(material, groups).rows if row[0].text == "Used for the model CLIN")
+    _, *counts, _ = next(row for row in flow_table(material, groups).rows if row[0].text == "Used for the model CLIN")
     assert [cell.text for cell in counts] == [str(group.described["CLIN"]) for group in groups]
     first = table1s(material)[0]
     assert first.columns[1:3] == ("Training", "Test")
@@ -415,7 +415,9 @@ def test_the_cohort_flow_adds_up(material: Material) -> None:
 def test_a_model_without_a_say_has_no_scale_in_the_nomogram(material: Material, tmp_path: Path) -> None:
     def weigh(first: float) -> Material:
         assert material.fusion is not None
-        models = [m.model_copy(update={"weights": [[first, *[1.0] * (len(row) - 1)] for row in m.weights]}) for m in material.fusion.models]
+        models = [
+            m.model_copy(update={"weights": [[first, *[1.0] * (len(row) - 1)] for row in m.weights]}) for m in material.fusion.models
+        ]
         return replace(material, fusion=material.fusion.model_copy(update={"models": models}))
 
     captions = [
