@@ -93,11 +93,11 @@ def draw_overlay(
     else:
         slices = montage(volume, heat, mask, window, N_MONTAGE)
         n_rows = -(-len(slices) // N_COLUMNS)
-        figure, rows = _figure(2 + n_rows, N_COLUMNS, 2.4)
+        figure, rows = _figure(1 + n_rows, N_COLUMNS, 2.4)
         for i, plane in enumerate(three_planes(volume, heat, mask, window)):
-            _show(_wide(figure, rows, 0, i), plane, heat=False, zoom=False)
-            _show(_wide(figure, rows, 1, i), replace(plane, title=f"{plane.title}: crop with the map"))
-        for axis, plane in zip(rows[2:].flat, slices, strict=False):
+            _show(rows[0, 2 * i], plane, heat=False, zoom=False)
+            _show(rows[0, 2 * i + 1], replace(plane, title=f"{plane.title}: crop with the map"))
+        for axis, plane in zip(rows[1:].flat, slices, strict=False):
             _show(axis, plane)
     _legend(figure, caption.class_name, has_mask=mask is not None and bool(mask.any()))
     nothing = "" if heat.any() else "\nNo place speaks for this class: the map is empty."
@@ -142,14 +142,6 @@ def _figure(n_rows: int, n_columns: int, side_in: float) -> tuple[Figure, Any]:
     for axis in axes.flat:
         axis.axis("off")
     return figure, axes
-
-
-def _wide(figure: Figure, rows: Any, row: int, place: int) -> Any:
-    """Return an axis over two columns."""
-    grid = rows[row, 0].get_gridspec()
-    axis = figure.add_subplot(grid[row, 2 * place : 2 * place + 2])
-    axis.axis("off")
-    return axis
 
 
 def _show(axis: Any, plane: Plane, *, heat: bool = True, zoom: bool = True) -> None:

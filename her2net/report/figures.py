@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -174,7 +174,8 @@ def draw_confusion(material: Material, cohort: str) -> Figure:
             for (i, j), n in np.ndenumerate(counts):
                 axes.text(j, i, f"{n}\n{100 * shares[i, j]:.0f} %", ha="center", va="center", fontsize=8)
             ticks = range(len(names))
-            axes.set_xticks(ticks, names, rotation=0 if len(names) < 3 else 20)
+            slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(names) > 2 else {}
+            axes.set_xticks(ticks, names, **slanted)
             axes.set_yticks(ticks, names if first else [""] * len(names), rotation=90 if len(names) < 3 else 0, va="center")
             axes.set(title=f"{model}, n = {counts.sum()}", xlabel="Decided", ylabel="Truly" if first else "")
             axes.tick_params(length=0)

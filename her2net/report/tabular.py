@@ -262,8 +262,8 @@ def draw_nomogram(scales: Sequence[Scale], origin: float, outcome: str) -> Figur
 
 def _line(axes, row: int, name: str, places: np.ndarray, labels: Sequence[str]) -> None:  # type: ignore[no-untyped-def]
     axes.text(-2, row, _short(name), ha="right", va="center", fontsize=8, parse_math=False)
-    axes.plot([0, POINTS] if not len(places) else [places.min(), places.max()], [row, row], color="0.2", linewidth=0.8)
+    axes.plot([0, POINTS] if not len(places) else [places.min(), places.max()], [row, row], color="0.2", linewidth=0.8, clip_on=False)
     for i, (x, label) in enumerate(zip(places, labels, strict=True)):
-        axes.plot([x, x], [row, row - 0.12], color="0.2", linewidth=0.8)
+        axes.plot([x, x], [row, row - 0.12], color="0.2", linewidth=0.8, clip_on=False)
         axes.text(x, row - 0.18 if i % 2 == 0 else row + 0.08, label, ha="center", va="bottom" if i % 2 == 0 else "top",
                   fontsize=6.5, parse_math=False)  # fmt: skip
