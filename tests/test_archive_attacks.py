@@ -465,7 +465,9 @@ def test_columns_that_are_none(parts: Parts, attack: Callable, place: str, chang
 def test_table_models_have_to_be_those_of_the_plan(parts: Parts, attack: Callable) -> None:
     forest, linear = parts.members[FOREST], parts.members[LINEAR]
     parts.put(LINEAR, parts.members["tables/CLIN/fold_0.json"])
-    assert "is of CLIN fold 0" in attack(parts.write)
+    assert "is of 'CLIN' fold '0'" in attack(parts.write)
+    parts.put(LINEAR, json.dumps(json.loads(linear) | {"environment": {"mirp": "=1+1"}}).encode())
+    assert "names a version that is none" in attack(parts.write)
     parts.put(LINEAR, json.dumps(json.loads(linear) | {"settings": json.loads(forest)["settings"]}).encode())
     assert "its settings are not those of the plan" in attack(parts.write)
     parts.put(LINEAR, linear)

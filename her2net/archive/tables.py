@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ MAX_NODES = 20_000_000
 """Trees of a forest times nodes of its largest tree, for that is how it lies in memory."""
 MAX_WEIGHT = 1e6
 SUM_TOLERANCE = 1e-6
+VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 SPACING_MM, MAX_BINS, LEAST_BIN_WIDTH = (0.02, 100.0), 1024, 0.01
 """What radiomics of a plan from elsewhere may ask for."""
 N_ROWS = 2
@@ -56,9 +58,11 @@ def check_tables(plan: Plan, tables: TableModels) -> list[str]:
 def _check_fold(record: TableFold, name: str, fold: int, plan: Plan) -> Iterator[str]:
     table, model = plan.tables[name], record.model
     if (record.table, record.fold) != (name, str(fold)):
-        yield f"is of {record.table} fold {record.fold}."
+        yield f"is of {record.table[:80]!r} fold {record.fold[:80]!r}."
     if record.settings != table.model:
         yield "its settings are not those of the plan."
+    if not all(VERSION.fullmatch(text) for text in record.environment.values()):
+        yield "names a version that is none."
     if model.n_classes != plan.n_classes:
         yield f"is for {model.n_classes} classes, the plan has {plan.n_classes}."
     yield from _check_encoding(model.encoding, table)
