@@ -22,7 +22,7 @@ MAX_NODES = 20_000_000
 """Trees of a forest times nodes of its largest tree, for that is how it lies in memory."""
 MAX_WEIGHT = 1e6
 SUM_TOLERANCE = 1e-6
-VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
+VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,39}")
 SPACING_MM, MAX_BINS, LEAST_BIN_WIDTH = (0.02, 100.0), 1024, 0.01
 """What radiomics of a plan from elsewhere may ask for."""
 N_ROWS = 2
