@@ -72,12 +72,14 @@ def make_trained_run(root: Path, *, n_cases: int) -> DatasetPaths:
     return paths
 
 
-def make_large_images(paths: DatasetPaths, n_train: int, n_test: int) -> None:
+def make_large_images(
+    paths: DatasetPaths, n_train: int, n_test: int, *, us_size: tuple[int, ...] = US_SIZE, mri_size: tuple[int, ...] = MRI_SIZE
+) -> None:
     """Write a dataset of ultrasound images and MRI volumes of clinical size, of coarse and fine noise; in a tenth of the
     time that simulated anatomy takes, and as costly to read."""
     folder, rng = paths.raw, np.random.default_rng(0)
     for case_id, ending in [(f"c{k:03d}", "Tr" if k < n_train else "Ts") for k in range(n_train + n_test)]:
-        for name, size, file in (("US", US_SIZE, "{}.png"), ("MRI", MRI_SIZE, "{}.nii.gz")):
+        for name, size, file in (("US", us_size, "{}.png"), ("MRI", mri_size, "{}.nii.gz")):
             coarse = rng.normal(size=[n // 10 for n in size])
             for axis in range(len(size)):
                 coarse = coarse.repeat(10, axis)

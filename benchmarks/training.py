@@ -49,7 +49,7 @@ from her2net.train.solve import solve_classifier
 
 
 def start_run(
-    project: Project, modality: str, folder: Path, fold: int = 0
+    project: Project, modality: str, folder: Path, fold: int = 0, *, device: str = "cpu"
 ) -> tuple[TrainingRun, dict[str, tuple[Case, ...]]]:
     """Return a training run of a fold, ready for its first epoch, and who is in it."""
     plan, section = project.plan, project.plan.modalities[modality]
@@ -58,7 +58,7 @@ def start_run(
     parts = {name: load_part(project.paths, modality, section, members) for name, members in who.items()}
     training = section.training.model_copy(update={"epochs": 1000})
     return TrainingRun(Task(
-        plan=plan, modality=modality, fold=fold, training=training, made_from={}, parts=parts, folder=folder, device="cpu",
+        plan=plan, modality=modality, fold=fold, training=training, made_from={}, parts=parts, folder=folder, device=device,
         pretrained="none", epochs_from="plan", check=lambda: None, quiet=True,
     )), who  # fmt: skip
 

@@ -8,7 +8,7 @@ this file only says in which order they run and which are fresh already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -47,10 +47,11 @@ from her2net.tabular.added import measure_added_value, write_added_value
 from her2net.tabular.features import cases_with
 from her2net.tabular.record import TableFold
 from her2net.tabular.stage import ensemble_table, train_table_fold
-from her2net.train.data import select_fold
-from her2net.train.fold import RunRecord, TrainOptions, train_fold
+from her2net.train.fold import RunRecord, TrainOptions
+from her2net.train.together import FoldJob, train_jobs
 
 Say = Callable[[str], None]
+Fold = tuple[str, int | str, TrainOptions]
 
 N_EXPLAINED = 4
 """Cases of each modality that `run` explains; the rest is a matter of seconds per case, and of `her2net_explain`."""
@@ -65,9 +66,14 @@ def plan(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[str]]:
 
 def train(project: Project, modality: str, fold: int | str, options: TrainOptions) -> RunRecord:
     """Train one fold of a modality; `all` trains on every case."""
-    cases = select_fold(project.dataset.train, modality, fold, project.plan, project.splits)
-    options = replace(options, device=choose_device(options.device))
-    return train_fold(project.paths, project.plan, modality, fold, cases, options)
+    return next(record for _, record in train_folds(project, [(modality, fold, options)]))
+
+
+def train_folds(project: Project, folds: Sequence[Fold]) -> Iterator[tuple[FoldJob, RunRecord]]:
+    """Train folds, and yield each when it is done; on a graphics card several at once."""
+    jobs = [FoldJob(project.paths, name, fold, replace(options, device=choose_device(options.device)))
+            for name, fold, options in folds]  # fmt: skip
+    yield from train_jobs(project, jobs)
 
 
 def train_table(project: Project, name: str, fold: int | str, *, restart: bool, quiet: bool) -> TableFold:
@@ -247,11 +253,9 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
     for remark in remarks:
         say(remark)
     project = load_project(paths)
+    for job, _ in train_folds(project, list(_folds_to_train(project, train_options, say))):
+        say(f"{job}: done")
     for name in project.plan.modalities:
-        for fold in range(project.plan.splits.n_folds):
-            found = status.fold_state(project, name, fold, train_options)
-            if _needed(found, say):
-                train(project, name, fold, replace(train_options, restart=found.state == "stale"))
         if _needed(status.ensemble_state(project, name), say):
             ensemble(project, name, tta=False, device=train_options.device, quiet=train_options.quiet)
     _run_tables(project, train_options.quiet, say)
@@ -262,6 +266,14 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
     if _needed(status.report_state(project), say):
         report(project, **status.report_choices(project))
     return evaluation
+
+
+def _folds_to_train(project: Project, options: TrainOptions, say: Say) -> Iterator[Fold]:
+    for name in project.plan.modalities:
+        for fold in range(project.plan.splits.n_folds):
+            found = status.fold_state(project, name, fold, options)
+            if _needed(found, say):
+                yield name, fold, replace(options, restart=found.state == "stale")
 
 
 def _run_tables(project: Project, quiet: bool, say: Say) -> None:

@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train the folds one after the other."""
+    """Train the folds; on a graphics card several at once."""
     from her2net import pipeline
     from her2net.project import load_project
     from her2net.train.fold import TrainOptions
@@ -54,11 +54,10 @@ def run(args: argparse.Namespace) -> int:
                            restart=args.restart, quiet=args.quiet)
     if args.modality in project.plan.tables:
         return _train_table(args, project, folds)
-    for fold in folds:
-        record = pipeline.train(project, args.modality, fold, options)
+    for job, record in pipeline.train_folds(project, [(args.modality, fold, options) for fold in folds]):
         seconds = sum(record.duration_s.values())
-        print(f"{args.modality} fold {fold}: {record.epochs_done} epochs, {seconds:.0f} s, {record.checkpoint}; "
-              f"{record.initialisation}; {project.paths.fold(args.modality, fold)}")
+        print(f"{job}: {record.epochs_done} epochs, {seconds:.0f} s, {record.checkpoint}; "
+              f"{record.initialisation}; {project.paths.fold(args.modality, job.fold)}")
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ def training_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, targets: Tensor, *,
     precision: str, gradient_clip: float, scaler: torch.amp.GradScaler | None,
     loss_weights: Tensor | None = None, label_smoothing: float = 0.0, n_parts: int = 1, timeline: Timeline | None = None,
-) -> tuple[float, int]:  # fmt: skip
+) -> tuple[Tensor, int]:  # fmt: skip
     """One forward, backward and update.
 
     A batch that the device has no memory for is halved and its gradients are added up; it stays that way.
@@ -72,21 +72,21 @@ def training_step(
         timeline: where forward, backward and optimizer are counted.
 
     Returns:
-        The loss, and the number of parts that fitted.
+        The loss, a scalar on the device, which nobody need wait for; and the number of parts that fitted.
 
     Raises:
         TrainingError: not even one case at a time fits.
     """
     lap = (lambda phase: None) if timeline is None else timeline.lap
 
-    def forward_backward(n: int) -> float:
+    def forward_backward(n: int) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        total = torch.zeros((), device=x.device)
         for part, wanted in zip(x.tensor_split(n), targets.tensor_split(n), strict=True):
             loss = _loss(model, part, wanted, precision, loss_weights, label_smoothing) * (len(part) / len(x))
             lap("forward")
             (loss if scaler is None else scaler.scale(loss)).backward()
-            total += float(loss.detach())
+            total += loss.detach()
             lap("backward")
         return total
 
@@ -168,14 +168,15 @@ def train_epoch(
         The mean loss per case, and the number of parts that fitted.
 
     Raises:
-        TrainingError: the loss is not finite; names the epoch and the cases of the batch.
+        TrainingError: the loss is not finite; names the epoch and the cases of the batch. A graphics card is asked at the
+            end of the epoch, for it would stand still while every step waits for the answer of the last.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout and stochastic depth draw from the global generator
     device, n_classes = next(model.parameters()).device, len(plan.loss_weights)
     weights = torch.tensor(plan.loss_weights, device=device)
     steps = max(1, math.ceil(len(labels) / plan.batch_size))
-    total = 0.0
+    losses: list[Tensor] = []
     model.train()
     timeline.start()
     batches = list(balanced_batches(len(labels), plan.batch_size, generator))
@@ -201,17 +202,30 @@ def train_epoch(
             loss_weights=weights, label_smoothing=plan.label_smoothing, n_parts=n_parts,
             timeline=timeline,
         )  # fmt: skip
+        losses.append(loss)
+        if device.type == "cpu":
+            _refuse_infinite(losses[-1:], batches[step : step + 1], case_ids, epoch, step)
+        if average is not None:
+            average.update_parameters(model)
+            timeline.lap("optimizer")
+    _refuse_infinite(losses, batches, case_ids, epoch, 0)
+    total = sum(loss * len(rows) for loss, rows in zip(torch.stack(losses).tolist(), batches, strict=True))
+    return total / len(labels), n_parts
+
+
+def _refuse_infinite(losses: list[Tensor], batches: list[Tensor], case_ids: Sequence[str], epoch: int, first_step: int) -> None:
+    for step, (loss, rows) in enumerate(zip(torch.stack(losses).tolist(), batches, strict=True), start=first_step):
         if not math.isfinite(loss):
             raise TrainingError(
                 f"epoch {epoch}, step {step}: the loss is {loss}. Cases of the batch: "
                 f"{', '.join(case_ids[i] for i in rows.tolist())}. Check these images with her2net_verify, "
                 "or lower training.learning_rate in the plan."
             )
-        if average is not None:
-            average.update_parameters(model)
-            timeline.lap("optimizer")
-        total += loss * len(rows)
-    return total / len(labels), n_parts
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """float32 means float32: graphics cards would round to 10 bits (TF32), and predict otherwise than a processor does."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def flip_axes(plan: TrainingPlan) -> list[int]:
@@ -238,7 +252,7 @@ def predict_probs(
         x = center_crop(batch, input_vox).to(device).float()
         memory_format = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         views = (x.flip([a + 2 for a in axes]) if axes else x for axes in flips)
-        with torch.autocast(x.device.type, dtype=dtype) if dtype else nullcontext():
+        with torch.autocast(x.device.type, dtype=dtype) if dtype else exact_convolutions():
             logits = [model(view.contiguous(memory_format=memory_format)) for view in views]
         return torch.stack([z.double().softmax(1) for z in logits]).mean(0).cpu()
 
