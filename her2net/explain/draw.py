@@ -163,12 +163,13 @@ def _show(axis: Any, plane: Plane, *, heat: bool = True, zoom: bool = True) -> N
     axis.text(0.02, 0.5, plane.left, va="center", **sides)
     axis.text(0.5, 0.98, plane.top, ha="center", va="top", **sides)
     axis.set_title(plane.title, fontsize=8)
+    axis.set_anchor("N")  # pictures of any shape begin in one line, below their titles
 
 
 def _legend(figure: Figure, class_name: str, *, has_mask: bool, frame: bool = True) -> None:
-    bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=figure.axes, fraction=0.025, pad=0.02, shrink=0.8)
+    bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=figure.axes, fraction=0.025, pad=0.02, shrink=0.8, panchor=False)
     bar.ax.set_facecolor("0.45")  # about the grey that the colours lie on
-    bar.set_label(f"speaks for {class_name} (1: most in this case)", fontsize=8)
+    bar.set_label(f"speaks for {class_name}\n(1: most in this case)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     lines = [Line2D([], [], color=OUTLINE, label="mask of the lesion")] if has_mask else []
     lines += [Line2D([], [], color=FRAME, linestyle="--", label="crop the network saw")] if frame else []
