@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from her2net.plan.stage import plan_dataset
 from her2net.predictions import Predictions, read_predictions
 from her2net.raw.dataset import read_dataset
 from her2net.raw.synthetic import make_synthetic_dataset
+from her2net.tabular.features import FeatureTable
 from her2net.trained import TrainedModel
 
 ROOT_VARIABLES = ("her2net_raw", "her2net_preprocessed", "her2net_results")
@@ -313,6 +315,18 @@ def test_test_time_augmentation_is_used_where_the_thresholds_were_fitted_with_it
     taken = Predictor(str(flipped), device="cpu").predict(folder, quiet=True)["US"].probs
     assert np.array_equal(asked, taken)
     assert not np.array_equal(without, taken)
+
+
+def test_another_version_of_mirp_is_told_for_each_case(made: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder, features = SimpleNamespace(plan=made.plan, model=made), FeatureTable(("a", "b"), {}, {})
+    monkeypatch.setattr("her2net.predict.require_mirp", lambda: "9.9")
+    found = Predictor._compare_mirp(holder, "RAD:US", features)  # type: ignore[arg-type]
+    assert [(f.check, f.case_id, f.modality, f.found, f.expected) for f in found] == [
+        ("mirp-version", case_id, "US", "9.9", "2.7.0") for case_id in ("a", "b")
+    ]
+    assert Predictor._compare_mirp(holder, "CLIN", features) == []  # type: ignore[arg-type]
+    monkeypatch.setattr("her2net.predict.require_mirp", lambda: "2.7.0")
+    assert Predictor._compare_mirp(holder, "RAD:US", features) == []  # type: ignore[arg-type]
 
 
 def test_the_manifest_is_strict_json(archive: Path, tmp_path: Path) -> None:
