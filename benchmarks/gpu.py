@@ -8,8 +8,8 @@ Needs a CUDA device. ConvNeXt V2 tiny at 256x256 and a 3D ResNet-18 at 96x96x96,
   and forward of the held-out batches (the floor), in turns;
 - the share of an epoch in which the card computes (kernel time of the profiler over the wall clock), and its peak memory
   beside the estimate that decides how many folds run at once;
-- all folds of both modalities at once: how busy the card is meanwhile (nvidia-smi), and the hours that 300 epochs of all
-  eight folds take at that rate, without the start.
+- all folds of both modalities at once, and one after the other: how busy the card is meanwhile (nvidia-smi), and the hours
+  that 300 epochs of all eight folds take at that rate, without the start.
 
 Wall clock with the card synchronised: processor time says nothing here.
 """
@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ from her2net.train.fold import TrainOptions
 from her2net.train.footprint import estimate_footprint
 from her2net.train.loop import AUTOCAST_TYPES, make_optimizer
 from her2net.train.run import TrainingRun
-from her2net.train.together import FoldJob, train_jobs
+from her2net.train.together import FoldJob, train_job, train_jobs
 
 EPOCHS_OF_THE_PAPER = 300
 CARD = "cuda"
@@ -142,10 +143,10 @@ def watch_card() -> Iterator[list[tuple[float, float]]]:
         thread.join(5)
 
 
-def measure_together(project: Project, epochs: int) -> dict[str, float]:
-    """Train all folds at once, twice: what the second, longer training takes more is epochs, not the start."""
-    short, _ = train_all(project, 2)
-    long, seen = train_all(project, 4 + epochs)
+def measure_all_folds(project: Project, epochs: int, *, at_once: bool) -> dict[str, float]:
+    """Train all folds twice: what the second, longer training takes more is epochs, not the start."""
+    short, _ = train_all(project, 2, at_once=at_once)
+    long, seen = train_all(project, 4 + epochs, at_once=at_once)
     epoch_s = (long - short) / epochs
     return {
         "first_2_epochs_s": short, f"next_{2 + epochs}_epochs_s": long, "epoch_of_all_folds_s": epoch_s,
@@ -156,14 +157,14 @@ def measure_together(project: Project, epochs: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def train_all(project: Project, epochs: int) -> tuple[float, list[tuple[float, float]]]:
+def train_all(project: Project, epochs: int, *, at_once: bool) -> tuple[float, list[tuple[float, float]]]:
     """Bring every fold to so many epochs; return seconds and what the card said meanwhile."""
     options = TrainOptions(device=CARD, epochs=epochs, quiet=True)
     jobs = [FoldJob(project.paths, name, fold, options)
             for name in project.plan.modalities for fold in range(project.plan.splits.n_folds)]  # fmt: skip
     with watch_card() as seen:
         start = time.perf_counter()
-        done = list(train_jobs(project, jobs))
+        done = list(train_jobs(project, jobs)) if at_once else [(job, train_job(job, project)) for job in jobs]
         seconds = time.perf_counter() - start
     if any(record.epochs_done != epochs for _, record in done):
         refuse("a fold was not trained to the end")
@@ -183,8 +184,10 @@ def main(n_cases: int, epochs: int, rounds: int) -> None:
             found[modality] = measure_modality(project, modality, Path(name) / modality, rounds)
             torch.cuda.empty_cache()
             print(modality, json.dumps(found[modality], indent=1), flush=True)
-        found["at once"] = measure_together(project, epochs)
-        print("at once", json.dumps(found["at once"], indent=1), flush=True)
+        for way, at_once in (("at once", True), ("one after the other", False)):
+            own = load_project(replace(paths, roots=replace(paths.roots, results=Path(name) / way)))
+            found[way] = measure_all_folds(own, epochs, at_once=at_once)
+            print(way, json.dumps(found[way], indent=1), flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "gpu.json").write_text(json.dumps(found, indent=2) + "\n")
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from her2net.errors import MissingArtefactError, PlanError
 from her2net.networks import pretrained
 from her2net.networks.build import NETWORKS, build_network
+from her2net.networks.layers import FoldedConv3d, SafeConv3d
 from her2net.networks.pretrained import InitReport, adapt_channels, load_pretrained, pretrained_at_hand
 
 QUICK = {
@@ -78,7 +80,7 @@ def test_3d_networks_compute_what_monai_computes(name: str) -> None:
     network.load_state_dict(reference.state_dict())
     x = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        assert torch.equal(network.eval()(x), reference.eval()(x))
+        torch.testing.assert_close(network.eval()(x), reference.eval()(x), atol=1e-6, rtol=1e-5)
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -226,11 +228,11 @@ def test_bfloat16_gradients_of_3d_convolutions_agree_with_float32(depth: int) ->
     import torch
     from torch import nn
 
-    from her2net.networks.layers import make_safe
+    from her2net.networks.layers import specialise
 
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv3d(64, 64, 3, padding=1))
-    make_safe(layers)
+    specialise(layers)
     x = torch.randn(5, 64, depth, 2, 2)
     target = torch.randn(5, 64, depth, 2, 2)
     gradients = []
@@ -242,3 +244,17 @@ def test_bfloat16_gradients_of_3d_convolutions_agree_with_float32(depth: int) ->
         gradients.append(layers[0].weight.grad.clone())
     assert ((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.02
 
+
+
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_neighbours_as_channels_are_the_same_convolution(n_channels: int) -> None:
+    network = build_network("resnet10_3d", n_channels=n_channels, n_classes=2)
+    assert type(network.conv1) is FoldedConv3d
+    assert type(build_network("resnet10_3d_s2", n_channels=n_channels, n_classes=2).conv1) is SafeConv3d
+    x = torch.randn(2, n_channels, 9, 10, 11)
+    found = network.conv1(x)
+    expected = nn.functional.conv3d(x, network.conv1.weight, stride=network.conv1.stride, padding=network.conv1.padding)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(found.square().sum(), network.conv1.weight)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), network.conv1.weight)
+    torch.testing.assert_close(gradient, wanted, atol=1e-2, rtol=1e-3)

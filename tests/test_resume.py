@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,8 +35,8 @@ from her2net.raw import synthetic
 from her2net.train import footprint
 from her2net.train import run as train_run
 from her2net.train.checkpoint import FINAL, LATEST, PREVIOUS, read_checkpoint
-from her2net.train.data import load_part
-from her2net.train.fold import TrainOptions
+from her2net.train.data import FoldData, load_part, select_fold
+from her2net.train.fold import TrainOptions, train_fold
 from her2net.train.footprint import estimate_footprint
 from her2net.train.loop import make_optimizer, predict_probs, training_step
 from her2net.train.record import RunRecord
@@ -300,6 +301,20 @@ def test_a_case_that_does_not_fit_ends_training_with_a_message() -> None:
         one_step(at_most=0)
 
 
+def test_a_loss_that_is_not_finite_ends_training_and_names_the_cases(paths: DatasetPaths) -> None:
+    project = load_project(paths)
+    cases = select_fold(project.dataset.train, "US", 0, project.plan, project.splits)
+
+    def load_damaged(*arguments: Any) -> FoldData:
+        part = load_part(*arguments)
+        part.cache.image[0] = np.nan
+        return part
+
+    with pytest.raises(TrainingError, match=rf"epoch 0, step \d+: the loss is nan\..*{cases.training[0].case_id}"):
+        train_fold(project.paths, project.plan, "US", 0, cases, OPTIONS, load_damaged)
+    assert not (paths.fold("US", 0) / FINAL).exists()
+
+
 def test_prediction_halves_its_batches_too() -> None:
     images = torch.randn(7, 1, 4, 4)
     torch.manual_seed(0)
@@ -358,7 +373,7 @@ def test_a_copy_that_the_disk_has_no_room_for_is_refused(paths: DatasetPaths, mo
 
 def test_training_that_cannot_fit_is_refused_before_it_starts(paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "available_memory", lambda: 2**26)
-    with pytest.raises(MemoryLimitError, match=r"US fold 0: resnet10t with batches of 8 needs about 0\.\d GiB of memory, and 0\.1 GiB"):
+    with pytest.raises(MemoryLimitError, match=r"US fold 0: resnet10t with batches of 7 needs about 0\.\d GiB of memory, and 0\.1 GiB"):
         train(paths)
     assert not paths.fold("US", 0).exists()
     need = estimate_footprint("resnet10t", (64, 64), 1)

@@ -197,7 +197,7 @@ def _build_monai(spec: NetworkSpec, n_channels: int, n_classes: int, drop_path: 
         ) from error
     from torch import nn
 
-    from her2net.networks.layers import DropoutLinear, PaddedShortcut, make_safe
+    from her2net.networks.layers import DropoutLinear, PaddedShortcut, specialise
 
     network = getattr(nets, spec.library_name)(
         spatial_dims=3, n_input_channels=n_channels, num_classes=n_classes, **spec.options
@@ -209,7 +209,7 @@ def _build_monai(spec: NetworkSpec, n_channels: int, n_classes: int, drop_path: 
     if spec.options["conv1_t_stride"] == (1, 2, 2):
         network.maxpool = nn.MaxPool3d(kernel_size=3, stride=(1, 2, 2), padding=1)
     network.fc = DropoutLinear.from_linear(network.fc, dropout)
-    make_safe(network)
+    specialise(network)
     return network
 
 

@@ -108,7 +108,7 @@ def _train_locked(
     if not ended:
         if training.augmentation.engine == "batchgenerators":
             require_batchgenerators()
-        n_cases = len(cases.training) + len(cases.held_out)
+        n_cases = (len(cases.training), len(cases.held_out))
         refuse_what_cannot_fit(f"{modality} fold {fold}", section, training, n_cases, options.device)
     parts = {
         "training": load(paths, modality, section, cases.training),

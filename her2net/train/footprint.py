@@ -67,10 +67,15 @@ def images_bytes(stored_vox: list[int], n_channels: int, n_cases: int) -> int:
     return n_cases * math.prod(stored_vox) * (2 * n_channels + 1)
 
 
-def refuse_what_cannot_fit(what: str, plan: ModalityPlan, training: TrainingPlan, n_cases: int, device: str) -> None:
+def refuse_what_cannot_fit(
+    what: str, plan: ModalityPlan, training: TrainingPlan, n_cases: tuple[int, int], device: str
+) -> None:
     """Refuse a training that the free memory does not allow, before anything is loaded.
 
     A graphics card must hold one case at a time, because a batch can be parted; other devices a whole batch.
+
+    Args:
+        n_cases: to train on, and held out.
 
     Raises:
         MemoryLimitError: names the estimate, what is free, and the batch size that would fit.
@@ -79,7 +84,7 @@ def refuse_what_cannot_fit(what: str, plan: ModalityPlan, training: TrainingPlan
 
     need = estimate_footprint(training.network, tuple(plan.preprocessing.input_vox), plan.n_inputs,
                               len(training.loss_weights))
-    images = images_bytes(plan.preprocessing.stored_vox, plan.n_inputs, n_cases)
+    images = images_bytes(plan.preprocessing.stored_vox, plan.n_inputs, sum(n_cases))
     if not fits_in_memory(images):  # they stay on the disk, see `load_cache`
         images = 0
     remedy = "Choose a smaller network or preprocessing.input_vox in the plan, or another machine."
@@ -87,7 +92,7 @@ def refuse_what_cannot_fit(what: str, plan: ModalityPlan, training: TrainingPlan
         free = torch.cuda.mem_get_info()[0]
         refuse_if_too_large(f"{what}: one case of {training.network}", need.total(1), free, remedy)
         return
-    free, batch_size = available_memory(), min(training.batch_size, n_cases)
+    free, batch_size = available_memory(), min(training.batch_size, n_cases[0])
     fitting = (free - images - need.fixed) // max(need.per_case, 1)
     if 2 <= fitting < batch_size:
         remedy = f"Set training.batch_size to {fitting} in the plan, or end other programs."

@@ -104,7 +104,6 @@ class TrainingRun:
         report = load_pretrained(model, training.network, source="none" if state else source, n_channels=n_channels)
         self.initialisation = state["initialisation"] if state else report.message
         self.solved = network_spec(training.network).solved
-        torch.backends.cudnn.benchmark = self.device.type == "cuda"
         self.model = channels_last(model, section.ndim).to(self.device)
         self.average = None if self.solved else make_average(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, learning_rate=training.learning_rate,
