@@ -40,8 +40,9 @@ from her2net.report.pictures import Picture, _table_pictures, make_pictures
 from her2net.report.render import keep_together, render_page
 from her2net.report.results import methods_of
 from her2net.report.stage import ReportRecord
-from her2net.report.tabular import fusion_scales
+from her2net.report.tabular import clinical_scales, fusion_scales
 from her2net.report.thumbnails import OUTLINE, SIDE_PX, draw_thumbnail
+from her2net.tabular.record import TableExplanation, TermWeight
 
 EVIL = '<script>alert("x")</script>'
 TABLES = {
@@ -425,6 +426,17 @@ def test_a_model_without_a_say_has_no_scale_in_the_nomogram(material: Material, 
     ]
     assert captions[0] == f"{captions[1]} Without a scale, for it has no weight in the model: {material.fused[0]}."
     assert [scale.name for scale in fusion_scales(weigh(0.0))[0]] == material.fused[1:]
+
+
+def test_the_nomogram_of_covariates_has_round_values_and_the_sum_of_the_model() -> None:
+    unknown = dict.fromkeys(("ci_low", "ci_high", "odds_ratio_per_unit", "unit_ci_low", "unit_ci_high"))
+    grade = TermWeight(term="grade", class_name="positive", weight=-0.5, odds_ratio=0.6, n_folds_used=4, mean=2.02, sd=0.83, **unknown)
+    found = TableExplanation(table="CLIN", learners=["elastic_net"], inner_log_losses={}, n_features=1, n_terms=1, weights=[grade],
+                             intercepts=[-0.4])  # fmt: skip
+    (scale,), origin = clinical_scales(found)
+    assert scale.labels == ["1", "2", "3"]
+    for value, log_odds in zip((1, 2, 3), scale.log_odds, strict=True):
+        assert origin + log_odds == pytest.approx(-0.4 - 0.5 * (value - 2.02) / 0.83)
 
 
 def test_checklists_are_whole_and_mark_what_is_left(page: Page) -> None:

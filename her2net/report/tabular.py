@@ -188,7 +188,12 @@ class Scale:
 
 
 def clinical_scales(found: TableExplanation) -> tuple[list[Scale], float]:
-    """Return the scales of the covariates that have a weight (class 1 against class 0), and the sum at their origins."""
+    """Return the scales of the covariates that have a weight (class 1 against class 0), and the sum at their origins.
+
+    A number has round values within two standard deviations of its mean.
+    """
+    from matplotlib.ticker import MaxNLocator
+
     by_column: dict[str, list[TermWeight]] = {}
     for weight in found.weights:
         by_column.setdefault(weight.term.partition(" = ")[0], []).append(weight)
@@ -205,7 +210,8 @@ def clinical_scales(found: TableExplanation) -> tuple[list[Scale], float]:
                 origin -= w.weight * w.mean / w.sd
         else:
             w = weights[0]
-            at = np.linspace(w.mean - 2 * w.sd, w.mean + 2 * w.sd, 5)
+            low, high = w.mean - 2 * w.sd, w.mean + 2 * w.sd
+            at = np.array([v for v in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= v <= high])
             labels, values = [f"{v:.3g}" for v in at], (w.weight * (at - w.mean) / w.sd).tolist()
         least = min(values)
         origin += least
@@ -253,7 +259,7 @@ def draw_nomogram(scales: Sequence[Scale], origin: float, outcome: str) -> Figur
             _line(axes, row, scale.name, np.array(scale.log_odds) * unit, scale.labels)
         whole = np.linspace(0, total, 6)
         _line(axes, n_lines - 2, "Sum of points", whole / total * POINTS, [f"{v:.0f}" for v in whole])
-        chances = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
+        chances = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
         place = (np.log(chances / (1 - chances)) - origin) * unit
         inside = (place >= 0) & (place <= total)
         _line(axes, n_lines - 1, f"P({_short(outcome)})", place[inside] / total * POINTS, [f"{p:g}" for p in chances[inside]])
