@@ -40,7 +40,7 @@ from her2net.report.pictures import Picture, _table_pictures, make_pictures
 from her2net.report.render import keep_together, render_page
 from her2net.report.results import methods_of
 from her2net.report.stage import ReportRecord
-from her2net.report.tabular import clinical_scales, fusion_scales
+from her2net.report.tabular import _choose_chances, clinical_scales, fusion_scales
 from her2net.report.thumbnails import OUTLINE, SIDE_PX, draw_thumbnail
 from her2net.tabular.record import TableExplanation, TermWeight
 
@@ -437,6 +437,11 @@ def test_the_nomogram_of_covariates_has_round_values_and_the_sum_of_the_model() 
     assert scale.labels == ["1", "2", "3"]
     for value, log_odds in zip((1, 2, 3), scale.log_odds, strict=True):
         assert origin + log_odds == pytest.approx(-0.4 - 0.5 * (value - 2.02) / 0.83)
+
+
+@pytest.mark.parametrize(("least", "most", "shown"), [(0.31, 0.49, [0.35, 0.4, 0.45]), (0.04, 0.35, [0.05, 0.1, 0.2, 0.3])])
+def test_the_scale_of_probabilities_is_round_and_never_bare(least: float, most: float, shown: list[float]) -> None:
+    assert _choose_chances(np.log(least / (1 - least)), np.log(most / (1 - most))) == pytest.approx(shown)
 
 
 def test_checklists_are_whole_and_mark_what_is_left(page: Page) -> None:

@@ -259,11 +259,23 @@ def draw_nomogram(scales: Sequence[Scale], origin: float, outcome: str) -> Figur
             _line(axes, row, scale.name, np.array(scale.log_odds) * unit, scale.labels)
         whole = np.linspace(0, total, 6)
         _line(axes, n_lines - 2, "Sum of points", whole / total * POINTS, [f"{v:.0f}" for v in whole])
-        chances = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
+        chances = _choose_chances(origin, origin + total / unit)
         place = (np.log(chances / (1 - chances)) - origin) * unit
-        inside = (place >= 0) & (place <= total)
-        _line(axes, n_lines - 1, f"P({_short(outcome)})", place[inside] / total * POINTS, [f"{p:g}" for p in chances[inside]])
+        _line(axes, n_lines - 1, f"P({_short(outcome)})", place / total * POINTS, [f"{p:g}" for p in chances])
     return figure
+
+
+def _choose_chances(low: float, high: float) -> np.ndarray:
+    """Return round probabilities between two log odds: the usual ones, or finer ones where few of these lie between."""
+    from matplotlib.ticker import MaxNLocator
+
+    least, most = 1 / (1 + np.exp(-low)), 1 / (1 + np.exp(-high))
+    usual = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
+    inside = usual[(usual >= least) & (usual <= most)]
+    if len(inside) > 2:
+        return inside
+    fine = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(least, most)
+    return fine[(fine >= least) & (fine <= most) & (fine > 0) & (fine < 1)]
 
 
 def _line(axes, row: int, name: str, places: np.ndarray, labels: Sequence[str]) -> None:  # type: ignore[no-untyped-def]
