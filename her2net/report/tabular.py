@@ -274,7 +274,7 @@ def _choose_chances(low: float, high: float) -> np.ndarray:
     inside = usual[(usual >= least) & (usual <= most)]
     if len(inside) > 2:
         return inside
-    fine = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(least, most)
+    fine = np.asarray(MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(least, most))
     return fine[(fine >= least) & (fine <= most) & (fine > 0) & (fine < 1)]
 
 
