@@ -28,14 +28,14 @@ from her2net.input_check import FINDING_COLUMNS, Finding, UnlikeTrainingWarning,
 from her2net.paths import DatasetPaths, find_roots, find_trained, folder_name
 from her2net.plan.machine import choose_device
 from her2net.plan.schema import ModalityPlan, Plan
-from her2net.plan.tables import CLINICAL
+from her2net.plan.table_schema import CLINICAL
 from her2net.predictions import Predictions, make_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.raw.layout import JUNK, SUFFIX
 from her2net.raw.names import explain_bad_name
 from her2net.raw.rows import CASES, read_covariates
 from her2net.tabular.features import FeatureTable, covariate_table, has_lesion, radiomics_table
-from her2net.tabular.radiomics import radiomics_at_hand
+from her2net.tabular.radiomics import radiomics_at_hand, require_mirp
 from her2net.tabular.stage import mean_of_folds
 from her2net.trained import TrainedModel, load_trained
 
@@ -116,6 +116,7 @@ class Predictor:
             findings += found
             tables[name] = _as_predictions([case.case_id for case in cases], probs, patients or {})
         for name, features in self._describe(files, covariates or {}, n_workers=n_workers, quiet=quiet).items():
+            findings += self._compare_mirp(name, features)
             probs = mean_of_folds(self.model.tables[name], features)
             tables[name] = _as_predictions(list(features.case_ids), probs, patients or {})
         if self.model.fusion is not None:
@@ -150,6 +151,16 @@ class Predictor:
             if len(features):
                 found[name] = features
         return found
+
+    def _compare_mirp(self, name: str, features: FeatureTable) -> list[Finding]:
+        """Warn of every case whose radiomics comes from another version of mirp than that of training."""
+        modality = self.plan.tables[name].modality
+        versions = {record.environment.get("mirp", "") for record in self.model.tables[name]}
+        if modality is None or versions == {here := require_mirp()}:
+            return []
+        what = "radiomics is computed by another version of mirp than in training"
+        expected = ", ".join(sorted(versions))
+        return [Finding("warning", "mirp-version", what, here, expected, case_id, modality) for case_id in features.case_ids]
 
     def decide(self, tables: dict[str, Predictions]) -> list[dict[str, object]]:
         """Return one row per case and model: probability, threshold chosen on OOF predictions, decision, warnings.

@@ -19,7 +19,7 @@ from her2net.fuse.stage import FUSION, FusionRecord, fusion_inputs
 from her2net.locks import find_holder
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
-from her2net.plan.tables import CLINICAL
+from her2net.plan.table_schema import CLINICAL
 from her2net.preprocess.cache import explain_staleness
 from her2net.project import Project, explain_plan_staleness, load_planned
 from her2net.raw.scan import changed_files, rehash_changed

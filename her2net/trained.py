@@ -30,7 +30,7 @@ class TrainedModel:
         fusion: `None` with a single modality.
         thresholds: model -> operating point, chosen on OOF predictions; empty with more than two classes.
         tta: modality -> whether fusion and thresholds were fitted on test-time augmented predictions.
-        tables: table model (`RAD:US`, `CLIN`) -> fitted model of each fold; a model archive has none.
+        tables: table model (`RAD:US`, `CLIN`) -> fitted model of each fold.
     """
 
     plan: Plan

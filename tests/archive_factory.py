@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_paths
@@ -26,6 +27,10 @@ from her2net.fuse.stage import FusionRecord
 from her2net.networks.build import NETWORKS, build_network
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
+from her2net.plan.table_schema import CovariateKind, RadiomicsPlan, TableModelPlan, TablePlan
+from her2net.tabular.features import FeatureTable
+from her2net.tabular.learn import Trial, fit_with
+from her2net.tabular.record import TableFold
 from her2net.train.loop import channels_last
 from her2net.trained import TrainedModel
 
@@ -50,7 +55,9 @@ def make_model(root: Path) -> TrainedModel:
     section = plan.modalities["US"].model_dump()
     section["training"]["network"] = TINY.name
     section["preprocessing"] |= {"input_vox": [48, 48], "stored_vox": [64, 64]}
-    values = plan.model_dump() | {"modalities": {"US": section, "MG": section}, "machine": None, "decisions": []}
+    tables = _make_table_plans()
+    values = plan.model_dump() | {"modalities": {"US": section, "MG": section}, "machine": None, "decisions": [],
+                                  "tables": {name: table.model_dump() for name, table in tables.items()}}  # fmt: skip
     values["splits"]["n_folds"] = 2
     values["fusion"]["subsets"] = [["US"], ["MG"], ["US", "MG"]]
     trained = {"US": fingerprint.modalities["US"], "MG": fingerprint.modalities["US"]}
@@ -60,8 +67,33 @@ def make_model(root: Path) -> TrainedModel:
     return TrainedModel(
         plan=Plan.model_validate(values), fingerprint=fingerprint.model_copy(update={"modalities": trained}),
         networks=networks, fusion=_make_fusion(), tta={"US": False, "MG": False},
-        thresholds=Thresholds(models=dict.fromkeys(("US", "MG", "fusion"), threshold)),
+        thresholds=Thresholds(models=dict.fromkeys(("US", "MG", "RAD:US", "CLIN", "fusion"), threshold)),
+        tables={name: [_make_table_fold(name, table, k) for k in range(2)] for name, table in tables.items()},
     )  # fmt: skip
+
+
+def _make_table_plans() -> dict[str, TablePlan]:
+    radiomics = RadiomicsPlan(families=["statistics"], normalisation="none", discretisation="fixed_bin_number", bins=8,
+                              bin_width=None, by_slice=True, spacing_mm=None)  # fmt: skip
+    model = TableModelPlan(learners=["elastic_net", "forest"], transform="normal_scores", max_correlation=1.0, inner_folds=2, seed=0)
+    clinic = model.model_copy(update={"learners": ["elastic_net"], "transform": "none"})
+    return {
+        "RAD:US": TablePlan(modality="US", radiomics=radiomics, columns={}, model=model, fused=False),
+        "CLIN": TablePlan(modality=None, radiomics=None, columns={"age": "continuous", "sex": "binary"}, model=clinic, fused=False),
+    }  # fmt: skip
+
+
+def _make_table_fold(name: str, plan: TablePlan, fold: int) -> TableFold:
+    """Fit a forest to made radiomics, or an elastic net to made covariates."""
+    rng, n = np.random.default_rng(fold), 24
+    kinds: dict[str, CovariateKind] = dict(plan.columns) or {"B-mode: stat_mean": "continuous", "B-mode: stat_var": "continuous"}
+    columns = {c: rng.choice(["f", "m"], n).astype(object) if kind == "binary" else rng.normal(50, 9, n) for c, kind in kinds.items()}
+    settings = {"C": 1.0, "l1_share": 0.0} if name == "CLIN" else {"min_cases_per_leaf": 3.0}
+    chosen = Trial(learner=plan.model.learners[-1], settings=settings, log_loss=0.7)
+    model = fit_with(FeatureTable(tuple(map(str, range(n))), columns, kinds), np.arange(n) % 2, 2, plan.model, chosen)
+    model = model.model_copy(update={"trees": model.trees[:5]})
+    return TableFold(made_from={"training_cases": "secret"}, table=name, fold=str(fold), settings=plan.model, n_held_out_cases=6,
+                     model=model, environment={"mirp": "2.7.0"})  # fmt: skip
 
 
 def _make_network() -> torch.nn.Module:

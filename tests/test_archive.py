@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from her2net.plan.stage import plan_dataset
 from her2net.predictions import Predictions, read_predictions
 from her2net.raw.dataset import read_dataset
 from her2net.raw.synthetic import make_synthetic_dataset
+from her2net.tabular.features import FeatureTable
 from her2net.trained import TrainedModel
 
 ROOT_VARIABLES = ("her2net_raw", "her2net_preprocessed", "her2net_results")
@@ -76,6 +78,7 @@ def put_new_images(paths: DatasetPaths, folder: Path) -> Path:
     """Lay the test images out as new ones, but for the last case: seven images are read in this process."""
     shutil.copytree(paths.raw / "imagesTs", folder)
     shutil.copytree(paths.raw / "masksTs", folder / "masks")
+    shutil.copy(paths.raw / "cases.csv", folder)
     last = sorted((folder / "US").iterdir())[-1].stem
     for path in [p for p in folder.rglob(f"{last}*") if p.is_file()]:
         path.unlink()
@@ -97,8 +100,8 @@ def test_the_archive_alone_predicts_what_the_pipeline_predicted(
     before = snapshot(lonely)
     assert predict.main(["--model", "model.her2net", "-i", "new", "-o", "out", "--quiet", "--device", "cpu"]) == 0
     added = set(snapshot(lonely)) - set(before)
-    assert added == {"out", *(f"out/{n}.csv" for n in ("US", "MRI", "fusion", "decisions", "warnings"))}
-    for name in ("US", "MRI", "fusion"):
+    assert added == {"out", *(f"out/{n}.csv" for n in ("US", "MRI", "CLIN", "fusion", "decisions", "warnings"))}
+    for name in ("US", "MRI", "CLIN", "fusion"):
         assert_agree(read_predictions(lonely / f"out/{name}.csv"), read_predictions(small_run.model(name) / "test.csv"))
     thresholds = Thresholds.load(small_run.evaluation / "thresholds.json").models
     for row in (lonely / "out/decisions.csv").read_text().splitlines()[1:]:
@@ -155,15 +158,17 @@ def test_the_archive_names_no_site_and_no_machine(made: TrainedModel, tmp_path: 
     model = replace(made, plan=made.plan.model_copy(update={"machine": MACHINE.model_copy(update={"name": "recorded-cpu"})}))
     members = take_apart(write_made_archive(tmp_path / "a.her2net", model)).members
     assert json.loads(members["fingerprint.json"])["n_sites"] == 2
-    assert not [(name, word) for name, content in members.items() for word in (b"north", b"south", b"recorded-cpu") if word in content]
+    words = (b"north", b"south", b"recorded-cpu", b"secret")
+    assert not [(name, word) for name, content in members.items() for word in words if word in content]
 
 
 def test_the_archive_holds_these_members_and_no_pickle(small_run: DatasetPaths, archive: Path) -> None:
     n_folds = Plan.load(small_run.plan).splits.n_folds
     texts = {"manifest.json", "plan.json", "fingerprint.json", "thresholds.json", "fusion.json", "model_card.md", "licence.txt"}
     weights = {f"weights/{name}/fold_{k}.safetensors" for name in ("US", "MRI") for k in range(n_folds)}
+    tables = {f"tables/CLIN/fold_{k}.json" for k in range(n_folds)}
     members = take_apart(archive).members
-    assert set(members) == texts | weights | {"test_vectors.safetensors"}
+    assert set(members) == texts | weights | tables | {"test_vectors.safetensors"}
     manifest = Manifest.parse(members["manifest.json"].decode(), where="manifest")
     assert set(manifest.members) == set(members) - {"manifest.json"}
     for name in weights:
@@ -182,6 +187,8 @@ def test_the_card_repeats_the_evaluation(small_run: DatasetPaths, archive: Path)
         assert part in card
     assert "| all | 26 |" in card
     assert "| US | scattering_2d | 64 x 64 | random numbers | 2 | 4 |" in card
+    assert "| CLIN | covariates of cases.csv: age (continuous)" in card
+    assert "They hold no row of a case" in card
 
 
 def test_remarks_reach_the_card(small_run: DatasetPaths) -> None:
@@ -310,10 +317,22 @@ def test_test_time_augmentation_is_used_where_the_thresholds_were_fitted_with_it
     assert not np.array_equal(without, taken)
 
 
+def test_another_version_of_mirp_is_told_for_each_case(made: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder, features = SimpleNamespace(plan=made.plan, model=made), FeatureTable(("a", "b"), {}, {})
+    monkeypatch.setattr("her2net.predict.require_mirp", lambda: "9.9")
+    found = Predictor._compare_mirp(holder, "RAD:US", features)  # type: ignore[arg-type]
+    assert [(f.check, f.case_id, f.modality, f.found, f.expected) for f in found] == [
+        ("mirp-version", case_id, "US", "9.9", "2.7.0") for case_id in ("a", "b")
+    ]
+    assert Predictor._compare_mirp(holder, "CLIN", features) == []  # type: ignore[arg-type]
+    monkeypatch.setattr("her2net.predict.require_mirp", lambda: "2.7.0")
+    assert Predictor._compare_mirp(holder, "RAD:US", features) == []  # type: ignore[arg-type]
+
+
 def test_the_manifest_is_strict_json(archive: Path, tmp_path: Path) -> None:
     for name, content in take_apart(archive).members.items():
         if name.endswith(".json"):
-            (tmp_path / name).write_bytes(content)
-            found = load_json(tmp_path / name)
+            (tmp_path / "part.json").write_bytes(content)
+            found = load_json(tmp_path / "part.json")
             assert found["schema_version"] == 1
             assert "her2net_version" in found

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -394,3 +395,94 @@ def _nothing():  # type: ignore[no-untyped-def]
     from contextlib import nullcontext
 
     return nullcontext()
+
+
+FOREST, LINEAR = "tables/RAD-US/fold_0.json", "tables/CLIN/fold_1.json"
+
+
+def change_tree(tree: dict, **change: Any) -> dict:
+    """Change node 0 of a tree that has one, e.g. `left=0`: it leads to itself."""
+    return tree | {key: [value, *tree[key][1:]] for key, value in change.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"left": 0}, "lead nowhere"), ({"right": -1}, "lead nowhere"), ({"right": 10**30}, "lead nowhere"),
+        ({"term": 99}, "lead nowhere"), ({"term": -2}, "lead nowhere"), ({"threshold": "x"}, "valid number"),
+        ({"probs": [0.7, 0.7]}, "do not end in probabilities"), ({"probs": [1.0]}, "do not end in"),
+        ({"probs": [-1.0, 2.0]}, "do not end in"),
+    ],
+)  # fmt: skip
+def test_a_tree_without_an_end(parts: Parts, attack: Callable, change: dict, said: str) -> None:
+    record = json.loads(parts.members[FOREST])
+    record["model"]["trees"] = [change_tree(tree, **change) for tree in record["model"]["trees"]]
+    parts.put(FOREST, json.dumps(record).encode())
+    assert said in attack(parts.write)
+
+
+def test_a_forest_that_fills_the_memory(parts: Parts, attack: Callable) -> None:
+    """Trees are padded to the largest: a few large and many small ones make much of a small file."""
+    record = json.loads(parts.members[FOREST])
+    leaf = {"term": [-1], "threshold": [0.0], "left": [0], "right": [0], "probs": [[0.5, 0.5]]}
+    record["model"]["trees"] = [{key: value * 3000 for key, value in leaf.items()}, *[leaf] * 7000]
+    parts.put(FOREST, json.dumps(record).encode())
+    assert "its trees are too large" in attack(parts.write)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weights": [[1e300, 1.0]]}, "weights beyond"), ({"weights": [[1.0]]}, "expected weights of shape (1, 2)"),
+        ({"weights": []}, "expected weights"), ({"intercepts": [0.0, 0.0]}, "expected weights"), ({"n_classes": 3}, "is for 3 classes"),
+        ({"intercepts": [float("nan")]}, "NaN"), ({"intercepts": [0.3]}, "does not give the probabilities"), ({"code": "x"}, "code"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_none(parts: Parts, attack: Callable, change: dict, said: str) -> None:
+    record = json.loads(parts.members[LINEAR])
+    record["model"] |= change
+    parts.put(LINEAR, json.dumps(record).encode())
+    assert said in attack(parts.write)
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "said"),
+    [
+        ("columns", {"name": "patient_id"}, "'patient_id' is none of the plan's"),
+        ("columns", {"kind": "binary"}, "is none of the plan's"), ("columns", {"fill": "x"}, "cannot be encoded"),
+        ("columns", {"knots": [2.0, 1.0], "scores": [0.0, 1.0]}, "cannot be encoded"),
+        ("columns", {"knots": [1.0]}, "cannot be encoded"), ("terms", {"column": "size"}, "is of no column"),
+        ("terms", {"sd": 0.0}, "vary"), ("terms", {"level": "x"}, "is of no column"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_none(parts: Parts, attack: Callable, place: str, change: dict, said: str) -> None:
+    record = json.loads(parts.members[LINEAR])
+    record["model"]["encoding"][place][0] |= change
+    parts.put(LINEAR, json.dumps(record).encode())
+    assert said in attack(parts.write)
+
+
+def test_table_models_have_to_be_those_of_the_plan(parts: Parts, attack: Callable) -> None:
+    forest, linear = parts.members[FOREST], parts.members[LINEAR]
+    parts.put(LINEAR, parts.members["tables/CLIN/fold_0.json"])
+    assert "is of 'CLIN' fold '0'" in attack(parts.write)
+    parts.put(LINEAR, json.dumps(json.loads(linear) | {"environment": {"mirp": "=1+1"}}).encode())
+    assert "names a version that is none" in attack(parts.write)
+    parts.put(LINEAR, json.dumps(json.loads(linear) | {"settings": json.loads(forest)["settings"]}).encode())
+    assert "its settings are not those of the plan" in attack(parts.write)
+    parts.put(LINEAR, linear)
+    parts.put("tables/CLIN/fold_2.json", linear)
+    assert "'tables/CLIN/fold_2.json' has no place in it" in attack(parts.write)
+
+
+@pytest.mark.parametrize(("change", "said"), [({"spacing_mm": [1e-6, 9.0]}, "0.02 to 100"), ({"bins": 10**9}, "at most 1024")])
+def test_radiomics_that_fills_the_memory(parts: Parts, attack: Callable, change: dict, said: str) -> None:
+    plan = json.loads(parts.members["plan.json"])
+    plan["tables"]["RAD:US"]["radiomics"] |= change
+    parts.put("plan.json", json.dumps(plan).encode())
+    assert said in attack(parts.write)
+
+
+def test_radiomics_of_another_version(parts: Parts, attack: Callable) -> None:
+    parts.change_json("manifest.json", {"features_version": 1})
+    assert "radiomics is computed by version 1, here by version" in attack(parts.write)

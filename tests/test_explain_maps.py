@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from her2net.explain import draw
 from her2net.explain.geometry import rectify, to_original, window_slices
 from her2net.explain.maps import (
     Layer,
@@ -28,7 +29,7 @@ from her2net.explain.maps import (
     restandardise,
 )
 from her2net.explain.measure import compare_with_random, localise, mean_over_cases, perturb, random_networks
-from her2net.explain.planes import cut_plane, patient_axes
+from her2net.explain.planes import Plane, cut_plane, patient_axes
 from her2net.networks.build import NETWORKS, build_network
 from her2net.plan.schema import PreprocessingPlan
 from her2net.preprocess.crop import crop_window, lesion_box
@@ -368,3 +369,14 @@ def test_a_crop_with_nothing_hidden_is_standardised_as_it_was() -> None:
     hidden[:, 2] = 0
     again = restandardise(hidden, z, ZScore(2, joint=False, share=1.0))
     assert torch.equal(again[:, 2], hidden[:, 2])  # a derived channel was not z-scored
+
+
+def test_pictures_of_any_shape_begin_in_one_line() -> None:
+    figure, axes = draw._figure(1, 2, 1.7)
+    for axis, shape in zip(axes.flat, ((30, 40), (40, 20)), strict=True):
+        grey = np.random.default_rng(0).random(shape)
+        draw._show(axis, Plane(grey, np.zeros(shape), None, (slice(0, shape[0]), slice(0, shape[1])), 1.0, "a title"))
+    draw._legend(figure, "the class", has_mask=False)
+    figure.draw_without_rendering()
+    tops = [axis.get_position().y1 for axis in axes.flat]
+    assert tops[0] == pytest.approx(tops[1])

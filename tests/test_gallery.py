@@ -39,6 +39,8 @@ def test_a_run_shows_explanations_that_work_without_a_script(done: DatasetPaths)
     sliders = [e for e in page.all("input") if e.attributes.get("type") == "range"]
     assert len(sliders) == len(volumes.items)
     assert all("hidden" in e.attributes and e.attributes["aria-label"].startswith("Slice of ") for e in sliders)
+    assert not any("tabindex" in e.attributes for e in sliders)  # a range input takes focus and arrow keys by itself
+    assert "input:focus-visible" in done.report.read_text(encoding="utf-8")
 
 
 def test_the_measures_stand_beside_the_maps_with_words(done: DatasetPaths) -> None:

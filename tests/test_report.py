@@ -31,16 +31,18 @@ from her2net.paths import DatasetPaths
 from her2net.predictions import Predictions
 from her2net.project import load_project
 from her2net.report import cautions, mistakes, use, words
-from her2net.report.cohort import count_groups, table1s
+from her2net.report.cohort import count_groups, flow_table, table1s
 from her2net.report.figures import draw_training
 from her2net.report.material import Material, collect
 from her2net.report.page import SECTIONS, make_page
 from her2net.report.paper import load_paper, rates_of_counts
-from her2net.report.pictures import Picture, make_pictures
+from her2net.report.pictures import Picture, _table_pictures, make_pictures
 from her2net.report.render import keep_together, render_page
 from her2net.report.results import methods_of
 from her2net.report.stage import ReportRecord
+from her2net.report.tabular import _choose_chances, clinical_scales, fusion_scales
 from her2net.report.thumbnails import OUTLINE, SIDE_PX, draw_thumbnail
+from her2net.tabular.record import TableExplanation, TermWeight
 
 EVIL = '<script>alert("x")</script>'
 TABLES = {
@@ -402,10 +404,44 @@ def test_the_cohort_flow_adds_up(material: Material) -> None:
         assert sum(group.per_class.values()) + group.unlabelled == group.n_cases
         for name, n in group.lacking.items():
             assert n == sum(name not in case.images for case in part)
+        assert group.described == {"CLIN": sum(any(map(case.covariates.get, material.plan.tables["CLIN"].columns)) for case in part)}
+    _, *counts, _ = next(row for row in flow_table(material, groups).rows if row[0].text == "Used for the model CLIN")
+    assert [cell.text for cell in counts] == [str(group.described["CLIN"]) for group in groups]
     first = table1s(material)[0]
     assert first.columns[1:3] == ("Training", "Test")
     assert [cell.text for cell in first.rows[0][:3]] == ["Cases", str(len(cases.train)), str(len(cases.test))]
     assert {"Class: negative", "Class: positive", "age"} <= {row[0].text for row in first.rows}
+
+
+def test_a_model_without_a_say_has_no_scale_in_the_nomogram(material: Material, tmp_path: Path) -> None:
+    def weigh(first: float) -> Material:
+        assert material.fusion is not None
+        models = [
+            m.model_copy(update={"weights": [[first, *[1.0] * (len(row) - 1)] for row in m.weights]}) for m in material.fusion.models
+        ]
+        return replace(material, fusion=material.fusion.model_copy(update={"models": models}))
+
+    captions = [
+        next(p for p in _table_pictures(weigh(first), tmp_path) if p.key == "nomogram_fusion").caption for first in (0.0, 1.0)
+    ]
+    assert captions[0] == f"{captions[1]} Without a scale, for it has no weight in the model: {material.fused[0]}."
+    assert [scale.name for scale in fusion_scales(weigh(0.0))[0]] == material.fused[1:]
+
+
+def test_the_nomogram_of_covariates_has_round_values_and_the_sum_of_the_model() -> None:
+    unknown = dict.fromkeys(("ci_low", "ci_high", "odds_ratio_per_unit", "unit_ci_low", "unit_ci_high"))
+    grade = TermWeight(term="grade", class_name="positive", weight=-0.5, odds_ratio=0.6, n_folds_used=4, mean=2.02, sd=0.83, **unknown)
+    found = TableExplanation(table="CLIN", learners=["elastic_net"], inner_log_losses={}, n_features=1, n_terms=1, weights=[grade],
+                             intercepts=[-0.4])  # fmt: skip
+    (scale,), origin = clinical_scales(found)
+    assert scale.labels == ["1", "2", "3"]
+    for value, log_odds in zip((1, 2, 3), scale.log_odds, strict=True):
+        assert origin + log_odds == pytest.approx(-0.4 - 0.5 * (value - 2.02) / 0.83)
+
+
+@pytest.mark.parametrize(("least", "most", "shown"), [(0.31, 0.49, [0.35, 0.4, 0.45]), (0.04, 0.35, [0.05, 0.1, 0.2, 0.3])])
+def test_the_scale_of_probabilities_is_round_and_never_bare(least: float, most: float, shown: list[float]) -> None:
+    assert _choose_chances(np.log(least / (1 - least)), np.log(most / (1 - most))) == pytest.approx(shown)
 
 
 def test_checklists_are_whole_and_mark_what_is_left(page: Page) -> None:

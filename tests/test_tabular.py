@@ -18,7 +18,7 @@ from small_run import plan_options
 from her2net import pipeline, status
 from her2net.archive.licence import read_licence
 from her2net.archive.write import export_model
-from her2net.errors import ArchiveError, MissingDependencyError, PlanError, RawDataError
+from her2net.errors import MissingDependencyError, PlanError, RawDataError
 from her2net.evaluate.delong import auc
 from her2net.fuse.sources import fusion_sources, fusion_subsets
 from her2net.paths import DatasetPaths
@@ -36,6 +36,7 @@ from her2net.raw.rows import read_covariates
 from her2net.raw.spec import DatasetSpec
 from her2net.report.tabular import sentences
 from her2net.tabular import features as features_module
+from her2net.tabular import radiomics
 from her2net.tabular.added import measure_added_value
 from her2net.tabular.encode import encode, fit_encoding
 from her2net.tabular.features import FeatureTable, update_features
@@ -303,6 +304,34 @@ def test_mirp_gives_the_reference_values_of_the_ibsi_phantom() -> None:
     assert contrast == pytest.approx(5.12, rel=5e-3), "all directions in one matrix; the mean over directions is 5.32"
 
 
+@pytest.mark.parametrize("spacing_mm", [None, [1.5, 1.5]])
+def test_slices_side_by_side_give_what_mirp_gives_for_the_volume(spacing_mm: list[float] | None) -> None:
+    pytest.importorskip("mirp")
+    rng = np.random.default_rng(0)
+    image = np.add.accumulate(rng.standard_normal((3, 18, 15)), axis=2).astype(np.float32)
+    lesion = np.zeros(image.shape, dtype=bool)
+    lesion[0, :9, 3:12], lesion[2, 6:16, :8] = True, True  # slices apart, lesions that touch the border
+    plan = RadiomicsPlan(families=["statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm"],
+                         normalisation="none", discretisation="fixed_bin_number", bins=8, bin_width=None, by_slice=True,
+                         spacing_mm=spacing_mm)  # fmt: skip
+    found = describe_arrays(image[None], lesion, (6.0, 1.0, 1.0), ["x"], plan)
+    whole = radiomics._run_mirp(image, lesion, (6.0, 1.0, 1.0), plan, plan.families, by_slice=True, new_spacing=spacing_mm,
+                                **radiomics.MERGED)  # fmt: skip
+    assert len(whole) == len(found) > 100
+    for name, value in whole.items():
+        assert found[f"x: {name}"] == pytest.approx(value, rel=1e-9, nan_ok=True), name
+
+
+def test_slices_lie_side_by_side_without_touching() -> None:
+    lesion = np.zeros((4, 6, 5), dtype=bool)
+    lesion[1, :3, 2:], lesion[3, 2:, 4] = True, True
+    image = np.arange(lesion.size, dtype=np.float32).reshape(lesion.shape)
+    flat, mask = radiomics.lay_side_by_side(image, lesion)
+    assert flat.shape == mask.shape == (1, 2 * (6 + 2), 3 + 2)
+    assert sorted(flat[mask]) == sorted(image[lesion])
+    assert not mask[0, 7:9].any(), "two rows between the slices"
+
+
 def test_covariates_of_new_cases_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "cases.csv"
     path.write_text("case_id;age;sex\na;41,5;f\nb;;m\n", encoding="utf-8")
@@ -397,8 +426,11 @@ def test_new_cases_are_predicted_with_and_without_their_covariates(copied: Datas
     assert "CLIN" not in without
     assert without["fusion"].case_ids == with_them["fusion"].case_ids
     assert not np.allclose(without["fusion"].probs, with_them["fusion"].probs)
-    with pytest.raises(ArchiveError, match="the fusion takes CLIN"):
-        export_model(copied, tmp_path / "x.her2net", read_licence(None))
+    archive = export_model(copied, tmp_path / "x.her2net", read_licence(None)).path
+    carried = Predictor(archive, device="cpu").predict(copied.raw, quiet=True)
+    assert set(carried) == set(with_them)
+    for name in ("CLIN", "fusion"):
+        assert np.abs(carried[name].probs - with_them[name].probs).max() < 1e-12, name
 
 
 def test_planning_again_keeps_the_tables(copied: DatasetPaths) -> None:

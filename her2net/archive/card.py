@@ -5,6 +5,7 @@ Written from the artefacts alone, and from nothing that names a person, a place,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ def write_card(model: TrainedModel, evaluation: Evaluation, training: Mapping[st
         f"Written by her2net {__version__} from the files of this model; every figure is taken from them.",
         "## Intended use", _intended_use(plan),
         "## Input", _inputs(plan, cohort),
+        *(["## Table models", _tables(model)] if model.tables else []),
         "## Training cohort", _cohort(cohort),
         "## Training", _training(plan, training),
         "## Performance", _performance(evaluation),
@@ -56,8 +58,8 @@ def write_card(model: TrainedModel, evaluation: Evaluation, training: Mapping[st
 
 
 def _intended_use(plan: Plan) -> str:
-    names = list(plan.modalities)
-    source = " or ".join(names) + (", or their fusion" if len(names) > 1 else "")
+    names = [*plan.modalities, *plan.tables]
+    source = " or ".join(names) + (", or a fusion of them" if len(names) > 1 else "")
     classes = ", ".join(f"{_escape(name)} ({i})" for i, name in enumerate(plan.class_names))
     return (
         f"Gives each case (one lesion) a probability for each class, from {source}. Classes: {classes}.\n\n"
@@ -76,6 +78,28 @@ def _inputs(plan: Plan, cohort: Fingerprint) -> str:
         ])  # fmt: skip
     header = ["modality", "channels", "files", "axes", "size (voxels)", "spacing (mm)", "lesion masks"]
     return _table(header, rows) + "\n\nSize and spacing: median (smallest to largest) per axis of the training images."
+
+
+def _tables(model: TrainedModel) -> str:
+    rows = []
+    for name, folds in model.tables.items():
+        table = model.plan.tables[name]
+        covariates = ", ".join(f"{column} ({kind})" for column, kind in table.columns.items())
+        mirp = folds[0].environment.get("mirp", "")
+        learners = Counter(record.model.chosen.learner.replace("_", " ") for record in folds)
+        read = {term.column for record in folds for term in record.model.encoding.terms}
+        source = f"{table.modality} with lesion mask; mirp {mirp}" if table.modality else f"covariates of cases.csv: {covariates}"
+        rows.append([
+            name, source,
+            ", ".join(f"{learner} in {n}" for learner, n in learners.items()), len(read),
+            " to ".join(str(n) for n in sorted({f(record.model.n_cases for record in folds) for f in (min, max)})),
+        ])  # fmt: skip
+    header = ["model", "reads", "learner in folds", "columns used by any fold", "training cases of a fold"]
+    return _table(header, rows) + (
+        "\n\nThey hold no row of a case, but figures of the training cases: of each column mean, SD, the median or the most frequent "
+        "level, the names of its levels, and for radiomics 21 quantiles, any of which may be the value of one case; of a forest "
+        "the thresholds of its splits and the share of each class in its leaves (three cases or more)."
+    )
 
 
 def _masks(trained: ModalityFingerprint) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from her2net.archive.manifest import MAX_CLASSES, MAX_FOLDS, Manifest
+from her2net.archive.tables import check_table_plans
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
 from her2net.fuse.stage import FUSION, FusionRecord, check_fusion
@@ -14,6 +15,7 @@ from her2net.plan.schema import Plan
 from her2net.preprocess.cache import CACHE_VERSION
 from her2net.raw.names import explain_bad_name
 from her2net.raw.spec import DatasetSpec, ModalitySpec
+from her2net.tabular.features import FEATURES_VERSION
 
 
 def check_plan(plan: Plan) -> list[str]:
@@ -34,7 +36,7 @@ def check_plan(plan: Plan) -> list[str]:
         problems += [str(item["msg"]).removeprefix("Value error, ") + "." for item in error.errors()]
     if plan.splits.n_folds > MAX_FOLDS or plan.n_classes > MAX_CLASSES:
         problems.append(f"{plan.splits.n_folds} folds and {plan.n_classes} classes, expected at most {MAX_FOLDS} and {MAX_CLASSES}.")
-    return problems + check_sections(plan)
+    return problems + check_sections(plan) + check_table_plans(plan)
 
 
 PLAN_KEY = {"name": "the plan's name", "dataset": "the dataset's name"}
@@ -47,6 +49,9 @@ def check_parts(
     problems = []
     if manifest.preprocessing_version != CACHE_VERSION:
         problems.append(f"images are prepared by version {manifest.preprocessing_version}, here by version {CACHE_VERSION}.")
+    versions = (manifest.features_version, FEATURES_VERSION)
+    if any(table.radiomics for table in plan.tables.values()) and versions[0] != versions[1]:
+        problems.append(f"radiomics is computed by version {versions[0]}, here by version {versions[1]}.")
     names = list(plan.modalities)
     for what, keys in (("fingerprint", fingerprint.modalities), ("manifest's tta", manifest.tta)):
         if set(keys) != set(names):
@@ -63,7 +68,7 @@ def check_parts(
         for what, axes in (("size", trained.size_vox), ("spacing", trained.spacing_mm))
         if axes is not None and len(axes) != trained.ndim
     ]
-    models = {*names, *([FUSION] if fusion else [])} if plan.n_classes == 2 else set()
+    models = {*names, *plan.tables, *([FUSION] if fusion else [])} if plan.n_classes == 2 else set()
     if set(thresholds.models) != models:
         problems.append(f"thresholds of {', '.join(thresholds.models) or 'no model'}, expected {', '.join(sorted(models)) or 'none'}.")
     return problems + (check_fusion(plan, fusion) if fusion else [])

@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from her2net.artefact import Artefact, Strict
+from her2net.fuse.sources import fusion_sources
+from her2net.paths import folder_name
 from her2net.plan.schema import Plan
 from her2net.version import __version__
 
@@ -18,7 +20,9 @@ VECTORS = "test_vectors.safetensors"
 MAX_ARCHIVE_BYTES = 16 * 2**30
 MAX_MEMBER_BYTES = 2_000_000_000
 MAX_TEXT_BYTES = 4 * 2**20
-"""Of a member that is not tensors."""
+"""Of a member that is neither tensors nor a table model."""
+MAX_TABLE_BYTES = 256 * 2**20
+"""Of one fold of a table model; a forest on a thousand cases has a few megabytes."""
 MAX_HEADER_BYTES = 2**20
 """Of the header of a safetensors file."""
 MAX_DIRECTORY_BYTES = 2**20
@@ -40,6 +44,7 @@ class Manifest(Artefact):
     Attributes:
         licence: identifier that the maker chose; `null` if none was chosen.
         preprocessing_version: of the arithmetic from image to network input; another one is refused.
+        features_version: of the arithmetic from image to radiomics, likewise; `null` without radiomics.
         tta: modality -> whether fusion and thresholds were fitted on test-time augmented predictions.
         members: every other member.
     """
@@ -50,6 +55,7 @@ class Manifest(Artefact):
     format: Literal["her2net model archive"] = "her2net model archive"
     licence: Annotated[str, Field(pattern=r"^[ -~]{1,200}$")] | None
     preprocessing_version: int
+    features_version: int | None = None
     tta: dict[str, bool]
     members: dict[str, Member]
 
@@ -59,8 +65,20 @@ def weights_name(modality: str, fold: int) -> str:
     return f"weights/{modality}/fold_{fold}.safetensors"
 
 
-def expected_members(plan: Plan) -> set[str]:
+def table_name(table: str, fold: int) -> str:
+    """Name of the member with one fold of a table model."""
+    return f"tables/{folder_name(table)}/fold_{fold}.json"
+
+
+def has_fusion(plan: Plan, *, listed: bool) -> bool:
+    """Whether an archive of this plan holds a fusion; of images and covariates only if it was asked for, and is listed."""
+    return len(fusion_sources(plan, covariates=listed)) > 1
+
+
+def expected_members(plan: Plan, *, fusion: bool) -> set[str]:
     """Names of all members of an archive of this plan, but for the manifest."""
     names = {PLAN, FINGERPRINT, THRESHOLDS, CARD, LICENCE, VECTORS}
-    names |= {weights_name(name, k) for name in plan.modalities for k in range(plan.splits.n_folds)}
-    return names | ({FUSION_FILE} if len(plan.modalities) > 1 else set())
+    folds = range(plan.splits.n_folds)
+    names |= {weights_name(name, k) for name in plan.modalities for k in folds}
+    names |= {table_name(name, k) for name in plan.tables for k in folds}
+    return names | ({FUSION_FILE} if fusion else set())

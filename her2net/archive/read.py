@@ -18,6 +18,7 @@ from her2net.archive import manifest as m
 from her2net.archive.check import check_parts, check_plan
 from her2net.archive.container import open_container, read_member
 from her2net.archive.manifest import Manifest
+from her2net.archive.tables import check_tables
 from her2net.archive.tensors import layout_of, load_tensors
 from her2net.archive.vectors import replay_vectors, vector_layout
 from her2net.artefact import Artefact, sweep_temporaries, write_text, writing
@@ -29,6 +30,7 @@ from her2net.networks.build import build_network
 from her2net.paths import DATASET_FOLDER, DatasetPaths, Roots
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.raw.names import explain_bad_name
+from her2net.tabular.record import TableFold
 from her2net.train.loop import channels_last
 from her2net.trained import TrainedModel
 from her2net.version import __version__
@@ -68,10 +70,16 @@ def load_archive(path: Path, device: str = "cpu") -> LoadedArchive:
         text = partial(_read_text, archive, manifest, path)
         plan = text(Plan, m.PLAN)
         _refuse(path, "its plan cannot be used", check_plan(plan))
-        _compare_names(path, archive, m.expected_members(plan))
+        fused = m.has_fusion(plan, listed=m.FUSION_FILE in manifest.members)
+        _compare_names(path, archive, m.expected_members(plan, fusion=fused))
         fingerprint, thresholds = text(Fingerprint, m.FINGERPRINT), text(Thresholds, m.THRESHOLDS)
-        fusion = text(FusionRecord, m.FUSION_FILE) if len(plan.modalities) > 1 else None
+        fusion = text(FusionRecord, m.FUSION_FILE) if fused else None
         _refuse(path, "its parts do not fit each other", check_parts(plan, manifest, fingerprint, thresholds, fusion))
+        tables = {
+            name: [text(TableFold, m.table_name(name, k), limit=m.MAX_TABLE_BYTES) for k in range(plan.splits.n_folds)]
+            for name in plan.tables
+        }
+        _refuse(path, "its table models cannot be used", check_tables(plan, tables))
         card, _ = (_decode(archive, manifest, path, name) for name in (m.CARD, m.LICENCE))
         networks = {
             name: [_load_network(archive, manifest, path, section, m.weights_name(name, k), plan.n_classes)
@@ -79,11 +87,11 @@ def load_archive(path: Path, device: str = "cpu") -> LoadedArchive:
             for name, section in plan.modalities.items()
         }  # fmt: skip
         content = read_member(archive, m.VECTORS, where=path, member=manifest.members[m.VECTORS], limit=m.MAX_MEMBER_BYTES)
-    vectors = load_tensors(content, vector_layout(plan, fusion), where=f"{path}: {m.VECTORS}")
-    difference = replay_vectors(plan, networks, fusion, vectors, where=path)
+    vectors = load_tensors(content, vector_layout(plan, tables, fusion), where=f"{path}: {m.VECTORS}")
+    difference = replay_vectors(plan, networks, tables, fusion, vectors, where=path)
     networks = {name: [network.to(device) for network in folds] for name, folds in networks.items()}
     model = TrainedModel(plan=plan, fingerprint=fingerprint, networks=networks, fusion=fusion, thresholds=thresholds,
-                         tta=manifest.tta)
+                         tta=manifest.tta, tables=tables)
     return LoadedArchive(model, manifest, card, difference)
 
 
@@ -99,17 +107,19 @@ def _refuse(path: Path, headline: str, problems: Sequence[str]) -> None:
         raise ArchiveError(join_problems(f"{path}: {headline}.", problems))
 
 
-def _decode(archive: zipfile.ZipFile, manifest: Manifest, path: Path, name: str) -> str:
-    content = read_member(archive, name, where=path, member=manifest.members[name], limit=m.MAX_TEXT_BYTES)
+def _decode(archive: zipfile.ZipFile, manifest: Manifest, path: Path, name: str, limit: int = m.MAX_TEXT_BYTES) -> str:
+    content = read_member(archive, name, where=path, member=manifest.members[name], limit=limit)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ArchiveError(f"{path}: {name}: not UTF-8 text (byte {error.start}).") from None
 
 
-def _read_text(archive: zipfile.ZipFile, manifest: Manifest, path: Path, kind: type[PartT], name: str) -> PartT:
+def _read_text(
+    archive: zipfile.ZipFile, manifest: Manifest, path: Path, kind: type[PartT], name: str, *, limit: int = m.MAX_TEXT_BYTES
+) -> PartT:
     try:
-        return _parse(kind, _decode(archive, manifest, path, name).encode(), f"{path}: {name}")
+        return _parse(kind, _decode(archive, manifest, path, name, limit).encode(), f"{path}: {name}")
     except ArchiveError as error:
         made, here = manifest.her2net_version, __version__
         hint = f"\nThe archive was made by her2net {made}; this is {here}." if made != here else ""

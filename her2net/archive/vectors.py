@@ -1,4 +1,4 @@
-"""Test vectors: noise images with the probabilities they gave where the model was made.
+"""Test vectors: noise images and made-up rows of tables with the probabilities they gave where the model was made.
 
 They show that weights, network code, libraries and processor give the same numbers here. On the CPU in float32, as
 there: between instruction sets the probabilities differ by about 1e-7, so 1e-5 separates rounding from error.
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from her2net.archive.tables import TableModels, make_table_input, n_input_columns, predict_table_input
 from her2net.archive.tensors import Layout
 from her2net.errors import ArchiveError
 from her2net.fuse.logistic import apply_fusion
@@ -21,7 +22,7 @@ from her2net.train.loop import predict_probs
 
 TOLERANCE = 1e-5
 GRAINS_VOX = (1, 4, 16)
-"""One image of noise per size of grain."""
+"""One image of noise per size of grain; as many as there are rows of a table, for they are fused."""
 SEED = 0
 
 
@@ -39,28 +40,33 @@ def make_inputs(section: ModalityPlan) -> np.ndarray:
 
 
 def make_vectors(
-    plan: Plan, networks: Mapping[str, Sequence[torch.nn.Module]], fusion: FusionRecord | None
+    plan: Plan, networks: Mapping[str, Sequence[torch.nn.Module]], tables: TableModels, fusion: FusionRecord | None
 ) -> dict[str, torch.Tensor]:
-    """Return inputs and expected probabilities: per fold, their mean, and fused for each set of modalities."""
+    """Return inputs and expected probabilities: per fold, their mean, and fused for each set of models."""
     vectors = {f"{name}/input": torch.from_numpy(make_inputs(section)) for name, section in plan.modalities.items()}
+    vectors |= {f"{name}/input": torch.from_numpy(make_table_input(folds)) for name, folds in tables.items()}
+    vectors |= {key: torch.from_numpy(p) for key, p in _predict_tables(tables, vectors).items()}
     for name, section in plan.modalities.items():
         vectors |= {key: torch.from_numpy(p) for key, p in _predict(name, section, networks[name], vectors).items()}
     return vectors | {key: torch.from_numpy(p) for key, p in _fuse(fusion, vectors).items()}
 
 
-def vector_layout(plan: Plan, fusion: FusionRecord | None) -> Layout:
+def vector_layout(plan: Plan, tables: TableModels, fusion: FusionRecord | None) -> Layout:
     """Return what the file of test vectors of this plan has to hold."""
     n, layout = len(GRAINS_VOX), {}
     probs = ("F64", (n, plan.n_classes))
     for name, section in plan.modalities.items():
         layout[f"{name}/input"] = ("F16", (n, section.n_inputs, *section.preprocessing.input_vox))
+    for name, folds in tables.items():
+        layout[f"{name}/input"] = ("F64", (n - 1, n_input_columns(folds)))
+    for name in (*plan.modalities, *tables):
         layout |= {f"{name}/fold_{k}": probs for k in range(plan.splits.n_folds)}
         layout[f"{name}/mean"] = probs
     return layout | {f"fusion/{i}": probs for i in range(len(fusion.models) if fusion else 0)}
 
 
 def replay_vectors(
-    plan: Plan, networks: Mapping[str, Sequence[torch.nn.Module]], fusion: FusionRecord | None,
+    plan: Plan, networks: Mapping[str, Sequence[torch.nn.Module]], tables: TableModels, fusion: FusionRecord | None,
     vectors: Mapping[str, torch.Tensor], *, where: object,
 ) -> float:  # fmt: skip
     """Predict the test vectors and return the largest difference from what they should give.
@@ -71,6 +77,7 @@ def replay_vectors(
     found: dict[str, np.ndarray] = {}
     for name, section in plan.modalities.items():
         found |= _predict(name, section, networks[name], vectors)
+    found |= _predict_tables(tables, vectors)
     found |= _fuse(fusion, vectors)
     differences = {key: float(np.abs(probs - vectors[key].numpy()).max()) for key, probs in found.items()}
     wrong = [f"{key} by {value:.2g}" for key, value in differences.items() if not value <= TOLERANCE]
@@ -92,6 +99,13 @@ def _predict(
         for k, network in enumerate(networks)
     }
     return probs | {f"{name}/mean": np.mean(list(probs.values()), axis=0)}
+
+
+def _predict_tables(tables: TableModels, vectors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for name, folds in tables.items():
+        found |= predict_table_input(name, folds, vectors[f"{name}/input"].numpy())
+    return found
 
 
 def _fuse(fusion: FusionRecord | None, vectors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from her2net.archive.manifest import (
     VECTORS,
     Manifest,
     Member,
+    table_name,
     weights_name,
 )
 from her2net.archive.read import sha256_of
@@ -32,6 +33,7 @@ from her2net.evaluate.record import Evaluation
 from her2net.networks.build import network_spec
 from her2net.paths import DatasetPaths
 from her2net.preprocess.cache import CACHE_VERSION
+from her2net.tabular.features import FEATURES_VERSION
 from her2net.train.fold import read_record
 from her2net.train.record import RunRecord
 from her2net.trained import TrainedModel, load_trained
@@ -55,8 +57,7 @@ def export_model(paths: DatasetPaths, output: Path | None, licence: Licence) -> 
 
     Raises:
         MissingArtefactError: something is not made yet; names the command.
-        ArchiveError: the file name has another ending, the file cannot be written, or the fusion takes a table model,
-            which an archive does not carry.
+        ArchiveError: the file name has another ending, or the file cannot be written.
     """
     default = f"{paths.folder}_{paths.plan_name}{SUFFIX}"
     path = Path(default) if output is None else output / default if output.is_dir() else output
@@ -64,31 +65,11 @@ def export_model(paths: DatasetPaths, output: Path | None, licence: Licence) -> 
         expected = f"a name that ends in {SUFFIX}"
         raise ArchiveError(describe("not the name of a model archive", where="-o", found=str(output), expected=expected))
     evaluation = Evaluation.load(paths.evaluation / "metrics.json")
-    model = _without_tables(load_trained(paths, "cpu"))
+    model = load_trained(paths, "cpu")
     records = {name: [read_record(paths.fold(name, k)) for k in range(model.plan.splits.n_folds)] for name in model.networks}
     training = {name: _describe_training([r for r in folds if r is not None]) for name, folds in records.items()}
     write_archive(path, model, write_card(model, evaluation, training, licence), licence)
     return WrittenArchive(path, sha256_of(path), path.stat().st_size, licence)
-
-
-def _without_tables(model: TrainedModel) -> TrainedModel:
-    """Leave out the table models; `her2net_export` says so.
-
-    Raises:
-        ArchiveError: the fusion takes one: its weights and threshold would be for another model without it.
-    """
-    taken = [name for name in model.fused if name in model.plan.tables]
-    if taken:
-        raise ArchiveError(
-            f"the fusion takes {', '.join(taken)}, and an archive carries networks alone. Fuse the images only (her2net_fuse without "
-            '--covariates; "fused": false in the tables of the plan), evaluate, and export again.'
-        )
-    kept = [d for d in model.plan.decisions if not d.path.startswith("tables.")]
-    thresholds = {name: t for name, t in model.thresholds.models.items() if name not in model.plan.tables}
-    return replace(
-        model, tables={}, plan=model.plan.model_copy(update={"tables": {}, "decisions": kept}),
-        thresholds=model.thresholds.model_copy(update={"models": thresholds}),
-    )  # fmt: skip
 
 
 def _describe_training(records: Sequence[RunRecord]) -> Training:
@@ -106,7 +87,8 @@ def _describe_training(records: Sequence[RunRecord]) -> Training:
 def write_archive(path: Path, model: TrainedModel, card: str, licence: Licence) -> None:
     """Write a model with its test vectors; the same model gives the same bytes.
 
-    What could tell of a patient, a place or a machine stays behind: case ids, sites, the machine measurement.
+    What could tell of a patient, a place or a machine stays behind: case ids, sites, the machine measurement, and the
+    digests of training cases in table models.
 
     Raises:
         ArchiveError: the file cannot be written.
@@ -124,12 +106,16 @@ def write_archive(path: Path, model: TrainedModel, card: str, licence: Licence) 
         for name, networks in model.networks.items():
             for k, network in enumerate(networks):
                 yield weights_name(name, k), dump_tensors(network.state_dict())
-        yield VECTORS, dump_tensors(make_vectors(plan, model.networks, model.fusion))
+        for name, folds in model.tables.items():
+            for k, record in enumerate(folds):
+                yield table_name(name, k), (record.model_copy(update={"made_from": {}}).model_dump_json() + "\n").encode()
+        yield VECTORS, dump_tensors(make_vectors(plan, model.networks, model.tables, model.fusion))
 
     made_from = {"plan": digest_json(model.plan), "cohort": model.fingerprint.dataset_digest}
     write_container(path, members(), partial(_manifest, made_from, model, licence))
 
 
 def _manifest(made_from: dict[str, str], model: TrainedModel, licence: Licence, members: dict[str, Member]) -> Manifest:
+    radiomics = any(table.radiomics for table in model.plan.tables.values())
     return Manifest(made_from=made_from, licence=licence.identifier, preprocessing_version=CACHE_VERSION, tta=model.tta,
-                    members=members)
+                    features_version=FEATURES_VERSION if radiomics else None, members=members)

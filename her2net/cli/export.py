@@ -22,13 +22,9 @@ def run(args: argparse.Namespace) -> int:
     """Write the archive and say what the receiver needs to know."""
     from her2net import pipeline
     from her2net.archive.licence import NONE_CHOSEN, read_licence
-    from her2net.plan.schema import Plan
 
     paths = resolve_paths(args)
     written = pipeline.export(paths, args.output, read_licence(args.licence))
-    left_out = list(Plan.load(paths.plan).tables)
-    if left_out:
-        print(f"not in the archive, which carries networks alone: {', '.join(left_out)}")
     print(f"archive: {written.path} ({written.n_bytes / 1e6:.1f} MB)")
     print(f"sha256:  {written.sha256}")
     print(f"licence: {written.licence.identifier or f'{NONE_CHOSEN} Choose one with --licence.'}")

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from her2net.errors import PlanError
     from her2net.fuse.choose import METHOD_NAMES, describe_selection
     from her2net.fuse.sources import fusion_sources
-    from her2net.plan.tables import CLINICAL
+    from her2net.plan.table_schema import CLINICAL
     from her2net.project import load_project
 
     project = load_project(resolve_paths(args))

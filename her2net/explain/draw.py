@@ -93,11 +93,11 @@ def draw_overlay(
     else:
         slices = montage(volume, heat, mask, window, N_MONTAGE)
         n_rows = -(-len(slices) // N_COLUMNS)
-        figure, rows = _figure(2 + n_rows, N_COLUMNS, 2.4)
+        figure, rows = _figure(1 + n_rows, N_COLUMNS, 2.4)
         for i, plane in enumerate(three_planes(volume, heat, mask, window)):
-            _show(_wide(figure, rows, 0, i), plane, heat=False, zoom=False)
-            _show(_wide(figure, rows, 1, i), replace(plane, title=f"{plane.title}: crop with the map"))
-        for axis, plane in zip(rows[2:].flat, slices, strict=False):
+            _show(rows[0, 2 * i], plane, heat=False, zoom=False)
+            _show(rows[0, 2 * i + 1], replace(plane, title=f"{plane.title}: crop with the map"))
+        for axis, plane in zip(rows[1:].flat, slices, strict=False):
             _show(axis, plane)
     _legend(figure, caption.class_name, has_mask=mask is not None and bool(mask.any()))
     nothing = "" if heat.any() else "\nNo place speaks for this class: the map is empty."
@@ -144,14 +144,6 @@ def _figure(n_rows: int, n_columns: int, side_in: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _wide(figure: Figure, rows: Any, row: int, place: int) -> Any:
-    """Return an axis over two columns."""
-    grid = rows[row, 0].get_gridspec()
-    axis = figure.add_subplot(grid[row, 2 * place : 2 * place + 2])
-    axis.axis("off")
-    return axis
-
-
 def _show(axis: Any, plane: Plane, *, heat: bool = True, zoom: bool = True) -> None:
     low, high = np.percentile(plane.grey[plane.crop] if zoom else plane.grey, [1, 99])
     axis.imshow(plane.grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-3), aspect=plane.aspect)
@@ -171,12 +163,13 @@ def _show(axis: Any, plane: Plane, *, heat: bool = True, zoom: bool = True) -> N
     axis.text(0.02, 0.5, plane.left, va="center", **sides)
     axis.text(0.5, 0.98, plane.top, ha="center", va="top", **sides)
     axis.set_title(plane.title, fontsize=8)
+    axis.set_anchor("N")  # pictures of any shape begin in one line, below their titles
 
 
 def _legend(figure: Figure, class_name: str, *, has_mask: bool, frame: bool = True) -> None:
-    bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=figure.axes, fraction=0.025, pad=0.02, shrink=0.8)
+    bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=figure.axes, fraction=0.025, pad=0.02, shrink=0.8, panchor=False)
     bar.ax.set_facecolor("0.45")  # about the grey that the colours lie on
-    bar.set_label(f"speaks for {class_name} (1: most in this case)", fontsize=8)
+    bar.set_label(f"speaks for {class_name}\n(1: most in this case)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     lines = [Line2D([], [], color=OUTLINE, label="mask of the lesion")] if has_mask else []
     lines += [Line2D([], [], color=FRAME, linestyle="--", label="crop the network saw")] if frame else []

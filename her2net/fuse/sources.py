@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from her2net.plan.schema import Plan
-from her2net.plan.tables import CLINICAL
+from her2net.plan.table_schema import CLINICAL
 
 
 def fusion_sources(plan: Plan, *, covariates: bool) -> list[str]:

@@ -14,7 +14,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from her2net.artefact import Artefact, Strict, digest_json
 from her2net.plan.augmentation import AugmentationPlan
 from her2net.plan.machine import Machine
-from her2net.plan.table_schema import TablePlan
+from her2net.plan.table_schema import CLINICAL, TablePlan
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -235,9 +235,9 @@ class Plan(Artefact):
             if len(modality.training.loss_weights) != len(self.class_names):
                 raise ValueError(f"modalities.{name}.training.loss_weights needs one weight per class")
         for name, table in self.tables.items():
-            wanted = "CLIN" if table.modality is None else f"RAD:{table.modality}"
+            wanted = CLINICAL if table.modality is None else f"RAD:{table.modality}"
             if name != wanted or table.modality not in (None, *self.modalities):
-                raise ValueError(f"tables.{name}: must be named CLIN, or RAD:M of a modality M of the plan, and say the same")
+                raise ValueError(f"tables.{name}: must be named {CLINICAL}, or RAD:M of a modality M of the plan, and say the same")
         return self
 
     @model_validator(mode="after")

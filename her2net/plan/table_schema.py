@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from her2net.artefact import Strict, digest_json
 
+CLINICAL = "CLIN"
+"""Name of the table of clinical covariates."""
+
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -31,7 +34,7 @@ class RadiomicsPlan(Strict):
         discretisation: of grey levels for histogram and texture: a number of bins between minimum and maximum of the
             lesion, or bins of one width.
         bins, bin_width: the one that `discretisation` needs; the other is `null`.
-        by_slice: texture within slices (2D), averaged over them, instead of in the volume.
+        by_slice: texture within slices, their matrices added up (IBSI 2.5D), instead of in the volume.
         spacing_mm: images are resampled to this, (H, W) by slice, else (D, H, W); `null` keeps the voxels as they are.
     """
 

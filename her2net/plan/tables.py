@@ -13,10 +13,9 @@ from typing import Any
 from her2net.fingerprint import Fingerprint, ModalityFingerprint
 from her2net.plan.rules import Choice
 from her2net.plan.schema import NOT_PLANNED, Decision, Plan
-from her2net.plan.table_schema import AROUND, CovariateKind, RadiomicsPlan, TableModelPlan, TablePlan
+from her2net.plan.table_schema import AROUND, CLINICAL, CovariateKind, RadiomicsPlan, TableModelPlan, TablePlan
 from her2net.raw.dataset import Case
 
-CLINICAL = "CLIN"
 TEXTURE_FAMILIES = ["statistics", "histogram", "intensity_volume", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm"]
 THICK = 2.0
 AIR_HU = -900.0
@@ -31,14 +30,17 @@ def choose_by_slice(found: ModalityFingerprint) -> Choice:
     """Texture in 2D where a step to the next slice is a longer way than a step within it.
 
     Source:
-        IBSI reference manual (doi:10.1148/radiol.2020191145): volumetric texture needs voxels of nearly equal edges.
+        IBSI reference manual (doi:10.1148/radiol.2020191145): volumetric texture needs voxels of nearly equal edges;
+        matrices of slices are merged over them (2.5D), which fills those of small lesions.
     """
     if found.ndim == 2:
         return Choice(True, "the images are flat")
     if found.spacing_mm is None:
         return Choice(True, "the slice spacing is unknown")
     step = found.spacing_mm[0].median / max(found.spacing_mm[1].median, 1e-6)
-    return Choice(step >= THICK, f"slices are {step:.1f} times as far apart as pixels; in the volume below {THICK:g}")
+    return Choice(step >= THICK, (
+        f"slices are {step:.1f} times as far apart as pixels; in the volume below {THICK:g}. By slice, the texture matrices "
+        "of all slices are added up (IBSI 2.5D)"))  # fmt: skip
 
 
 def choose_discretisation(found: ModalityFingerprint) -> Choice:

@@ -11,11 +11,13 @@ import numpy as np
 from her2net.evaluate.cohort_tables import compare_cohorts
 from her2net.evaluate.facts import CaseFacts
 from her2net.fuse.stage import FUSION
+from her2net.plan.table_schema import TablePlan
 from her2net.raw.dataset import Case
 from her2net.raw.spec import CovariateKind
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
 from her2net.report.words import count, number, p_value
+from her2net.tabular.features import cases_with
 
 AUTHOR = "for the author"
 
@@ -29,6 +31,7 @@ class Group:
         unlabelled: cases that are predicted but cannot be evaluated.
         lacking: modality -> cases without it; they count for the other modalities.
         unmasked: modality -> cases shown whole for want of a mask.
+        described: table model -> cases that have its features; only these train it or are predicted by it.
         resembling: test cases that look like a training case; figures are given with and without them.
     """
 
@@ -39,6 +42,7 @@ class Group:
     unlabelled: int
     lacking: dict[str, int]
     unmasked: dict[str, int]
+    described: dict[str, int]
     resembling: int
 
 
@@ -52,6 +56,7 @@ def count_group(material: Material, name: str, cases: Sequence[Case]) -> Group:
         per_class={c: labels.count(i) for i, c in enumerate(material.class_names)}, unlabelled=labels.count(None),
         lacking={m: sum(m not in case.images for case in cases) for m in modalities},
         unmasked={m: sum(m in case.images and m not in case.masks for case in cases) for m in modalities},
+        described={t: len(cases_with(table, cases, material.project.scan)) for t, table in material.plan.tables.items()},
         resembling=sum(case.case_id in resembling for case in cases),
     )  # fmt: skip
 
@@ -61,6 +66,11 @@ def count_groups(material: Material) -> list[Group]:
     dataset = material.project.dataset
     parts = [("Training", dataset.train), ("Test", dataset.test)]
     return [count_group(material, name, cases) for name, cases in parts if cases]
+
+
+def explain_absence(table: TablePlan) -> str:
+    """Say what a case lacks that a table does not describe."""
+    return "no covariate filled" if table.modality is None else f"no {table.modality} image with a lesion in its mask"
 
 
 def flow_table(material: Material, groups: Sequence[Group]) -> Table:
@@ -81,6 +91,11 @@ def flow_table(material: Material, groups: Sequence[Group]) -> Table:
             rows.append([f"Left out of the model {m}", *[str(g.lacking[m]) for g in groups], f"no {m} image"])
         if any(g.unmasked[m] for g in groups):
             rows.append([f"Shown whole to the model {m}", *[str(g.unmasked[m]) for g in groups], f"no {m} mask"])
+    for name, table in material.plan.tables.items():
+        rows.append([f"Used for the model {name}", *[str(g.described[name]) for g in groups], ""])
+        if any(g.described[name] < g.n_cases for g in groups):
+            without = [str(g.n_cases - g.described[name]) for g in groups]
+            rows.append([f"Left out of the model {name}", *without, explain_absence(table)])
     if FUSION in material.models:
         why = "a case that lacks a modality is fused from those it has" if any(any(g.lacking.values()) for g in groups) else ""
         rows.append(["Used for the fusion", *[str(g.n_cases) for g in groups], why])

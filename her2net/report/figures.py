@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from her2net.evaluate.figures import COLOURS, STYLE
 from her2net.evaluate.record import SubgroupMetric
 from her2net.explain.contour_record import ContourRecord
 from her2net.fuse.stage import FUSION
-from her2net.report.cohort import Group
+from her2net.report.cohort import Group, explain_absence
 from her2net.report.material import History, Material
 from her2net.report.results import confusion_counts
 from her2net.report.words import count, explained, p_value
@@ -65,6 +65,10 @@ def _flow_boxes(material: Material, group: Group) -> list[str]:
     for m in material.plan.modalities:
         left_out = f" ({group.lacking[m]} left out: no {m} image)" if group.lacking[m] else ""
         used.append(f"{m}: {count(group.n_cases - group.lacking[m], 'case')}{left_out}")
+    for name, table in material.plan.tables.items():
+        n_without = group.n_cases - group.described[name]
+        left_out = f" ({n_without} left out: {explain_absence(table)})" if n_without else ""
+        used.append(f"{name}: {count(group.described[name], 'case')}{left_out}")
     if FUSION in material.models:
         used.append(f"fusion: {count(group.n_cases, 'case')}")
     boxes.append("\n".join(used))
@@ -170,7 +174,8 @@ def draw_confusion(material: Material, cohort: str) -> Figure:
             for (i, j), n in np.ndenumerate(counts):
                 axes.text(j, i, f"{n}\n{100 * shares[i, j]:.0f} %", ha="center", va="center", fontsize=8)
             ticks = range(len(names))
-            axes.set_xticks(ticks, names, rotation=0 if len(names) < 3 else 20)
+            slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(names) > 2 else {}
+            axes.set_xticks(ticks, names, **slanted)
             axes.set_yticks(ticks, names if first else [""] * len(names), rotation=90 if len(names) < 3 else 0, va="center")
             axes.set(title=f"{model}, n = {counts.sum()}", xlabel="Decided", ylabel="Truly" if first else "")
             axes.tick_params(length=0)

@@ -97,6 +97,11 @@ class Material:
         return list(dict.fromkeys(model for model, _ in self.tables))
 
     @property
+    def fused(self) -> list[str]:
+        """The models that the fusion of all models is offered; some may have no weight in it."""
+        return max((m.modalities for m in self.fusion.models), key=len) if self.fusion else []
+
+    @property
     def cohorts(self) -> list[str]:
         """Cohorts with figures, the one that answers the question first."""
         found = {metric.cohort for metric in self.evaluation.metrics}

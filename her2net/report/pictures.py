@@ -18,7 +18,7 @@ from her2net.evaluate.utility import decision_curve
 from her2net.explain.contour_record import describe_contours, read_contours
 from her2net.fuse.stage import FUSION
 from her2net.paths import folder_name
-from her2net.plan.tables import CLINICAL
+from her2net.plan.table_schema import CLINICAL
 from her2net.report.cohort import Group, count_groups
 from her2net.report.figures import draw_confusion, draw_contours, draw_flow, draw_forest, draw_training, forest_rows
 from her2net.report.material import Material
@@ -109,9 +109,13 @@ def _table_pictures(material: Material, folder: Path) -> list[Picture]:
     for name, (scales, origin) in nomograms.items():
         if scales and material.binary:
             what = "the covariates" if name == CLINICAL else "the probabilities that each model gives"
+            entered = list(material.plan.tables[name].columns) if name == CLINICAL else material.fused
+            silent = [n for n in entered if n not in {scale.name for scale in scales}]
+            without = f" Without a scale, for it has no weight in the model: {listed(silent)}." if silent else ""
             found.append(_own(
                 folder, f"nomogram_{name}", draw_nomogram(scales, origin, material.class_names[1]),
-                f"Nomogram of {name}: read the points above each of {what}, add them up, and read the probability below the sum.",
+                f"Nomogram of {name}: read the points above each of {what}, add them up, and read the probability below the sum."
+                f"{without}",
                 f"Nomogram of {name}, with one scale for each of {listed([scale.name for scale in scales])}.",
             ))  # fmt: skip
     return found

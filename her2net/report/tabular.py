@@ -12,8 +12,7 @@ import numpy as np
 
 from her2net.evaluate.figures import COLOURS, STYLE
 from her2net.paths import folder_name
-from her2net.plan.table_schema import AROUND
-from her2net.plan.tables import CLINICAL
+from her2net.plan.table_schema import AROUND, CLINICAL
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
 from her2net.report.words import cohort_label, cohort_name, listed, number, p_value, with_interval
@@ -189,7 +188,12 @@ class Scale:
 
 
 def clinical_scales(found: TableExplanation) -> tuple[list[Scale], float]:
-    """Return the scales of the covariates that have a weight (class 1 against class 0), and the sum at their origins."""
+    """Return the scales of the covariates that have a weight (class 1 against class 0), and the sum at their origins.
+
+    A number has round values within two standard deviations of its mean.
+    """
+    from matplotlib.ticker import MaxNLocator
+
     by_column: dict[str, list[TermWeight]] = {}
     for weight in found.weights:
         by_column.setdefault(weight.term.partition(" = ")[0], []).append(weight)
@@ -206,7 +210,8 @@ def clinical_scales(found: TableExplanation) -> tuple[list[Scale], float]:
                 origin -= w.weight * w.mean / w.sd
         else:
             w = weights[0]
-            at = np.linspace(w.mean - 2 * w.sd, w.mean + 2 * w.sd, 5)
+            low, high = w.mean - 2 * w.sd, w.mean + 2 * w.sd
+            at = np.array([v for v in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= v <= high])
             labels, values = [f"{v:.3g}" for v in at], (w.weight * (at - w.mean) / w.sd).tolist()
         least = min(values)
         origin += least
@@ -215,7 +220,7 @@ def clinical_scales(found: TableExplanation) -> tuple[list[Scale], float]:
 
 
 def fusion_scales(material: Material) -> tuple[list[Scale], float]:
-    """Return the scales of the probabilities that enter the fusion of all models, and the sum at their origins."""
+    """Return the scales of the models that have a say in the fusion of all models, and the sum at their origins."""
     if material.fusion is None or not material.binary:
         return [], 0.0
     model = max(material.fusion.models, key=lambda m: len(m.modalities))
@@ -223,6 +228,8 @@ def fusion_scales(material: Material) -> tuple[list[Scale], float]:
     at = np.log(probabilities / (1 - probabilities))
     scales, origin = [], model.intercepts[0]
     for name, weight in zip(model.modalities, model.weights[0], strict=True):
+        if weight == 0:
+            continue
         values = weight * at
         origin += float(values.min())
         scales.append(Scale(name, [f"{p:g}" for p in probabilities], (values - values.min()).tolist()))
@@ -252,17 +259,29 @@ def draw_nomogram(scales: Sequence[Scale], origin: float, outcome: str) -> Figur
             _line(axes, row, scale.name, np.array(scale.log_odds) * unit, scale.labels)
         whole = np.linspace(0, total, 6)
         _line(axes, n_lines - 2, "Sum of points", whole / total * POINTS, [f"{v:.0f}" for v in whole])
-        chances = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
+        chances = _choose_chances(origin, origin + total / unit)
         place = (np.log(chances / (1 - chances)) - origin) * unit
-        inside = (place >= 0) & (place <= total)
-        _line(axes, n_lines - 1, f"P({_short(outcome)})", place[inside] / total * POINTS, [f"{p:g}" for p in chances[inside]])
+        _line(axes, n_lines - 1, f"P({_short(outcome)})", place / total * POINTS, [f"{p:g}" for p in chances])
     return figure
+
+
+def _choose_chances(low: float, high: float) -> np.ndarray:
+    """Return round probabilities between two log odds: the usual ones, or finer ones where few of these lie between."""
+    from matplotlib.ticker import MaxNLocator
+
+    least, most = 1 / (1 + np.exp(-low)), 1 / (1 + np.exp(-high))
+    usual = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
+    inside = usual[(usual >= least) & (usual <= most)]
+    if len(inside) > 2:
+        return inside
+    fine = np.asarray(MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(least, most))
+    return fine[(fine >= least) & (fine <= most) & (fine > 0) & (fine < 1)]
 
 
 def _line(axes, row: int, name: str, places: np.ndarray, labels: Sequence[str]) -> None:  # type: ignore[no-untyped-def]
     axes.text(-2, row, _short(name), ha="right", va="center", fontsize=8, parse_math=False)
-    axes.plot([0, POINTS] if not len(places) else [places.min(), places.max()], [row, row], color="0.2", linewidth=0.8)
+    axes.plot([0, POINTS] if not len(places) else [places.min(), places.max()], [row, row], color="0.2", linewidth=0.8, clip_on=False)
     for i, (x, label) in enumerate(zip(places, labels, strict=True)):
-        axes.plot([x, x], [row, row - 0.12], color="0.2", linewidth=0.8)
+        axes.plot([x, x], [row, row - 0.12], color="0.2", linewidth=0.8, clip_on=False)
         axes.text(x, row - 0.18 if i % 2 == 0 else row + 0.08, label, ha="center", va="bottom" if i % 2 == 0 else "top",
                   fontsize=6.5, parse_math=False)  # fmt: skip

@@ -18,7 +18,7 @@ from her2net.evaluate.comparisons import compare_aucs, holm
 from her2net.evaluate.delong import auc
 from her2net.fuse.logistic import fit_regression, join_logits
 from her2net.plan.schema import Plan
-from her2net.plan.tables import CLINICAL
+from her2net.plan.table_schema import CLINICAL
 from her2net.predictions import Predictions
 
 JSON_NAME, CSV_NAME = "added_value.json", "added_value.csv"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from her2net.evaluate.delong import auc
+from her2net.plan.table_schema import CLINICAL
 from her2net.project import Project
 from her2net.raw.dataset import Case
 from her2net.tabular.encode import encode
@@ -66,7 +67,7 @@ def _weigh(
         for j, term in enumerate(terms):
             low, high = np.percentile(draws[:, c, j], (2.5, 97.5)) if len(draws) else (None, None)
             per_unit = 1 / term.sd if not term.level and _is_plain(model, term.column) else None
-            if centre[c, j] == 0 and name != "CLIN":
+            if centre[c, j] == 0 and name != CLINICAL:
                 continue
             found.append(TermWeight(
                 term=term.name, class_name=project.plan.class_names[c + 1], weight=float(centre[c, j]),

@@ -29,7 +29,7 @@ from her2net.raw.images import read_mask
 from her2net.raw.scan import Scan
 from her2net.tabular.radiomics import describe_case, require_mirp
 
-FEATURES_VERSION = 1  # raise when the same image and plan give other features
+FEATURES_VERSION = 2  # raise when the same image and plan give other features
 FIXED = ("case_id", "digest")
 
 

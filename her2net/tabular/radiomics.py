@@ -1,7 +1,8 @@
 """Radiomics of one case: the lesion by mirp, an implementation of the IBSI reference manual, and what lies around it.
 
 mirp reads files, so image and mask go through a temporary folder, cut to the lesion with room for interpolation. What
-it prints and configures of the root logger is undone, for her2net's own output must stay as it is.
+it prints and configures of the root logger is undone, for her2net's own output must stay as it is. Its time goes into
+small data frames for each slice and direction, hardly into voxels; so slices are laid side by side and described at once.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +35,11 @@ FAMILY_PREFIXES = {
     "ring_": "ring", "margin_": "margin", "behind_": "behind",
 }  # fmt: skip
 """How the name of a feature begins -> its family; other columns of mirp's table are settings and file names."""
+MERGED = {
+    "glcm_spatial_method": "2.5d_volume_merge", "glrlm_spatial_method": "2.5d_volume_merge", "glszm_spatial_method": "2.5d",
+    "gldzm_spatial_method": "2.5d", "ngtdm_spatial_method": "2.5d", "ngldm_spatial_method": "2.5d",
+}  # fmt: skip
+"""Texture within slices, the matrices of all slices added up (IBSI 2.5D)."""
 MARGIN_VOX = 5
 MIN_STD = 1e-6
 
@@ -99,8 +106,9 @@ def describe_arrays(
         array, lesion, spacing_mm = array[:, None], lesion[None], (1.0, *spacing_mm)
     window = _window(lesion, spacing_mm, plan.spacing_mm)
     features: dict[str, float] = {}
+    describe_inside = _describe_slices if plan.by_slice else _describe_volume
     for name, channel, around in zip(channels, array, own, strict=True):
-        found = around | _run_mirp(channel[window], lesion[window], spacing_mm, plan)
+        found = around | describe_inside(channel[window], lesion[window], spacing_mm, plan)
         features |= {f"{name}: {feature}": value for feature, value in found.items()}
     return features
 
@@ -116,24 +124,88 @@ def _window(lesion: np.ndarray, spacing_mm: tuple[float, ...], target: list[floa
     return tuple(slices)
 
 
-def _run_mirp(image: np.ndarray, lesion: np.ndarray, spacing_mm: tuple[float, ...], plan: RadiomicsPlan) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="her2net-") as folder, _silence():
-        import SimpleITK as sitk  # noqa: N813
+def _describe_volume(
+    image: np.ndarray, lesion: np.ndarray, spacing_mm: tuple[float, ...], plan: RadiomicsPlan
+) -> dict[str, float]:
+    return _run_mirp(image, lesion, spacing_mm, plan, plan.families, new_spacing=plan.spacing_mm)
+
+
+def _describe_slices(
+    image: np.ndarray, lesion: np.ndarray, spacing_mm: tuple[float, ...], plan: RadiomicsPlan
+) -> dict[str, float]:
+    """Describe all slices at once: the same figures as from the volume with `MERGED`, in the time of one slice.
+
+    Shape is none of a slice, so it is taken from the volume.
+    """
+    shape = [family for family in plan.families if family == "morphology"]
+    found = _run_mirp(image, lesion, spacing_mm, plan, shape, new_spacing=plan.spacing_mm, by_slice=True)
+    if plan.spacing_mm is not None:
+        image, lesion = _resample_slices(image, lesion, spacing_mm, plan.spacing_mm)
+    image, lesion = lay_side_by_side(image, lesion)
+    rest = [family for family in plan.families if family not in shape]
+    return found | _run_mirp(image, lesion, spacing_mm, plan, rest, by_slice=True, **MERGED)
+
+
+def lay_side_by_side(image: np.ndarray, lesion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lay the slices that hold lesion side by side as one, cut to the lesion, two voxels outside it between them.
+
+    No voxel of the lesion has a neighbour in another slice, so each texture matrix is the sum of those of the slices.
+
+    Args:
+        image, lesion: (D, H, W).
+
+    Returns:
+        Image and lesion, (1, n * (h + 2), w + 2) of n slices and the box h x w.
+    """
+    slices, rows, columns = (np.flatnonzero(lesion.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    box = np.s_[slices, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    tiles = [np.pad(values[box], ((0, 0), (1, 1), (1, 1))) for values in (image, lesion)]
+    return tiles[0].reshape(1, -1, tiles[0].shape[2]), tiles[1].reshape(1, -1, tiles[1].shape[2])
+
+
+def _resample_slices(
+    image: np.ndarray, lesion: np.ndarray, spacing_mm: tuple[float, ...], target_mm: list[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as mirp resamples them within slices; before they are laid side by side, so that none bleeds into another."""
+    with _as_files(image, lesion, spacing_mm) as files, _silence():
+        from mirp import extract_images
+
+        images, masks = extract_images(**files, by_slice=True, new_spacing=target_mm, image_export_format="numpy")[0]
+    return np.asarray(images[0], dtype=np.float32), np.asarray(masks[0]) > 0
+
+
+def _run_mirp(
+    image: np.ndarray, lesion: np.ndarray, spacing_mm: tuple[float, ...], plan: RadiomicsPlan, families: Sequence[str],
+    **settings: Any,
+) -> dict[str, float]:  # fmt: skip
+    tags = [FAMILY_TAGS[f] for f in families if f in FAMILY_TAGS]
+    if not tags:
+        return {}
+    with _as_files(image, lesion, spacing_mm) as files, _silence():
         from mirp import extract_features
 
-        for name, values in (("image", image), ("mask", lesion.astype(np.uint8))):
-            volume = sitk.GetImageFromArray(values)
-            volume.SetSpacing([float(s) for s in reversed(spacing_mm)])
-            sitk.WriteImage(volume, f"{folder}/{name}.nii")
         table = extract_features(
-            image=f"{folder}/image.nii", mask=f"{folder}/mask.nii", export_features=True, by_slice=plan.by_slice,
-            new_spacing=plan.spacing_mm, base_feature_families=[FAMILY_TAGS[f] for f in plan.families if f in FAMILY_TAGS],
+            **files, **settings, export_features=True, base_feature_families=tags,
             base_discretisation_method="fixed_bin_size" if plan.bin_width else "fixed_bin_number",
             base_discretisation_n_bins=plan.bins, base_discretisation_bin_width=plan.bin_width,
             resegmentation_intensity_range=[-1000.0, 3000.0] if plan.bin_width else None,
         )[0]  # fmt: skip
     row = table.iloc[0]
     return {str(name): float(row[name]) for name in table.columns if family_of(str(name))}
+
+
+@contextlib.contextmanager
+def _as_files(image: np.ndarray, lesion: np.ndarray, spacing_mm: tuple[float, ...]) -> Iterator[dict[str, str]]:
+    """Yield the paths of both as mirp's arguments `image` and `mask`."""
+    import SimpleITK as sitk  # noqa: N813
+
+    with tempfile.TemporaryDirectory(prefix="her2net-") as folder:
+        files = {name: f"{folder}/{name}.nii" for name in ("image", "mask")}
+        for path, values in zip(files.values(), (image, lesion.astype(np.uint8)), strict=True):
+            volume = sitk.GetImageFromArray(values)
+            volume.SetSpacing([float(s) for s in reversed(spacing_mm)])
+            sitk.WriteImage(volume, path)
+        yield files
 
 
 @contextlib.contextmanager
