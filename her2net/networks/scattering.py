@@ -40,9 +40,6 @@ SLANT = 0.5
 """The finest Morlet wavelet: frequency in radians per voxel, width, and ratio of its bandwidths (Bruna & Mallat 2013)."""
 
 
-N_PROJECTIONS = 4
-"""How often the random features of the kernel are drawn, see `OrthogonalProjection`."""
-
 MEMO_BYTES = 1 << 28
 """How much of what images were described by is kept for the next fold that sees them."""
 
@@ -102,15 +99,11 @@ class ScatteringNetwork(nn.Module):
             _described[key] = found
         return _described[key]
 
-    def kernel_features(self, coefficients: Tensor, draw: int | None = None) -> Tensor:
-        """Map (N, C, n_maps, *POOLED_VOX) to (N, 2 n_outputs), whose scalar products are the kernel.
-
-        Args:
-            draw: take the features of one draw of projections alone; the kernel is the sum of the draws' scalar products.
-        """
+    def kernel_features(self, coefficients: Tensor) -> Tensor:
+        """Map (N, C, n_maps, *POOLED_VOX) to (N, 2 n_outputs), whose scalar products are the kernel."""
         flat = coefficients.flatten(1)
         standardised = self.maps(((flat - self.mean) / self.sd).view_as(coefficients).flatten(1, 2)).flatten(1)
-        angle = self.projection(standardised, draw) * torch.sqrt(2 * self.width / flat.shape[1])
+        angle = self.projection(standardised) * torch.sqrt(2 * self.width / flat.shape[1])
         return torch.cat([angle.cos(), angle.sin()], dim=1) / math.sqrt(self.projection.n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,33 +116,24 @@ class ScatteringNetwork(nn.Module):
 class OrthogonalProjection(nn.Module):
     """Projections on directions spread like Gaussian ones, three times random signs and a Hadamard transform.
 
-    A single draw of them is a rough kernel, whose error shows in the AUC; the mean of four is as good as the kernel itself
-    (docs/explanation/planning-rules.md). The signs come from a generator whose numbers are frozen for good, so they need
-    not be stored with the weights.
+    The signs come from a generator whose numbers are frozen for good, so they need not be stored with the weights.
     """
 
     def __init__(self, n_inputs: int) -> None:
         super().__init__()
-        self._length = 2 ** math.ceil(math.log2(n_inputs))
-        self.n_outputs = N_PROJECTIONS * self._length
-        signs = np.random.RandomState(0).randint(0, 2, size=(N_PROJECTIONS, 3, self._length))
-        self._signs = 2.0 * signs.astype(np.float32) - 1
+        self.n_outputs = 2 ** math.ceil(math.log2(n_inputs))
+        self._signs = 2.0 * np.random.RandomState(0).randint(0, 2, size=(3, self.n_outputs)).astype(np.float32) - 1
         self._on_device: dict[torch.device, Tensor] = {}
 
-    def forward(self, x: Tensor, draw: int | None = None) -> Tensor:
-        """Map (N, n_inputs) to (N, n_outputs) float32, or to what one draw gives of it."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, n_inputs) to (N, n_outputs) float32."""
         if x.device not in self._on_device:
             with torch.inference_mode(False):  # what is kept may be needed for a gradient later
                 self._on_device[x.device] = torch.from_numpy(self._signs).to(x.device)
-        draws = self._on_device[x.device] if draw is None else self._on_device[x.device][draw : draw + 1]
-        x = F.pad(x, (0, self._length - x.shape[1]))
-        projected = [self._project(x, signs) for signs in draws]
-        return torch.cat(projected, dim=1) * math.sqrt(self._length)
-
-    def _project(self, x: Tensor, signs: Tensor) -> Tensor:
-        for sign in signs:
-            x = _hadamard(x * sign)
-        return x
+        x = F.pad(x, (0, self.n_outputs - x.shape[1]))
+        for signs in self._on_device[x.device]:
+            x = _hadamard(x * signs)
+        return x * math.sqrt(self.n_outputs)
 
 
 def _hadamard(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from her2net.networks.scattering import N_PROJECTIONS, ScatteringNetwork
+from her2net.networks.scattering import ScatteringNetwork
 from her2net.plan.schema import TrainingPlan
 from her2net.train.augment import center_crop
 
@@ -80,7 +80,8 @@ def solve_classifier(
     weights = dict(enumerate(plan.loss_weights))
     inner = _inner_folds(labels, patients)
     best: Setting | None = None
-    kernels = {width: _kernel(model, views, width) for width in WIDTHS}
+    features = {width: _features(model, views, width) for width in WIDTHS}
+    kernels = {width: (f @ f.T).double().cpu().numpy() for width, f in features.items()}
     for width in WIDTHS:
         for cost in COSTS:
             setting = _try(kernels[width], labels, n_views, inner, width, cost, weights)
@@ -90,30 +91,16 @@ def solve_classifier(
     duals, offsets = _machine(kernels[best.width], np.repeat(labels, n_views), best.cost, weights)
     model.width.fill_(best.width)
     with torch.no_grad():
-        model.classifier.weight.copy_(_combine(model, views, torch.from_numpy(best.slope * duals).float()))
+        solved = torch.from_numpy(best.slope * duals).T.float().to(views.device) @ features[best.width]
+        model.classifier.weight.copy_(solved)
         model.classifier.bias.copy_(torch.from_numpy(best.slope * offsets + best.intercepts))
     return best.log_loss
 
 
 @torch.inference_mode()
-def _kernel(model: ScatteringNetwork, views: Tensor, width: float) -> np.ndarray:
-    """Return the kernel (N, N) float64 between all views, added up over the draws, of which one is in memory at a time."""
+def _features(model: ScatteringNetwork, views: Tensor, width: float) -> Tensor:
     model.width.fill_(width)
-    kernel = torch.zeros(len(views), len(views), device=views.device)
-    for draw in range(N_PROJECTIONS):
-        features = torch.cat([model.kernel_features(batch, draw) for batch in views.split(BATCH_SIZE)])
-        kernel += features @ features.T
-    return kernel.double().cpu().numpy()
-
-
-@torch.inference_mode()
-def _combine(model: ScatteringNetwork, views: Tensor, duals: Tensor) -> Tensor:
-    """Return the weights (n_classes, 2 n_outputs) of the machine whose dual coefficients (N, n_classes) are given."""
-    parts = zip(views.split(BATCH_SIZE), duals.to(views.device).split(BATCH_SIZE), strict=True)
-    weights = torch.zeros_like(model.classifier.weight)
-    for batch, of_batch in parts:
-        weights += of_batch.T @ model.kernel_features(batch)
-    return weights
+    return torch.cat([model.kernel_features(batch) for batch in views.split(BATCH_SIZE)])
 
 
 def _inner_folds(labels: np.ndarray, patients: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
