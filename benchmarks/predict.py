@@ -98,8 +98,8 @@ def floor(networks: Networks, sections: dict[str, ModalityPlan], files: dict[str
                 read(case.paths)
             with torch.inference_mode():
                 for model in models:
-                    scattering._described.clear()
                     for rows in torch.arange(len(files[name])).split(len(inputs[name])):
+                        scattering._described.clear()  # the same tensors stand for other cases
                         model(inputs[name][: len(rows)])
 
     return run
