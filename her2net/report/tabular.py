@@ -244,6 +244,7 @@ def draw_nomogram(scales: Sequence[Scale], origin: float, outcome: str) -> Figur
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     widest = max(max(scale.log_odds) for scale in scales)
     unit = POINTS / max(widest, 1e-9)
@@ -257,7 +258,7 @@ def draw_nomogram(scales: Sequence[Scale], origin: float, outcome: str) -> Figur
         _line(axes, 0, "Points", np.arange(0, 101, 10.0), [f"{p:g}" for p in range(0, 101, 10)])
         for row, scale in enumerate(scales, start=1):
             _line(axes, row, scale.name, np.array(scale.log_odds) * unit, scale.labels)
-        whole = np.linspace(0, total, 6)
+        whole = np.array([v for v in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0, total) if v <= total])
         _line(axes, n_lines - 2, "Sum of points", whole / total * POINTS, [f"{v:.0f}" for v in whole])
         chances = _choose_chances(origin, origin + total / unit)
         place = (np.log(chances / (1 - chances)) - origin) * unit
