@@ -32,7 +32,7 @@ from her2net.train.record import RunRecord
 pytestmark = pytest.mark.gpu
 CARD = "cuda"
 TRAIN = TrainOptions(device=CARD, epochs=2, quiet=True)
-NETWORKS = {"US": ("resnet10t", [64, 64], "fp16"), "MRI": ("resnet10_3d_s2", [16, 32, 32], "bf16")}
+NETWORKS = {"US": ("resnet10t", [64, 64], "fp16"), "MRI": ("resnet10_3d", [16, 32, 32], "bf16")}
 
 
 def plan_small_networks(paths: DatasetPaths) -> None:
