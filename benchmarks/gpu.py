@@ -31,15 +31,13 @@ from pathlib import Path
 import torch
 from cohorts import make_large_images, make_paths
 from harness import RESULTS, refuse
-from training import _Silent, start_run
+from training import _Silent, floor_epoch, start_run
 
 from her2net import pipeline
 from her2net.plan.stage import PlanOptions
 from her2net.project import Project, load_project
 from her2net.train.fold import TrainOptions
-from her2net.train.footprint import estimate_footprint
-from her2net.train.loop import AUTOCAST_TYPES, make_optimizer
-from her2net.train.run import TrainingRun
+from her2net.train.footprint import footprint_of
 from her2net.train.together import FoldJob, train_job, train_jobs
 
 EPOCHS_OF_THE_PAPER = 300
@@ -53,39 +51,6 @@ def time_on_card(call: Callable[[], object]) -> float:
     call()
     torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def floor_epoch(run: TrainingRun, n_training: int, n_held_out: int) -> Callable[[], object]:
-    """The same network and optimizer on random tensors on the card."""
-    section, plan = run.task.section, run.task.training
-    model, optimizer, scaler = run.model, make_optimizer(run.model, learning_rate=1e-9, weight_decay=0.0), run.scaler
-    layout = torch.channels_last if section.ndim == 2 else torch.channels_last_3d
-    make = lambda n: torch.randn(n, section.n_inputs, *section.preprocessing.input_vox, device=CARD).contiguous(memory_format=layout)
-    sizes = [len(rows) for rows in torch.arange(n_training).tensor_split(-(-n_training // plan.batch_size))]
-    batches = [(make(n), torch.randint(2, (n,), device=CARD)) for n in sizes]
-    held_out = [make(len(rows)) for rows in torch.arange(n_held_out).split(section.inference.batch_size)]
-    dtype = AUTOCAST_TYPES.get(plan.precision)
-
-    def epoch() -> None:
-        model.train()
-        for x, y in batches:
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(CARD, dtype=dtype, enabled=dtype is not None):
-                logits = model(x)
-            loss = torch.nn.functional.cross_entropy(logits.float(), y)
-            if scaler is None:
-                loss.backward()
-                optimizer.step()
-            else:
-                scaler.scale(loss).backward()
-                scaler.step(optimizer)
-                scaler.update()
-        model.eval()
-        with torch.inference_mode(), torch.autocast(CARD, dtype=dtype, enabled=dtype is not None):
-            for x in held_out:
-                model(x)
-
-    return epoch
 
 
 def busy_share(call: Callable[[], object]) -> float:
@@ -111,7 +76,7 @@ def measure_modality(project: Project, modality: str, folder: Path, rounds: int)
     floor()
     times = [(time_on_card(epoch), time_on_card(floor)) for _ in range(rounds)]
     section = project.plan.modalities[modality]
-    footprint = estimate_footprint(section.training.network, tuple(section.preprocessing.input_vox), section.n_inputs)
+    footprint = footprint_of(section, section.training)
     ours, bare = (statistics.median(column) for column in zip(*times, strict=True))
     return {
         "training_cases": n["training"], "held_out_cases": n["held_out"], "precision": section.training.precision,

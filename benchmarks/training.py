@@ -43,7 +43,7 @@ from her2net.project import Project, load_project
 from her2net.raw.dataset import Case
 from her2net.train.augment import center_crop
 from her2net.train.data import load_part, select_fold
-from her2net.train.loop import AUTOCAST_TYPES
+from her2net.train.loop import AUTOCAST_TYPES, make_scaler
 from her2net.train.run import Task, TrainingRun
 from her2net.train.solve import solve_classifier
 
@@ -76,15 +76,15 @@ def her2net_epoch(run: TrainingRun) -> Callable[[], object]:
 
 
 def floor_epoch(run: TrainingRun, n_training: int, n_held_out: int) -> Callable[[], object]:
-    """The same network on random tensors, nothing else."""
-    model = copy.deepcopy(run.model)
+    """The same network on random tensors where it is, nothing else."""
+    model, device, scaler = copy.deepcopy(run.model), run.device, make_scaler(run.task.training.precision, run.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     section, plan = run.task.section, run.task.training
     layout = torch.channels_last if section.ndim == 2 else torch.channels_last_3d
     n_steps = -(-n_training // plan.batch_size)
     sizes = [len(rows) for rows in torch.arange(n_training).tensor_split(n_steps)]
-    make = lambda n: torch.randn(n, section.n_inputs, *section.preprocessing.input_vox).contiguous(memory_format=layout)
-    batches = [(make(n), torch.randint(2, (n,))) for n in sizes]
+    make = lambda n: torch.randn(n, section.n_inputs, *section.preprocessing.input_vox, device=device).contiguous(memory_format=layout)
+    batches = [(make(n), torch.randint(2, (n,), device=device)) for n in sizes]
     held_out = [make(len(rows)) for rows in torch.arange(n_held_out).split(section.inference.batch_size)]
     dtype = AUTOCAST_TYPES.get(plan.precision)
 
@@ -92,12 +92,18 @@ def floor_epoch(run: TrainingRun, n_training: int, n_held_out: int) -> Callable[
         model.train()
         for x, y in batches:
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                 logits = model(x)
-            nn.functional.cross_entropy(logits.float(), y).backward()
-            optimizer.step()
+            loss = nn.functional.cross_entropy(logits.float(), y)
+            if scaler is None:
+                loss.backward()
+                optimizer.step()
+            else:
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
         model.eval()
-        with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             for x in held_out:
                 model(x)
 

@@ -17,7 +17,6 @@ from her2net.plan.machine import inspect_machine, measure_speed
 from her2net.plan.stage import PlanOptions
 from her2net.predictions import read_predictions
 from her2net.project import Project, load_project
-from her2net.tabular.stage import ensemble_table
 from her2net.train.fold import TrainOptions
 
 Scores = dict[str, float]
@@ -46,7 +45,7 @@ def auto_radiomics(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
     for table in tables:
         for fold in range(project.plan.splits.n_folds):
             pipeline.train_table(project, table, fold, restart=True, quiet=True)
-        ensemble_table(project, table, quiet=True)
+        pipeline.ensemble_table(project, table, quiet=True)
     pipeline.fuse(project)
     paths.plan.unlink()  # edited; the next fold plans anew
     return _read(paths.model(FUSION) / "test.csv")

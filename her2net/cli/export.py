@@ -23,8 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from her2net import pipeline
     from her2net.archive.licence import NONE_CHOSEN, read_licence
 
-    paths = resolve_paths(args)
-    written = pipeline.export(paths, args.output, read_licence(args.licence))
+    written = pipeline.export(resolve_paths(args), args.output, read_licence(args.licence))
     print(f"archive: {written.path} ({written.n_bytes / 1e6:.1f} MB)")
     print(f"sha256:  {written.sha256}")
     print(f"licence: {written.licence.identifier or f'{NONE_CHOSEN} Choose one with --licence.'}")

@@ -62,6 +62,11 @@ def estimate_footprint(network: str, input_vox: tuple[int, ...], n_channels: int
     return Footprint(int(per_case), COPIES_OF_WEIGHTS * sum(p.nbytes for p in model.parameters()) + WORKSPACE_BYTES)
 
 
+def footprint_of(plan: ModalityPlan, training: TrainingPlan) -> Footprint:
+    """Estimate what `estimate_footprint` does, for a modality of a plan."""
+    return estimate_footprint(training.network, tuple(plan.preprocessing.input_vox), plan.n_inputs, len(training.loss_weights))
+
+
 def images_bytes(stored_vox: list[int], n_channels: int, n_cases: int) -> int:
     """Bytes of images (float16) and masks of this many cases in memory."""
     return n_cases * math.prod(stored_vox) * (2 * n_channels + 1)
@@ -82,8 +87,7 @@ def refuse_what_cannot_fit(
     """
     import torch
 
-    need = estimate_footprint(training.network, tuple(plan.preprocessing.input_vox), plan.n_inputs,
-                              len(training.loss_weights))
+    need = footprint_of(plan, training)
     images = images_bytes(plan.preprocessing.stored_vox, plan.n_inputs, sum(n_cases))
     if not fits_in_memory(images):  # they stay on the disk, see `load_cache`
         images = 0
