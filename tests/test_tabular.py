@@ -34,7 +34,7 @@ from her2net.project import load_project
 from her2net.raw.dataset import Case
 from her2net.raw.rows import read_covariates
 from her2net.raw.spec import DatasetSpec
-from her2net.report.tabular import sentences
+from her2net.report.tabular import clinical_scales, sentences
 from her2net.tabular import features as features_module
 from her2net.tabular import radiomics
 from her2net.tabular.added import measure_added_value
@@ -42,7 +42,7 @@ from her2net.tabular.encode import encode, fit_encoding
 from her2net.tabular.features import FeatureTable, update_features
 from her2net.tabular.learn import Trial, apply_model, estimate, fit_model, fit_with
 from her2net.tabular.radiomics import describe_arrays, require_mirp
-from her2net.tabular.record import TableFold
+from her2net.tabular.record import TableExplanation, TableFold
 from her2net.tabular.stage import train_table_fold
 
 BOTH = TableModelPlan(learners=["elastic_net", "forest"], transform="normal_scores", max_correlation=0.95, inner_folds=3, seed=0)
@@ -132,6 +132,12 @@ def test_clinical_covariates_are_planned_trained_evaluated_and_reported(done: Da
     page = done.report.read_text(encoding="utf-8")
     assert "Radiomics and clinical data" in page
     assert "Nomogram of fusion" in page
+    explained = TableExplanation.load(done.model("CLIN") / "explanation.json")
+    (level,) = [w for w in explained.weights if w.term.startswith("menopausal")]
+    assert (level.term, level.reference) == ("menopausal = 1", "0")
+    assert "menopausal = 1 (against 0)" in page
+    labels = {scale.name: scale.labels for scale in clinical_scales(explained)[0]}
+    assert labels.get("menopausal", ["0", "1"]) == ["0", "1"], "a level without a weight has no line"
 
 
 def test_a_stored_model_predicts_as_it_did_when_it_was_fitted(tmp_path: Path) -> None:

@@ -268,6 +268,10 @@ def _plan_paper_modality(
     network = take("training.network", "convnextv2_tiny" if flat else "resnet18_3d",
                    f"{silent} ConvNeXt V2 of size tiny, for US" if flat else f"3D ResNet-18: {PAPER}")
     at_hand = request.pretrained_at_hand(network)
+    _, batch = rules.fit_memory(
+        [Candidate(network, tuple(size))], Choice(16, PAPER), request.machine.memory_gb,
+        lambda c, n: request.memory_gb(c.network, list(c.input_vox), found.n_channels, n, found.n_cases),
+    )  # fmt: skip
     return ModalityPlan(
         ndim=found.ndim, channels=list(found.channel_names), file_ending=request.file_endings[name],
         preprocessing=PreprocessingPlan(
@@ -281,7 +285,7 @@ def _plan_paper_modality(
             network=network,
             initialisation=take("training.initialisation", "pretrained" if at_hand else "scratch",
                                 f"{silent} pretrained weights " + ("are at hand" if at_hand else "if at hand; none are")),
-            epochs=take("training.epochs", 300), batch_size=take("training.batch_size", 16),
+            epochs=take("training.epochs", 300), batch_size=take("training.batch_size", batch.value, batch.reason),
             learning_rate=take("training.learning_rate", 2e-5 if flat else 4e-6),
             weight_decay=take("training.weight_decay", 5e-2 if flat else 1e-2),
             warmup_epochs=take("training.warmup_epochs", 0.0, f"{silent} none"),

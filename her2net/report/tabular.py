@@ -124,7 +124,8 @@ def _weights_table(name: str, found: TableExplanation) -> Table | None:
     for w in found.weights[:MAX_WEIGHTS]:
         unit = with_interval(w.odds_ratio_per_unit, w.unit_ci_low, w.unit_ci_high) if w.odds_ratio_per_unit is not None else ""
         rows.append([
-            w.term, w.class_name, Cell(with_interval(w.odds_ratio, w.ci_low, w.ci_high, 2), sort=w.odds_ratio),
+            f"{w.term} (against {w.reference})" if w.reference else w.term, w.class_name,
+            Cell(with_interval(w.odds_ratio, w.ci_low, w.ci_high, 2), sort=w.odds_ratio),
             *([Cell(unit, sort=w.odds_ratio_per_unit)] if clinical else []),
             Cell(f"{w.n_folds_used} of {len(found.learners)}", sort=w.n_folds_used),
         ])  # fmt: skip
@@ -203,7 +204,7 @@ def clinical_scales(found: TableExplanation) -> tuple[list[Scale], float]:
             continue
         levels = [w for w in weights if " = " in w.term]
         if levels:
-            labels, values = ["(reference)"], [0.0]
+            labels, values = [levels[0].reference], [0.0]
             for w in levels:
                 labels.append(w.term.partition(" = ")[2])
                 values.append(w.weight / w.sd)

@@ -11,7 +11,7 @@ from her2net.evaluate.delong import auc
 from her2net.plan.table_schema import CLINICAL
 from her2net.project import Project
 from her2net.raw.dataset import Case
-from her2net.tabular.encode import encode
+from her2net.tabular.encode import Term, encode
 from her2net.tabular.features import FeatureTable
 from her2net.tabular.learn import FittedModel, Trial, against_first, estimate, fit_with, make_predictor
 from her2net.tabular.radiomics import family_of
@@ -70,7 +70,8 @@ def _weigh(
             if centre[c, j] == 0 and name != CLINICAL:
                 continue
             found.append(TermWeight(
-                term=term.name, class_name=project.plan.class_names[c + 1], weight=float(centre[c, j]),
+                term=term.name, reference=_reference(model, term), class_name=project.plan.class_names[c + 1],
+                weight=float(centre[c, j]),
                 odds_ratio=_ratio(centre[c, j], _step(term.level, term.sd)),
                 ci_low=None if low is None else _ratio(low, _step(term.level, term.sd)),
                 ci_high=None if high is None else _ratio(high, _step(term.level, term.sd)),
@@ -85,6 +86,15 @@ def _weigh(
 def _step(level: str, sd: float) -> float:
     """Of a level, the whole way from the reference; of a number, one standard deviation."""
     return 1 / sd if level else 1.0
+
+
+def _reference(model: FittedModel, term: Term) -> str:
+    """Return the levels of a term's column that have no term of their own; of a number, nothing."""
+    if not term.level:
+        return ""
+    with_term = {other.level for other in model.encoding.terms if other.column == term.column}
+    levels = next(code.levels for code in model.encoding.columns if code.name == term.column)
+    return " or ".join(level for level in levels if level not in with_term)
 
 
 def _ratio(weight: float, step: float) -> float:

@@ -53,11 +53,13 @@ class TermWeight(Strict):
         odds_ratio: per standard deviation of the term, or of a level against the reference level; of a covariate that
             is a number, per unit stands in `odds_ratio_per_unit`.
         ci_low, ci_high: 95 % interval of `odds_ratio`; `null` where there is none.
+        reference: of a level, the level (or levels, where some go with another column) that it is set against; else empty.
         n_folds_used: folds whose own model gives the term a weight.
         mean, sd: of the term in the training cases.
     """
 
     term: str
+    reference: str = ""
     class_name: str
     weight: float
     odds_ratio: float
