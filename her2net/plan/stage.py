@@ -174,7 +174,7 @@ def _settle_plan(
     preset = options.preset or (old.preset if old else "auto")
     budget = options.budget_h or (old.budget_h if old and old.preset == preset else _default_budget(preset, machine))
     scheme, n_own_folds = _settle_scheme(options, old, dataset)
-    recorded = machine.samples_per_s if options.machine else None
+    recorded = [machine.samples_per_s, machine.memory_gb] if options.machine else None
     asked = digest_json([preset, budget, scheme, n_own_folds, machine.device, recorded])
     made_from = {"fingerprint": fingerprint.dataset_digest, "request": asked}
     if old is not None:
