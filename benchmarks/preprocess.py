@@ -13,9 +13,14 @@ nnU-Net gets the crop as an array, and so does her2net; its time includes its ow
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from her2net.progress import THREAD_VARIABLES
+
+os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))  # as her2net's workers do, and before NumPy reads them
 
 import nibabel
 import numpy as np
