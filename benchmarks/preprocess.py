@@ -13,19 +13,13 @@ nnU-Net gets the crop as an array, and so does her2net; its time includes its ow
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from her2net.progress import THREAD_VARIABLES
-
-os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))  # as her2net's workers do, and before NumPy reads them
-
 import nibabel
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-import torch
 from harness import Row, compare, finish, refuse, take_turns
 from scipy import ndimage
 
@@ -140,7 +134,6 @@ def check(name: str, ours: np.ndarray, theirs: np.ndarray, least: float) -> None
 
 def run(rounds: int) -> list[Row]:
     """Check and time both groups."""
-    torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
