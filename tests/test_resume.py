@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -52,13 +53,14 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     import kill_test
 
     root = tmp_path_factory.mktemp("planned")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(NETWORKS):  # the kill test makes networks thin
         for name in ("MISSING", "TWO_LESIONS", "SEPARATION"):  # the cohort of the kill test has its own, other tests have not
             value = getattr(synthetic, name)
             patch.setattr(synthetic, name, dict(value) if isinstance(value, dict) else value)
         patch.setattr("her2net.plan.rules.SCATTERING_UP_TO", 0)  # a network whose checkpoint holds every kind of state
         paths = kill_test.make_paths(root)
         pipeline.plan(paths, kill_test.make_cohort(root, modalities=("US",)))
+    estimate_footprint.cache_clear()  # of the thin networks
     plan = json.loads(paths.plan.read_text())
     plan["modalities"]["US"]["training"]["warmup_epochs"] = 0.0  # while warming up, the total does not matter
     paths.plan.write_text(json.dumps(plan))
