@@ -218,9 +218,10 @@ def test_the_paper_preset_is_planned_preprocessed_and_marked_optimistic(tmp_path
     assert all(paths.cache(name, m.preprocessing_digest).exists() for name, m in plan.modalities.items())
     chosen = next(d for d in plan.decisions if d.path == "modalities.MRI.training.batch_size")
     assert (chosen.value, "of 8 GB at most 6.0 are used" in chosen.reason) == (2, True)
-    MACHINE.model_copy(update={"memory_gb": 64}).save(tmp_path / "larger.json")
-    larger, _ = plan_dataset(paths, plan_options(tmp_path, machine=tmp_path / "larger.json"))
-    assert [m.training.batch_size for m in larger.modalities.values()] == [16, 16]
+    for other in ({"memory_gb": 64}, {"device": "cuda"}):  # a card parts a batch that it cannot hold
+        MACHINE.model_copy(update=other).save(tmp_path / "other.json")
+        larger, _ = plan_dataset(paths, plan_options(tmp_path, machine=tmp_path / "other.json", preprocess=False))
+        assert [m.training.batch_size for m in larger.modalities.values()] == [16, 16]
 
 
 def test_a_third_modality_needs_no_code(tmp_path: Path) -> None:

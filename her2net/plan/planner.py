@@ -175,10 +175,7 @@ def _plan_auto_modality(
 
     n_training = found.n_cases * (n_folds - 1) // n_folds
     candidates, pretrained, why = _candidates(request, found, n_training)
-    candidates, batch = rules.fit_memory(
-        candidates, rules.choose_batch_size(n_training), request.machine.memory_gb,
-        lambda c, size: request.memory_gb(c.network, list(c.input_vox), found.n_channels, size, found.n_cases),
-    )  # fmt: skip
+    candidates, batch = _fit_memory(request, found, candidates, rules.choose_batch_size(n_training))
     batch_size = take("training.batch_size", "choose_batch_size", batch)
     initialisation = take("training.initialisation", "pretrained_at_hand",
                           Choice("pretrained" if pretrained else "scratch", why))
@@ -248,6 +245,15 @@ def _candidates(request: PlanRequest, found: ModalityFingerprint, n_training: in
     return rules.list_candidates(found, device=device, pretrained=False, n_training_cases=n_training), False, why
 
 
+def _fit_memory(
+    request: PlanRequest, found: ModalityFingerprint, candidates: list[Candidate], batch: Choice
+) -> tuple[list[Candidate], Choice]:
+    return rules.fit_memory(
+        candidates, batch, request.machine.memory_gb,
+        lambda c, size: request.memory_gb(c.network, list(c.input_vox), found.n_channels, size, found.n_cases),
+    )  # fmt: skip
+
+
 def _share(fingerprint: Fingerprint, name: str) -> float:
     """Share of the budget: a case of a volume gets twice the time of an image."""
     cost = {n: m.n_cases * (2 if m.ndim == 3 else 1) for n, m in fingerprint.modalities.items()}
@@ -268,10 +274,9 @@ def _plan_paper_modality(
     network = take("training.network", "convnextv2_tiny" if flat else "resnet18_3d",
                    f"{silent} ConvNeXt V2 of size tiny, for US" if flat else f"3D ResNet-18: {PAPER}")
     at_hand = request.pretrained_at_hand(network)
-    _, batch = rules.fit_memory(
-        [Candidate(network, tuple(size))], Choice(16, PAPER), request.machine.memory_gb,
-        lambda c, n: request.memory_gb(c.network, list(c.input_vox), found.n_channels, n, found.n_cases),
-    )  # fmt: skip
+    batch = Choice(16, PAPER)
+    if request.machine.device != "cuda":  # a card parts a batch that it cannot hold
+        _, batch = _fit_memory(request, found, [Candidate(network, tuple(size))], batch)
     return ModalityPlan(
         ndim=found.ndim, channels=list(found.channel_names), file_ending=request.file_endings[name],
         preprocessing=PreprocessingPlan(
