@@ -15,7 +15,7 @@ from her2net.plan.schema import PreprocessingPlan
 from her2net.preprocess.cache import CaseFiles, build_cache, cache_is_fresh, load_cache
 from her2net.preprocess.crop import crop_window, lesion_box, widen
 from her2net.preprocess.prepare import prepare_arrays
-from her2net.preprocess.resample import resample
+from her2net.preprocess.resample import axis_matrix, resample
 from her2net.raw.images import Volume
 
 
@@ -87,6 +87,29 @@ def test_resampling_equals_torch_away_from_the_border() -> None:
     ours = resample(array, [0, 0], [90, 111], [40, 50])
     theirs = F.interpolate(torch.from_numpy(array)[None], (40, 50), mode="bicubic", antialias=True)[0].numpy()
     assert np.abs(ours - theirs)[:, 3:-3, 3:-3].max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((2, 30, 70, 90), (24, 48, 31)),
+        ((3, 20, 100, 100), (8, 40, 40)),
+        ((1, 500, 600), (72, 72)),
+        ((3, 64, 64), (288, 250)),
+        ((1, 1, 1), (5, 5)),
+    ],
+)
+def test_resampling_in_bands_equals_whole_matrices(shape: tuple[int, ...], size: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).normal(size=shape)
+    start, stop = -0.2 * np.array(shape[1:]), 1.1 * np.array(shape[1:])
+    whole = array
+    for axis, (n, a, b, m) in enumerate(zip(shape[1:], start, stop, size, strict=True), start=1):
+        needed, matrix = axis_matrix(n, a, b, m)
+        whole = np.moveaxis(np.tensordot(matrix.astype(float), whole.take(range(n)[needed], axis), (1, axis)), 0, axis)
+    found = resample(array, start, stop, size)
+    assert found.flags.c_contiguous
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, whole, rtol=0, atol=2e-6)
 
 
 def test_resampling_does_not_alias() -> None:

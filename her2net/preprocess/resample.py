@@ -2,17 +2,20 @@
 
 Cubic convolution whose kernel widens when it shrinks an axis (so nothing aliases),
 the same as torch's `interpolate(mode="bicubic", antialias=True)` on the whole axis.
-Because it is separable, a volume is resampled by three matrix products.
+Because it is separable, a volume is resampled by three matrix products, of the bands that are not 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 Floats = Sequence[float] | np.ndarray
 
+BAND_ROWS = 24
+"""Rows of a matrix that are multiplied together: half the time of all at once at 96 voxels, a quarter less than 16 or 48."""
 CUBIC_A = -0.5  # Keys (1981), third-order accurate; also what Pillow and antialiased torch use
 
 
@@ -73,16 +76,32 @@ def resample(
     out = array[(slice(None), *(needed for needed, _ in axes))].astype(np.float32)
     # the last axes shrink most and are contiguous: go from the last to the first
     for axis in range(len(axes), 0, -1):
-        matrix = axes[axis - 1][1]
-        if axis == len(axes):
-            out = out @ matrix.T
-        elif axis == len(axes) - 1:
-            out = matrix @ out
-        else:
-            out = np.matmul(matrix, out.reshape(len(out), out.shape[1], -1)).reshape(
-                len(out), len(matrix), *out.shape[2:]
-            )
-    return np.ascontiguousarray(out)
+        out = _multiply(out, axes[axis - 1][1], axis)
+    return out
+
+
+def _multiply(array: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
+    """Multiply one axis by a matrix, some rows at a time, by the columns which those use: its weights lie in a band."""
+    shape = (*array.shape[:axis], len(matrix), *array.shape[axis + 1 :])
+    bands = list(_bands(matrix))
+    if axis == array.ndim - 1:
+        rows = array.reshape(-1, array.shape[-1])
+        return np.concatenate([rows[:, used] @ weights.T for _, used, weights in bands], axis=1).reshape(shape)
+    stack = array.reshape(math.prod(shape[:axis]), array.shape[axis], -1)
+    out = np.empty((len(stack), len(matrix), stack.shape[2]), np.float32)
+    for before, after in zip(stack, out, strict=True):
+        for made, used, weights in bands:
+            np.matmul(weights, before[used], out=after[made])
+    return out.reshape(shape)
+
+
+def _bands(matrix: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Yield rows, the columns in which they are not all 0, and their weights there."""
+    for top in range(0, len(matrix), BAND_ROWS):
+        made = slice(top, top + BAND_ROWS)
+        used = np.flatnonzero(matrix[made].any(axis=0))
+        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        yield made, slice(low, high), np.ascontiguousarray(matrix[made, low:high])
 
 
 def _within(needed: slice, matrix: np.ndarray, start: int, stop: int) -> tuple[slice, np.ndarray]:
