@@ -14,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "acc
 import folds
 import run
 import table
+from ablations import ABLATIONS
 from cohorts import COHORTS, FOLDER, Synthetic, make_cohort
+from methods import auto
 
 from her2net.paths import DatasetPaths
 from her2net.raw.dataset import read_dataset, read_test_labels
@@ -80,8 +82,38 @@ def test_the_table_compares_in_the_same_resamples() -> None:
     noise = np.random.default_rng(0).standard_normal(60)
     tables = {"auto": {0: (labels, labels + noise)}, "forest": {0: (labels, labels + noise)}, "plain": {0: (labels, noise)}}
     rows = {row["method"]: row for row in table.summarise(tables, redraw_seeds=False)}
-    assert rows["auto"]["best_rival"] == "forest"
+    assert rows["auto"]["reference"] == "forest"
     assert rows["auto"]["difference"] == 0
     assert rows["auto"]["limits"].tolist() == [0, 0], "the same scores differ in no resample"
     assert rows["plain"]["limits"][1] < 0
     assert rows["auto"]["low"] < rows["auto"]["auc"] < rows["auto"]["high"]
+
+
+def test_a_changed_rule_can_be_compared_with_the_plan_as_it_is() -> None:
+    labels = np.arange(60) % 2
+    noise = np.random.default_rng(0).standard_normal(60)
+    tables = {"auto": {0: (labels, labels + noise)}, "auto_margin_0": {0: (labels, noise)}, "forest": {0: (labels, 2 * labels + noise)}}
+    rows = {row["method"]: row for row in table.summarise(tables, redraw_seeds=False, against="auto")}
+    assert rows["auto"]["reference"] == "auto"
+    assert rows["auto_margin_0"]["difference"] < 0 < rows["forest"]["difference"]
+    lines = table.over_cohorts({"auto_margin_0": [-0.2, 0.1, -0.2], "forest": [0.1]})
+    assert lines[2:] == [
+        "| forest | 1 | +0.100 (nan) | 1 | +0.100, +0.100 |",
+        "| auto_margin_0 | 3 | -0.100 (0.100) | 1 | -0.200, +0.100 |",
+    ]
+
+
+@pytest.mark.parametrize("change", list(ABLATIONS))
+def test_every_ablation_changes_the_plan(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ndim = 3 if change in {"auto_channels_apart", "auto_uptake"} else 2
+    monkeypatch.setitem(COHORTS, "core_2d_40", Synthetic(ndim, 12, positive_share=0.25))
+    make_cohort("core_2d_40", tmp_path / "raw" / FOLDER, raw=None, seed=0)
+    plans = []
+    for method in (auto, ABLATIONS[change]):
+        paths = folds.make_paths(tmp_path, FOLDER)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("methods._train_on_all", lambda project, options: plans.append(project.plan) or {})
+            method(paths, 60.0, 0)
+        paths.plan.unlink()
+    (before,), (after,) = (list(plan.modalities.values()) for plan in plans)
+    assert (before.preprocessing, before.training) != (after.preprocessing, after.training)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,12 +20,16 @@ from her2net.plan.schema import PreprocessingPlan
 from her2net.preprocess.prepare import prepare_arrays, read_case
 from her2net.raw.dataset import Case, read_dataset
 
+if TYPE_CHECKING:
+    import torch
+
 LEVELS = 16
 FIRST_ORDER = (5, 25, 50, 75, 95)
 ANGLES = (0.0, math.pi / 4, math.pi / 2, 3 * math.pi / 4)
 TEXTURE = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation")
 CROP = {2: (128, 128), 3: (16, 48, 48)}
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 16, 1e-3, 1e-2
+CONTRASTED, TEMPERATURE = 32, 0.2
 
 
 _described: dict[str, list[float]] = {}
@@ -138,28 +143,84 @@ def _texture(plane: np.ndarray, inside: np.ndarray) -> list[float]:
 
 def plain(paths: DatasetPaths, seconds: float, seed: int) -> dict[str, float]:
     """timm's ResNet-18 (2D) or MONAI's (3D), library defaults, AdamW, flips, cosine over the time given."""
+    return _fit_network(paths, seconds, seed, contrastive_share=0.0)
+
+
+def contrastive(paths: DatasetPaths, seconds: float, seed: int) -> dict[str, float]:
+    """The same, but half of the time goes into learning from the fold's training images without their labels.
+
+    Source:
+        Chen et al. 2020, arXiv:2002.05709 (SimCLR).
+    """
+    return _fit_network(paths, seconds, seed, contrastive_share=0.5)
+
+
+def _fit_network(paths: DatasetPaths, seconds: float, seed: int, *, contrastive_share: float) -> dict[str, float]:
     import torch
-    from torch.nn import functional as F
 
     fold = read_fold(paths)
     ndim = len(read_case(fold.training[0].images[fold.modality], None)[0].array.shape) - 1
     x, held = (torch.from_numpy(_crops(cases, fold, ndim)) for cases in (fold.training, fold.held_out))
-    y = torch.from_numpy(fold.labels)
     torch.manual_seed(seed)
     model = _network(ndim, x.shape[1])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    start = time.monotonic()
-    while (spent := (time.monotonic() - start) / seconds) < 1:
-        rows = torch.randint(len(x), (min(BATCH, len(x)),))
-        batch = torch.stack([x[i].flip(-1) if torch.rand(()) < 0.5 else x[i] for i in rows])
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * spent))
-        optimizer.zero_grad()
-        F.cross_entropy(model(batch), y[rows]).backward()
-        optimizer.step()
+    if contrastive_share > 0:
+        classifier = model.fc
+        model.fc = torch.nn.Sequential(torch.nn.Linear(classifier.in_features, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64))
+        _step_for(seconds * contrastive_share, model, lambda: _contrast(model, x))
+        model.fc = classifier
+    _step_for(seconds * (1 - contrastive_share), model, lambda: _classify(model, x, torch.from_numpy(fold.labels)))
     model.eval()
     with torch.inference_mode():
         probs = torch.cat([model(part).softmax(1)[:, 1] for part in held.split(BATCH)])
     return dict(zip((case.case_id for case in fold.held_out), probs.tolist(), strict=True))
+
+
+def _step_for(seconds: float, model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> None:
+    """Take steps of AdamW for so long, with a learning rate that falls along a cosine of the time."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    start = time.monotonic()
+    while (spent := (time.monotonic() - start) / seconds) < 1:
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * spent))
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+
+def _classify(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    import torch
+    from torch.nn import functional as F
+
+    rows = torch.randint(len(x), (min(BATCH, len(x)),))
+    batch = torch.stack([x[i].flip(-1) if torch.rand(()) < 0.5 else x[i] for i in rows])
+    return F.cross_entropy(model(batch), y[rows])
+
+
+def _contrast(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Loss of telling which two of the crops come from one image: normalised cross-entropy of cosines."""
+    import torch
+    from torch.nn import functional as F
+
+    rows = torch.randperm(len(x))[:CONTRASTED]
+    z = F.normalize(model(torch.cat([_view(x[rows]), _view(x[rows])])), dim=1)
+    likeness = (z @ z.T / TEMPERATURE).masked_fill(torch.eye(len(z), dtype=torch.bool), -math.inf)
+    return F.cross_entropy(likeness, torch.arange(len(z)).roll(len(rows)))
+
+
+def _view(images: torch.Tensor) -> torch.Tensor:
+    """Cut a random part out of each image, at its full size, perhaps mirrored, in another brightness and contrast, with noise."""
+    import torch
+    from torch.nn import functional as F
+
+    n, ndim = len(images), images.ndim - 2
+    edge = 0.5 + 0.5 * torch.rand(n)
+    place = torch.diag_embed(torch.stack([edge * (1 - 2 * (torch.rand(n) < 0.5).float()), *[edge] * (ndim - 1)], dim=1))
+    shift = (1 - edge)[:, None] * (2 * torch.rand(n, ndim) - 1)
+    grid = F.affine_grid(torch.cat([place, shift[:, :, None]], dim=2), list(images.shape), align_corners=False)
+    whole = (n, *[1] * (ndim + 1))
+    cut = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return cut * (0.7 + 0.6 * torch.rand(whole)) + 0.5 * torch.randn(whole) + 0.1 * torch.randn_like(cut)
 
 
 def _network(ndim: int, n_channels: int):  # type: ignore[no-untyped-def]

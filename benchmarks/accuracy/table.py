@@ -1,11 +1,12 @@
 """The table of all cohorts and methods from `benchmarks/results/accuracy.jsonl`.
 
     python benchmarks/accuracy/table.py
+    python benchmarks/accuracy/table.py --against auto      # what a changed rule brings, and the mean over cohorts
 
 AUC is the mean over the seeds that a method has. Its interval comes from a bootstrap over patients within class, with the
 same patients drawn for every method and seed of a real cohort; a synthetic cohort has other patients for each seed, so there
 patients are drawn within each seed and seeds are drawn as well. The difference is that of a method to the best rival of
-her2net, on the seeds that both have, in the same resamples.
+her2net, or to the method named by `--against`, on the seeds that both have, in the same resamples.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from run import RESULTS, read_results
 
 from her2net.evaluate.delong import auc
 
-OWN = ("auto", "auto_radiomics")
+OWN = "auto"
+"""How the names of her2net's own methods begin."""
 N_RESAMPLES = 500
 Table = tuple[np.ndarray, np.ndarray]
 
@@ -60,17 +62,17 @@ def resample(tables: dict[str, dict[int, Table]], *, redraw_seeds: bool) -> dict
     return found
 
 
-def summarise(tables: dict[str, dict[int, Table]], *, redraw_seeds: bool) -> list[dict[str, Any]]:
-    """Return a row for each method: mean AUC, its interval, and the difference to the best rival."""
+def summarise(tables: dict[str, dict[int, Table]], *, redraw_seeds: bool, against: str | None = None) -> list[dict[str, Any]]:
+    """Return a row for each method: mean AUC, its interval, and the difference to the best rival, or to another method."""
     drawn = resample(tables, redraw_seeds=redraw_seeds)
     aucs = {name: {seed: auc(*table) for seed, table in of_seed.items()} for name, of_seed in tables.items()}
     mean = {name: float(np.mean(list(of_seed.values()))) for name, of_seed in aucs.items()}
     rivals = [name for name in tables if not name.startswith(OWN)]
-    best = max(rivals, key=lambda name: mean[name], default=None)
+    best = against if against in tables else max(rivals, key=lambda name: mean[name], default=None)
     rows = []
     for name in sorted(tables, key=lambda name: -mean[name]):
         low, high = np.nanpercentile(np.nanmean(drawn[name], axis=1), (2.5, 97.5))
-        row = {"method": name, "seeds": len(aucs[name]), "auc": mean[name], "low": low, "high": high, "best_rival": best}
+        row = {"method": name, "seeds": len(aucs[name]), "auc": mean[name], "low": low, "high": high, "reference": best}
         shared = [seed for seed in aucs[name] if best is not None and seed in aucs[best]]
         if name != best and best is not None and shared:
             limits = np.nanpercentile(np.nanmean(drawn[name] - drawn[best], axis=1), (2.5, 97.5))
@@ -79,25 +81,39 @@ def summarise(tables: dict[str, dict[int, Table]], *, redraw_seeds: bool) -> lis
     return rows
 
 
+def over_cohorts(differences: dict[str, list[float]]) -> list[str]:
+    """Return a line for each method: its mean difference over the cohorts it shares with the reference, and the SE of that."""
+    lines = ["| method | cohorts | mean difference (SE over cohorts) | better on | worst, best |", "|---|---|---|---|---|"]
+    for name, values in sorted(differences.items(), key=lambda item: -np.mean(item[1])):
+        error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+        better, limits = sum(value > 0 for value in values), f"{min(values):+.3f}, {max(values):+.3f}"
+        lines.append(f"| {name} | {len(values)} | {np.mean(values):+.3f} ({error:.3f}) | {better} | {limits} |")
+    return lines
+
+
 def main() -> None:
-    """Print the table in Markdown."""
+    """Print the table of cohorts and that of means over cohorts in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--against", help="method to compare with, instead of the best rival")
     args = parser.parse_args()
-    rows = read_results(args.results)
-    print("| cohort (n, Bayes AUC) | method | seeds | AUC | minus the best rival | minutes a seed |\n|---|---|---|---|---|---|")
+    rows, differences = read_results(args.results), dict[str, list[float]]()
+    head = f"minus {args.against or 'the best rival'}"
+    print(f"| cohort (n, Bayes AUC) | method | seeds | AUC | {head} | minutes a seed |\n|---|---|---|---|---|---|")
     for cohort in dict.fromkeys(row["cohort"] for row in rows):
         of_cohort = [row for row in rows if row["cohort"] == cohort]
         bayes, n = of_cohort[0]["bayes_auc"], len(of_cohort[0]["labels"])
         head = f"{cohort} ({n}{'' if bayes is None else f', {bayes:.3f}'})"
-        for row in summarise(tables_of(of_cohort), redraw_seeds=bayes is not None):
+        for row in summarise(tables_of(of_cohort), redraw_seeds=bayes is not None, against=args.against):
             own = [r for r in of_cohort if row["method"] == r["method"] + (f" ({r['code']})" if r["code"] else "")]
-            against = "the best rival" if row["method"] == row["best_rival"] else ""
+            difference = "the reference" if row["method"] == row["reference"] else ""
             if "difference" in row:
-                against = f"{row['difference']:+.3f} [{row['limits'][0]:+.3f}, {row['limits'][1]:+.3f}]"
+                differences.setdefault(row["method"], []).append(row["difference"])
+                difference = f"{row['difference']:+.3f} [{row['limits'][0]:+.3f}, {row['limits'][1]:+.3f}]"
             print(f"| {head} | {row['method']} | {row['seeds']} | {row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}] "
-                  f"| {against} | {np.mean([r['seconds'] for r in own]) / 60:.1f} |")  # fmt: skip
+                  f"| {difference} | {np.mean([r['seconds'] for r in own]) / 60:.1f} |")  # fmt: skip
             head = ""
+    print("", *over_cohorts(differences), sep="\n")
 
 
 if __name__ == "__main__":
