@@ -27,6 +27,7 @@ from her2net.explain.maps import (
     layer_gradient,
     occlusion,
     restandardise,
+    sum_windows,
 )
 from her2net.explain.measure import compare_with_random, localise, mean_over_cases, perturb, random_networks
 from her2net.explain.planes import Plane, cut_plane, patient_axes
@@ -158,6 +159,20 @@ def _gradient_of_logit(network: nn.Module, x: torch.Tensor, target: int) -> np.n
     (gradient,) = torch.autograd.grad(network(x)[0, target], kept[0])
     hook.remove()
     return gradient[0].double().numpy()
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (2, 4, 4)])
+def test_the_map_of_a_window_lies_over_its_part_of_the_crop(grid: tuple[int, ...]) -> None:
+    nothing, uniform = np.zeros(grid), np.ones(grid)
+    total = sum_windows([nothing, uniform], (1.0, 0.5))
+    middle = tuple(slice(n // 4, 3 * n // 4) for n in total.shape)
+    np.testing.assert_allclose(total[middle], 2.0 ** len(grid), rtol=1e-6)  # as much as over the whole crop, on less room
+    assert total.sum() == pytest.approx(total[middle].sum())
+    np.testing.assert_allclose(sum_windows([uniform, nothing], (1.0, 0.5)), 1.0, rtol=1e-6)
+    corner = nothing.copy()
+    corner[(0,) * len(grid)] = 1.0
+    place = np.unravel_index(sum_windows([nothing, corner], (1.0, 0.5)).argmax(), total.shape)
+    assert [n // 4 for n in total.shape] <= list(place) < [3 * n // 8 for n in total.shape]
 
 
 def test_folds_count_alike_and_disagreement_cancels() -> None:

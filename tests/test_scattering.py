@@ -10,7 +10,15 @@ import torch
 
 from her2net.networks import scattering
 from her2net.networks.build import build_network
-from her2net.networks.scattering import N_DIRECTIONS, N_SCALES, OrthogonalProjection, Scattering, ScatteringNetwork
+from her2net.networks.scattering import (
+    N_DIRECTIONS,
+    N_SCALES,
+    WINDOWS,
+    OrthogonalProjection,
+    Scattering,
+    ScatteringNetwork,
+    look,
+)
 from her2net.plan.augmentation import mirrors_only
 from her2net.plan.schema import TrainingPlan
 from her2net.train.solve import describe_views, solve_classifier
@@ -141,6 +149,33 @@ def test_mirrored_cases_belong_together() -> None:
     views = describe_views(network, x, training_plan(2), (24, 24))
     assert views.shape[:2] == (3, 2)
     torch.testing.assert_close(views[:, 1], network.coefficients(x.flip(-1)))
+
+
+@pytest.mark.parametrize("size", [(48, 48), (8, 24, 24)])
+def test_the_second_window_sees_the_middle_alone_at_its_own_contrast(size: tuple[int, ...]) -> None:
+    x = images(2, 3, *size)
+    whole, middle = (look(x, share) for share in WINDOWS)
+    grid = (*size[:-2], *(n * 2 // 3 for n in size[-2:]))
+    assert whole.shape == middle.shape == (2, 3, *grid)
+    torch.testing.assert_close(middle.mean(), torch.tensor(0.0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(look(5 + 3 * x, WINDOWS[1]), middle, rtol=0, atol=1e-4)
+    elsewhere = x.clone()
+    elsewhere[..., :2] = 9.0
+    assert torch.equal(look(elsewhere, WINDOWS[1]), middle)
+    assert not torch.equal(look(elsewhere, WINDOWS[0]), whole)
+    flat = torch.full((1, 1, *size), 2.0)
+    torch.testing.assert_close(look(flat, 1.0), torch.full((1, 1, *grid), 2.0))
+    assert look(flat, WINDOWS[1]).abs().max() < 1e-3
+
+
+def test_both_windows_have_a_say() -> None:
+    x, labels = texture(40, (24, 24))
+    network = build_network("scattering_2d", n_channels=1, n_classes=2).eval()
+    solve(network, x, labels)
+    assert (network.classifier.weight.unflatten(1, (len(WINDOWS), -1)).abs().amax(dim=(0, 2)) > 0).all()
+    features = network.kernel_features(network.coefficients(x[:3]))
+    assert features.shape[:2] == (3, len(WINDOWS))
+    torch.testing.assert_close(features.square().sum(2), torch.ones(3, len(WINDOWS)))  # the kernel of a case with itself
 
 
 def test_noise_without_a_class_is_not_called_certain() -> None:

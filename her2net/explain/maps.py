@@ -23,6 +23,9 @@ from her2net.train.loop import predict_probs
 LEAST_GRID = 4
 """Places in H and in W below which a map says little about where; a layer before the last is taken then."""
 
+FINER = 4
+"""By how much finer than that of the layer the grid is on which the maps of several windows are added up."""
+
 OCCLUSION_GRID = {2: (8, 8), 3: (3, 6, 6)}
 """Places that are hidden one after the other, per number of spatial axes."""
 
@@ -50,11 +53,12 @@ class ZScore:
 
 @dataclass(frozen=True)
 class Layer:
-    """The layer that Grad-CAM looks at, and its grid; `weighs_places` as in the table of networks."""
+    """The layer that Grad-CAM looks at, and its grid; the rest as in the table of networks."""
 
     name: str
     grid: tuple[int, ...]
     weighs_places: bool = False
+    windows: tuple[float, ...] = (1.0,)
 
 
 def choose_layer(network: nn.Module, spec: NetworkSpec, n_channels: int, input_vox: Sequence[int]) -> Layer:
@@ -69,7 +73,7 @@ def choose_layer(network: nn.Module, spec: NetworkSpec, n_channels: int, input_v
                 network(torch.zeros(1, n_channels, *input_vox, device=device))
         finally:
             hook.remove()
-        found.append(Layer(name, shapes[0][-spec.ndim :], spec.weighs_places))
+        found.append(Layer(name, shapes[0][-spec.ndim :], spec.weighs_places, spec.windows))
         if min(found[-1].grid[-2:]) >= LEAST_GRID:
             break
     return found[-1]
@@ -87,14 +91,36 @@ def attribute(
         zscore: how the crop was standardised; only occlusion asks.
 
     Returns:
-        Signed map on the layer's grid, or on `OCCLUSION_GRID`, float64.
+        Signed map on the layer's grid, one `FINER` if the layer has several windows, or on `OCCLUSION_GRID`, float64.
     """
     if method == "occlusion":
         return occlusion(network, x, target, batch_size=batch_size, zscore=zscore)
     maps, gradient = layer_gradient(network, layer, x, target)
-    if method == "gradcam++":
-        return grad_cam_plus_plus(maps, gradient)
-    return grad_cam_per_place(maps, gradient) if layer.weighs_places else grad_cam(maps, gradient)
+    weigh = grad_cam_plus_plus if method == "gradcam++" else grad_cam_per_place if layer.weighs_places else grad_cam
+    parts = [weigh(*part) for part in zip(*(np.split(a, len(layer.windows)) for a in (maps, gradient)), strict=True)]
+    return parts[0] if layer.windows == (1.0,) else sum_windows(parts, layer.windows)
+
+
+def sum_windows(parts: Sequence[np.ndarray], windows: Sequence[float]) -> np.ndarray:
+    """Lay the map of each window over its part of the crop, and add them up.
+
+    Args:
+        parts: (*grid) each, over the middle `windows` of the crop's edges.
+
+    Returns:
+        Over the crop, on a grid `FINER` times as fine. What a small window says is denser: it is spread over less.
+    """
+    size = tuple(FINER * n for n in parts[0].shape)
+    total = np.zeros(size)
+    for part, share in zip(parts, windows, strict=True):
+        cut = (1 - share) / 2
+        start, stop = ([edge * n / share for n in part.shape] for edge in (-cut, 1 - cut))
+        laid = resample(part[None], start, stop, size, linear=True)[0] / share**part.ndim
+        for axis, n in enumerate(size):
+            outside = np.abs((np.arange(n) + 0.5) / n - 0.5) > share / 2
+            laid[(slice(None),) * axis + (outside,)] = 0
+        total += laid
+    return total
 
 
 def layer_gradient(network: nn.Module, layer: Layer, x: Tensor, target: int) -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,7 @@ class NetworkSpec:
         weights_repo: Hugging Face repository of pretrained weights; empty if there are none.
         weights_file: file in that repository.
         weighs_places: the classifier has a weight for each place of the last map, instead of one for their mean.
+        windows: shares of the crop's edges, about its middle, over which parts of the last map extend, one after the other.
         solved: every layer but the classifier is fixed, and the classifier is solved (`her2net.train.solve`), not stepped.
         source: paper, library and licence of the weights where it restricts their use.
     """
@@ -68,6 +69,7 @@ class NetworkSpec:
     source: str
     options: Mapping[str, Any] = field(default_factory=dict)
     weighs_places: bool = False
+    windows: tuple[float, ...] = (1.0,)
     solved: bool = False
 
 
@@ -99,10 +101,10 @@ def _resnet_3d(depth: int, suffix: str, stem_stride: tuple[int, int, int]) -> Ne
 
 def _scattering(ndim: int) -> NetworkSpec:
     name = f"scattering_{ndim}d"
-    size = (8,) * ndim
+    size = (12, 12) if ndim == 2 else (8, 12, 12)
     return NetworkSpec(
         name, ndim, "her2net", name, size, size, "", "classifier", ("maps",), "", "", SCATTERING_SOURCE,
-        weighs_places=True, solved=True,
+        weighs_places=True, windows=(1.0, 0.625), solved=True,
     )  # fmt: skip
 
 

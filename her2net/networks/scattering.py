@@ -1,5 +1,8 @@
 """A network whose layers are fixed: wavelet scattering, random features of a kernel, and one linear layer that is solved.
 
+It looks twice, at the whole crop and at its middle, which the lesion fills: what lies around a lesion and what it is made of
+ask for other windows. Each look has a kernel machine of its own, and their logits are averaged.
+
 A convolutional network has to learn edges, spots and textures from the cohort before it can use them. Wavelets have
 them from the start, and a cascade "wavelet, modulus, wavelet, modulus, average" describes texture stably under small
 deformations. Cosines and sines of random projections stand for a Gaussian kernel on those coefficients, so the linear
@@ -25,12 +28,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from her2net.artefact import digest_bytes
+from her2net.preprocess.resample import axis_matrix
 
 N_SCALES = 4
 N_DIRECTIONS = 6
 POOLED_VOX = {2: (4, 4), 3: (2, 4, 4)}
 """Grid on which the coefficients are averaged: what is where in the crop, coarsely."""
 
+WINDOWS = (1.0, 0.625)
+"""Shares of the crop's edges that are looked at. A margin of 0.3 around the longest edge of a lesion leaves it 0.625 of the crop."""
+
+GRID_SHARE = 2 / 3
+"""Edge, in plane, of the grid on which a window is described, as a share of the input's: the middle is hardly interpolated then."""
+
+LEAST_WINDOW_SD = 0.01
 LOG_OFFSET = 0.05
 """Added before the logarithm, in z-scores: coefficients below it are noise."""
 
@@ -48,12 +59,12 @@ _described: dict[tuple[tuple[int, ...], str], Tensor] = {}
 
 
 class ScatteringNetwork(nn.Module):
-    """Scattering coefficients of orders 0 to 2, their logarithm standardised, a Gaussian kernel and a linear layer.
+    """Scattering coefficients of orders 0 to 2 in each window, their logarithm standardised, a Gaussian kernel and a linear layer.
 
     Attributes:
-        mean, sd: (n_coefficients,) of the logarithms over the training cases.
-        width: of the kernel exp(-width / n_coefficients * squared distance), 0-dimensional.
-        classifier: the layer that is solved.
+        mean, sd: (n_windows * n_coefficients,) of the logarithms over the training cases.
+        width: (n_windows,) of the kernels exp(-width / n_coefficients * squared distance).
+        classifier: the layer that is solved; it reads the features of all windows.
     """
 
     mean: Tensor
@@ -63,16 +74,17 @@ class ScatteringNetwork(nn.Module):
     def __init__(self, ndim: int, n_channels: int, n_classes: int) -> None:
         super().__init__()
         self.scattering = Scattering(ndim)
+        n_windows = len(WINDOWS)
         n_coefficients = n_channels * self.scattering.n_coefficients * math.prod(POOLED_VOX[ndim])
-        self.register_buffer("mean", torch.zeros(n_coefficients))
-        self.register_buffer("sd", torch.ones(n_coefficients))
-        self.register_buffer("width", torch.tensor(1.0))
+        self.register_buffer("mean", torch.zeros(n_windows * n_coefficients))
+        self.register_buffer("sd", torch.ones(n_windows * n_coefficients))
+        self.register_buffer("width", torch.ones(n_windows))
         self.maps = nn.Identity()  # the last place where a coefficient still has a place in the image: explanations look here
         self.projection = OrthogonalProjection(n_coefficients)
-        self.classifier = nn.Linear(2 * self.projection.n_outputs, n_classes)
+        self.classifier = nn.Linear(n_windows * 2 * self.projection.n_outputs, n_classes)
 
     def coefficients(self, x: Tensor) -> Tensor:
-        """Map (N, C, [D,] H, W) to the logarithms (N, C, n_maps, *POOLED_VOX) float32.
+        """Map (N, C, [D,] H, W) to the logarithms (N, n_windows * C, n_maps, *POOLED_VOX) float32, window after window.
 
         On a CPU image after image, which stays within its cache (up to twice as fast as a batch of 16, the same bits),
         and an image that any fold has described before is not described again.
@@ -85,7 +97,7 @@ class ScatteringNetwork(nn.Module):
             return torch.cat([self._describe(image) if through else self._remember(image) for image in x.split(1)])
 
     def _describe(self, x: Tensor) -> Tensor:
-        maps = self.scattering(x.float())
+        maps = torch.cat([self.scattering(look(x.float(), share)) for share in WINDOWS], dim=1)
         return torch.cat([maps[:, :, :1], torch.log(maps[:, :, 1:] + LOG_OFFSET)], dim=2)
 
     def _remember(self, image: Tensor) -> Tensor:
@@ -100,17 +112,40 @@ class ScatteringNetwork(nn.Module):
         return _described[key]
 
     def kernel_features(self, coefficients: Tensor) -> Tensor:
-        """Map (N, C, n_maps, *POOLED_VOX) to (N, 2 n_outputs), whose scalar products are the kernel."""
-        flat = coefficients.flatten(1)
-        standardised = self.maps(((flat - self.mean) / self.sd).view_as(coefficients).flatten(1, 2)).flatten(1)
-        angle = self.projection(standardised) * torch.sqrt(2 * self.width / flat.shape[1])
-        return torch.cat([angle.cos(), angle.sin()], dim=1) / math.sqrt(self.projection.n_outputs)
+        """Map (N, n_windows * C, n_maps, *POOLED_VOX) to (N, n_windows, 2 n_outputs), whose scalar products are the kernels."""
+        standardised = ((coefficients.flatten(1) - self.mean) / self.sd).view_as(coefficients)
+        of_window = self.maps(standardised.flatten(1, 2)).flatten(1).unflatten(1, (len(WINDOWS), -1))
+        scale = torch.sqrt(2 * self.width / of_window.shape[2])
+        angle = self.projection(of_window.flatten(0, 1)).unflatten(0, of_window.shape[:2]) * scale[:, None]
+        return torch.cat([angle.cos(), angle.sin()], dim=2) / math.sqrt(self.projection.n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, [D,] H, W) to logits (N, n_classes)."""
         device = "cpu" if x.is_meta else x.device.type
         with torch.autocast(device, enabled=False):
-            return self.classifier(self.kernel_features(self.coefficients(x)))
+            return self.classifier(self.kernel_features(self.coefficients(x)).flatten(1))
+
+
+def look(x: Tensor, share: float) -> Tensor:
+    """Cut the middle out of crops, on the grid on which it is described; a part is z-scored by itself, all channels together.
+
+    Args:
+        x: (N, C, [D,] H, W) float32.
+        share: of each edge.
+
+    Returns:
+        (N, C, [D,] 2/3 H, 2/3 W).
+    """
+    for axis in range(2, x.ndim):
+        n = x.shape[axis]
+        cut = n * (1 - share) / 2
+        size = n if axis < x.ndim - 2 else round(n * GRID_SHARE)
+        needed, matrix = axis_matrix(n, cut, n - cut, size)
+        x = (x.movedim(axis, -1)[..., needed] @ torch.from_numpy(matrix).T.to(x.device)).movedim(-1, axis)
+    if share == 1:
+        return x
+    axes = tuple(range(1, x.ndim))
+    return (x - x.mean(axes, keepdim=True)) / x.std(axes, keepdim=True).clamp_min(LEAST_WINDOW_SD)
 
 
 class OrthogonalProjection(nn.Module):

@@ -138,8 +138,8 @@ def list_candidates(
     """
     if not pretrained and n_training_cases <= SCATTERING_UP_TO:
         if modality.ndim == 2:
-            return [Candidate("scattering_2d", (64, 64))]
-        return [Candidate("scattering_3d", (choose_depth_vox(modality, 32).value, 32, 32))]
+            return [Candidate("scattering_2d", (96, 96))]
+        return [Candidate("scattering_3d", (choose_depth_vox(modality, 32).value, 48, 48))]
     if modality.ndim == 2:
         if pretrained:
             names = ["convnextv2_tiny", "convnextv2_nano"] if device != "cpu" else ["convnextv2_femto", "convnextv2_atto"]

@@ -1,9 +1,9 @@
-"""Solving the classifier of a network whose other layers are fixed: a support-vector machine, calibrated.
+"""Solving the classifier of a network whose other layers are fixed: a support-vector machine for each window, calibrated.
 
 Training cases are shown as they are and mirrored along each axis that the plan flips. Everything is fitted on the
-fold's training cases alone: the mean and SD of the coefficients, the width of the kernel and the cost of errors
-(chosen by log loss in an inner loop over patients), the machine, and the slope and intercepts that turn its margins
-into probabilities (fitted on the margins of that inner loop).
+fold's training cases alone: the mean and SD of the coefficients, the width of each kernel and the cost of errors
+(chosen by log loss in an inner loop over patients), the machines, and the slopes and intercepts that turn their margins,
+and the mean of these, into probabilities (fitted on the margins of that inner loop).
 """
 
 from __future__ import annotations
@@ -31,18 +31,25 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Setting:
-    """Kernel width and cost of errors, with the calibration and the log loss that the inner loop gave them."""
+    """Kernel width and cost of errors, with what the inner loop gave them.
+
+    Attributes:
+        slope, intercepts: of the calibration.
+        log_loss: of the held-out cases.
+        logits: (n, n_classes) of the held-out cases, in the order of the inner loop; empty without one.
+    """
 
     width: float
     cost: float
     slope: float
     intercepts: np.ndarray
     log_loss: float
+    logits: np.ndarray
 
 
 @torch.inference_mode()
 def describe_views(model: ScatteringNetwork, images: Tensor, plan: TrainingPlan, input_vox: Sequence[int]) -> Tensor:
-    """Return the coefficients (N, n_views, C, n_maps, *grid) of each case as it is and mirrored.
+    """Return the coefficients (N, n_views, n_windows * C, n_maps, *grid) of each case as it is and mirrored.
 
     Args:
         images: (N, C, *stored_vox).
@@ -79,8 +86,32 @@ def solve_classifier(
     model.sd.copy_(flat.std(0).clamp_min(LEAST_SD))
     weights = dict(enumerate(plan.loss_weights))
     inner = _inner_folds(labels, patients)
+    features = {width: _features(model, views, width) for width in WIDTHS}  # (n_views * N, n_windows, n_features)
+    machines = [_solve_window({width: f[:, k] for width, f in features.items()}, labels, n_views, inner, weights)
+                for k in range(len(model.width))]  # fmt: skip
+    logits = np.mean([setting.logits for setting, _, _ in machines], axis=0)
+    slope, intercepts, loss = _calibrate(logits, np.concatenate([labels[held] for _, held in inner])) if inner else (
+        1.0, np.zeros(len(weights)), float("inf"))  # fmt: skip
+    model.width.copy_(torch.tensor([setting.width for setting, _, _ in machines]))
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.cat([weight for _, weight, _ in machines], dim=1) * (slope / len(machines)))
+        model.classifier.bias.copy_(torch.from_numpy(slope * np.mean([bias for _, _, bias in machines], axis=0) + intercepts))
+    return loss
+
+
+def _solve_window(
+    features: dict[float, Tensor], labels: np.ndarray, n_views: int, inner: list[tuple[np.ndarray, np.ndarray]],
+    weights: dict[int, float],
+) -> tuple[Setting, Tensor, np.ndarray]:  # fmt: skip
+    """Choose and fit the machine of one window.
+
+    Args:
+        features: kernel width -> (n_views * N, n_features).
+
+    Returns:
+        What was chosen, and the calibrated machine as a linear layer on the features: weights (n_classes, n_features) and biases.
+    """
     best: Setting | None = None
-    features = {width: _features(model, views, width) for width in WIDTHS}
     kernels = {width: (f @ f.T).double().cpu().numpy() for width, f in features.items()}
     for width in WIDTHS:
         for cost in COSTS:
@@ -89,12 +120,8 @@ def solve_classifier(
                 best = setting
     assert best is not None
     duals, offsets = _machine(kernels[best.width], np.repeat(labels, n_views), best.cost, weights)
-    model.width.fill_(best.width)
-    with torch.no_grad():
-        solved = torch.from_numpy(best.slope * duals).T.float().to(views.device) @ features[best.width]
-        model.classifier.weight.copy_(solved)
-        model.classifier.bias.copy_(torch.from_numpy(best.slope * offsets + best.intercepts))
-    return best.log_loss
+    chosen = features[best.width]
+    return best, torch.from_numpy(best.slope * duals).T.float().to(chosen.device) @ chosen, best.slope * offsets + best.intercepts
 
 
 @torch.inference_mode()
@@ -127,9 +154,10 @@ def _try(
         margins.append(kernel[np.ix_(rows, columns)] @ duals + offsets)
         truth.append(labels[held])
     if not inner:
-        return Setting(width, cost, 1.0, np.zeros(len(weights)), float("inf"))
-    slope, intercepts, loss = _calibrate(np.concatenate(margins), np.concatenate(truth))
-    return Setting(width, cost, slope, intercepts, loss)
+        return Setting(width, cost, 1.0, np.zeros(len(weights)), float("inf"), np.zeros((0, len(weights))))
+    judged = np.concatenate(margins)
+    slope, intercepts, loss = _calibrate(judged, np.concatenate(truth))
+    return Setting(width, cost, slope, intercepts, loss, slope * judged + intercepts)
 
 
 def _machine(kernel: np.ndarray, labels: np.ndarray, cost: float, weights: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
