@@ -186,7 +186,7 @@ def test_the_card_repeats_the_evaluation(small_run: DatasetPaths, archive: Path)
     for part in ("## Intended use", "## Input", "## Training cohort", "## Limits", "not a medical device", NONE_CHOSEN):
         assert part in card
     assert "| all | 26 |" in card
-    assert "| US | scattering_2d | 64 x 64 | random numbers | 2 | 4 |" in card
+    assert "| US | scattering_2d | 96 x 96 | random numbers | 2 | 4 |" in card
     assert "| CLIN | covariates of cases.csv: age (continuous)" in card
     assert "They hold no row of a case" in card
 
