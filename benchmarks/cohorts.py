@@ -29,8 +29,8 @@ SMALL: dict[str, tuple[str, list[int], list[int]]] = {
     "MRI": ("resnet10_3d_s2", [32, 64, 64], [36, 72, 72]),
 }
 SOLVED: dict[str, tuple[str, list[int], list[int]]] = {
-    "US": ("scattering_2d", [64, 64], [64, 64]),
-    "MRI": ("scattering_3d", [16, 32, 32], [16, 32, 32]),
+    "US": ("scattering_2d", [96, 96], [96, 96]),
+    "MRI": ("scattering_3d", [16, 48, 48], [16, 48, 48]),
 }
 NETWORKS = {"large": SETTINGS, "small": SMALL, "solved": SOLVED}
 
