@@ -23,6 +23,7 @@ from folds import make_paths
 
 from her2net import pipeline
 from her2net.evaluate.delong import auc
+from her2net.plan import rules
 from her2net.plan.stage import PlanOptions
 from her2net.predictions import read_predictions
 from her2net.project import load_project
@@ -35,7 +36,7 @@ def run_budget(whole: Path, minutes: float, *, stepped: bool) -> str:
         paths = make_paths(Path(folder), FOLDER)
         paths.raw.parent.mkdir(parents=True)
         paths.raw.symlink_to(whole, target_is_directory=True)
-        limit = 0 if stepped else 1000
+        limit = 0 if stepped else rules.SCATTERING_UP_TO
         with mock.patch("her2net.plan.rules.SCATTERING_UP_TO", limit):
             pipeline.plan(paths, PlanOptions(budget_h=minutes / 60, n_workers=1, quiet=True))
         project = load_project(paths)

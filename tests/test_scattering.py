@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from her2net.networks import scattering
+from her2net.networks.build import SCATTERING_WINDOWS as WINDOWS
 from her2net.networks.build import build_network
 from her2net.networks.scattering import (
     N_DIRECTIONS,
     N_SCALES,
-    WINDOWS,
     OrthogonalProjection,
     Scattering,
     ScatteringNetwork,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CONVNEXT_SOURCE = "Woo et al. 2023, ConvNeXt V2, arXiv:2301.00808; timm; ImageNet weights are CC-BY-NC-4.0"
 RESNET_2D_SOURCE = "He et al. 2016, arXiv:1512.03385; Wightman et al. 2021, arXiv:2110.00476; timm"
 SCATTERING_SOURCE = "Mallat 2012, arXiv:1101.2286; Bruna & Mallat 2013, arXiv:1203.1513; Yu et al. 2016, arXiv:1610.09072"
+SCATTERING_WINDOWS = (1.0, 0.625)
+"""Shares of the crop's edges that a scattering network looks at. A margin of 0.3 around a lesion's longest edge leaves it 0.625."""
 RESNET_STAGES = ("layer4", "layer3", "layer2")
 RESNET_3D_SOURCE = "Chen et al. 2019, Med3D, arXiv:1904.00625; MONAI ResNet; MedicalNet weights"
 
@@ -104,7 +106,7 @@ def _scattering(ndim: int) -> NetworkSpec:
     size = (12, 12) if ndim == 2 else (8, 12, 12)
     return NetworkSpec(
         name, ndim, "her2net", name, size, size, "", "classifier", ("maps",), "", "", SCATTERING_SOURCE,
-        weighs_places=True, windows=(1.0, 0.625), solved=True,
+        weighs_places=True, windows=SCATTERING_WINDOWS, solved=True,
     )  # fmt: skip
 
 

@@ -28,15 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from her2net.artefact import digest_bytes
+from her2net.networks.build import SCATTERING_WINDOWS as WINDOWS
 from her2net.preprocess.resample import axis_matrix
 
 N_SCALES = 4
 N_DIRECTIONS = 6
 POOLED_VOX = {2: (4, 4), 3: (2, 4, 4)}
 """Grid on which the coefficients are averaged: what is where in the crop, coarsely."""
-
-WINDOWS = (1.0, 0.625)
-"""Shares of the crop's edges that are looked at. A margin of 0.3 around the longest edge of a lesion leaves it 0.625 of the crop."""
 
 GRID_SHARE = 2 / 3
 """Edge, in plane, of the grid on which a window is described, as a share of the input's: the middle is hardly interpolated then."""
