@@ -11,14 +11,8 @@ import torch
 from her2net.networks import scattering
 from her2net.networks.build import SCATTERING_WINDOWS as WINDOWS
 from her2net.networks.build import build_network
-from her2net.networks.scattering import (
-    N_DIRECTIONS,
-    N_SCALES,
-    OrthogonalProjection,
-    Scattering,
-    ScatteringNetwork,
-    look,
-)
+from her2net.networks.scattering import LOG_OFFSET, GaussianFeatures, OrthogonalProjection, ScatteringNetwork, Summary, look
+from her2net.networks.wavelets import N_DIRECTIONS, N_SCALES, POOLED_VOX, Scattering
 from her2net.plan.augmentation import mirrors_only
 from her2net.plan.schema import TrainingPlan
 from her2net.train.solve import describe_views, solve_classifier
@@ -168,14 +162,63 @@ def test_the_second_window_sees_the_middle_alone_at_its_own_contrast(size: tuple
     assert look(flat, WINDOWS[1]).abs().max() < 1e-3
 
 
-def test_both_windows_have_a_say() -> None:
+def logs_of(x: torch.Tensor) -> torch.Tensor:
+    """Logarithms of one window, as a summary reads them."""
+    maps = Scattering(x.ndim - 2)(x)
+    return torch.cat([maps[:, :, :1], torch.log(maps[:, :, 1:] + LOG_OFFSET)], dim=2)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_summary_does_not_know_places_within_a_zone(ndim: int) -> None:
+    logs, summary = images(2, 3, Scattering(ndim).n_coefficients, *POOLED_VOX[ndim]), Summary(ndim)
+    assert summary(logs).shape == (2, 3 * summary.n_outputs)
+    turned = logs.rot90(1, (-2, -1))
+    torch.testing.assert_close(summary(turned), summary(logs), rtol=0, atol=1e-5)
+    inside_out = logs.roll((2, 2), (-2, -1))
+    assert (summary(inside_out) - summary(logs)).abs().max() > 0.01
+
+
+def test_a_summary_keeps_the_direction_of_first_order_alone() -> None:
+    """Stripes turned by a right angle change places among the directions; how fine their edges are does not change."""
+    stripes = torch.cos(3 * math.pi / 16 * torch.arange(48.0)).expand(1, 1, 48, 48) + 0.3 * images(1, 1, 48, 48)
+    upright, lying = (Summary(2)(logs_of(x)).view(-1, 2)[2:] for x in (stripes, stripes.rot90(1, (-2, -1))))
+    first = torch.cat([torch.full((size,), size == N_DIRECTIONS) for fine in range(N_SCALES)
+                       for size in (N_DIRECTIONS, *[4] * (N_SCALES - 1 - fine))])  # fmt: skip
+    assert len(first) == len(upright)
+    assert (upright - lying)[first].abs().max() > 1.0
+    torch.testing.assert_close(upright[~first], lying[~first], rtol=0, atol=0.05)
+    by_scale = upright[first].view(N_SCALES, N_DIRECTIONS, 2)
+    torch.testing.assert_close(by_scale.roll(N_DIRECTIONS // 2, 1), lying[first].view_as(by_scale), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_groups_average_each_coefficient_once(ndim: int) -> None:
+    summary = Summary(ndim)
+    assert summary.groups.shape[1] == Scattering(ndim).n_coefficients - 1
+    assert ((summary.groups > 0).sum(0) == 1).all()
+    torch.testing.assert_close(summary.groups.sum(1), torch.ones(len(summary.groups)))
+    torch.testing.assert_close(summary.zones.sum(1), torch.ones(2))
+
+
+def test_every_kernel_has_a_say() -> None:
     x, labels = texture(40, (24, 24))
     network = build_network("scattering_2d", n_channels=1, n_classes=2).eval()
     solve(network, x, labels)
-    assert (network.classifier.weight.unflatten(1, (len(WINDOWS), -1)).abs().amax(dim=(0, 2)) > 0).all()
-    features = network.kernel_features(network.coefficients(x[:3]))
-    assert features.shape[:2] == (3, len(WINDOWS))
-    torch.testing.assert_close(features.square().sum(2), torch.ones(3, len(WINDOWS)))  # the kernel of a case with itself
+    sizes = [kernel.n_features for kernel in network.kernels]
+    assert len(sizes) == len(WINDOWS) + 1
+    assert all((part.abs() > 0).any() for part in network.classifier.weight.split(sizes, dim=1))
+    for kernel, features in zip(network.kernels, network.kernel_features(network.coefficients(x[:3])), strict=True):
+        assert features.shape == (3, kernel.n_features)
+        torch.testing.assert_close(features.square().sum(1), torch.ones(3))  # the kernel of a case with itself
+
+
+def test_few_numbers_have_a_faithful_kernel_too() -> None:
+    x = images(30, 50)
+    kernel = GaussianFeatures(50, (0.3,))
+    kernel.width.fill_(0.3)
+    features = kernel(x)
+    exact = torch.exp(-0.3 / 50 * torch.cdist(x, x) ** 2)
+    assert (features @ features.T - exact).abs().max() < 0.05
 
 
 def test_noise_without_a_class_is_not_called_certain() -> None:

@@ -1,7 +1,8 @@
-"""A network whose layers are fixed: wavelet scattering, random features of a kernel, and one linear layer that is solved.
+"""A network whose layers are fixed: wavelet scattering, random features of Gaussian kernels, and one linear layer that is solved.
 
 It looks twice, at the whole crop and at its middle, which the lesion fills: what lies around a lesion and what it is made of
-ask for other windows. Each look has a kernel machine of its own, and their logits are averaged.
+ask for other windows. And it sums up what the middle is made of, whatever the place: its centre and its rim, each as a whole.
+Each of the three has a kernel machine of its own, and their logits are averaged.
 
 A convolutional network has to learn edges, spots and textures from the cohort before it can use them. Wavelets have
 them from the start, and a cascade "wavelet, modulus, wavelet, modulus, average" describes texture stably under small
@@ -29,25 +30,23 @@ from torch.nn import functional as F
 
 from her2net.artefact import digest_bytes
 from her2net.networks.build import SCATTERING_WINDOWS as WINDOWS
+from her2net.networks.wavelets import N_DIRECTIONS, N_SCALES, POOLED_VOX, Scattering, directions
 from her2net.preprocess.resample import axis_matrix
-
-N_SCALES = 4
-N_DIRECTIONS = 6
-POOLED_VOX = {2: (4, 4), 3: (2, 4, 4)}
-"""Grid on which the coefficients are averaged: what is where in the crop, coarsely."""
 
 GRID_SHARE = 2 / 3
 """Edge, in plane, of the grid on which a window is described, as a share of the input's: the middle is hardly interpolated then."""
 
+WINDOW_WIDTHS = (1.0, 0.3)
+SUMMARY_WIDTHS = (0.3, 0.1)
+"""Kernel widths to choose from, the smoother one last; a summary has fewer numbers, so its distances tell more apart."""
+
+LEAST_OUTPUTS = 4096
+"""Random projections of a kernel: each product of two cases is then within some 0.02 of the kernel's."""
+
 LEAST_WINDOW_SD = 0.01
+LEAST_VARIANCE = 1e-6
 LOG_OFFSET = 0.05
 """Added before the logarithm, in z-scores: coefficients below it are noise."""
-
-CENTRE_FREQUENCY = 3 * math.pi / 4
-WIDTH_VOX = 0.8
-SLANT = 0.5
-"""The finest Morlet wavelet: frequency in radians per voxel, width, and ratio of its bandwidths (Bruna & Mallat 2013)."""
-
 
 MEMO_BYTES = 1 << 28
 """How much of what images were described by is kept for the next fold that sees them."""
@@ -56,30 +55,58 @@ _described: dict[tuple[tuple[int, ...], str], Tensor] = {}
 """(shape, digest) of an image -> its coefficients, oldest first. They depend on nothing else: no fold fits a wavelet."""
 
 
-class ScatteringNetwork(nn.Module):
-    """Scattering coefficients of orders 0 to 2 in each window, their logarithm standardised, a Gaussian kernel and a linear layer.
+class GaussianFeatures(nn.Module):
+    """Standardise numbers, and map them to features whose scalar products are a Gaussian kernel.
 
     Attributes:
-        mean, sd: (n_windows * n_coefficients,) of the logarithms over the training cases.
-        width: (n_windows,) of the kernels exp(-width / n_coefficients * squared distance).
-        classifier: the layer that is solved; it reads the features of all windows.
+        mean, sd: (n_inputs,) over the training cases.
+        width: of the kernel exp(-width / n_inputs * squared distance).
+        widths: to choose from, the one tried first first.
     """
 
     mean: Tensor
     sd: Tensor
     width: Tensor
 
+    def __init__(self, n_inputs: int, widths: tuple[float, ...]) -> None:
+        super().__init__()
+        self.n_inputs, self.widths = n_inputs, widths
+        self.register_buffer("mean", torch.zeros(n_inputs))
+        self.register_buffer("sd", torch.ones(n_inputs))
+        self.register_buffer("width", torch.ones(()))
+        self.projection = OrthogonalProjection(n_inputs)
+        self.n_features = 2 * self.projection.n_outputs
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Map (N, n_inputs) to z-scores."""
+        return (x - self.mean) / self.sd
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map z-scores (N, n_inputs) to features (N, n_features)."""
+        angle = self.projection(z) * torch.sqrt(2 * self.width / self.n_inputs)
+        return torch.cat([angle.cos(), angle.sin()], dim=1) / math.sqrt(self.projection.n_outputs)
+
+
+class ScatteringNetwork(nn.Module):
+    """Logarithms of scattering coefficients in each window and their summary, a Gaussian kernel on each, and a linear layer.
+
+    Attributes:
+        kernels: one for each window, and the last for the summary.
+        classifier: the layer that is solved; it reads the features of all kernels.
+    """
+
+    kernels: Sequence[GaussianFeatures]
+
     def __init__(self, ndim: int, n_channels: int, n_classes: int) -> None:
         super().__init__()
         self.scattering = Scattering(ndim)
-        n_windows = len(WINDOWS)
-        n_coefficients = n_channels * self.scattering.n_coefficients * math.prod(POOLED_VOX[ndim])
-        self.register_buffer("mean", torch.zeros(n_windows * n_coefficients))
-        self.register_buffer("sd", torch.ones(n_windows * n_coefficients))
-        self.register_buffer("width", torch.ones(n_windows))
+        self.summary = Summary(ndim)
         self.maps = nn.Identity()  # the last place where a coefficient still has a place in the image: explanations look here
-        self.projection = OrthogonalProjection(n_coefficients)
-        self.classifier = nn.Linear(n_windows * 2 * self.projection.n_outputs, n_classes)
+        n_coefficients = n_channels * self.scattering.n_coefficients * math.prod(POOLED_VOX[ndim])
+        windows = [GaussianFeatures(n_coefficients, WINDOW_WIDTHS) for _ in WINDOWS]
+        summary = GaussianFeatures(n_channels * self.summary.n_outputs, SUMMARY_WIDTHS)
+        self.kernels = nn.ModuleList([*windows, summary])  # type: ignore[assignment]  # iterates over any modules
+        self.classifier = nn.Linear(sum(kernel.n_features for kernel in self.kernels), n_classes)
 
     def coefficients(self, x: Tensor) -> Tensor:
         """Map (N, C, [D,] H, W) to the logarithms (N, n_windows * C, n_maps, *POOLED_VOX) float32, window after window.
@@ -109,19 +136,26 @@ class ScatteringNetwork(nn.Module):
             _described[key] = found
         return _described[key]
 
-    def kernel_features(self, coefficients: Tensor) -> Tensor:
-        """Map (N, n_windows * C, n_maps, *POOLED_VOX) to (N, n_windows, 2 n_outputs), whose scalar products are the kernels."""
-        standardised = ((coefficients.flatten(1) - self.mean) / self.sd).view_as(coefficients)
-        of_window = self.maps(standardised.flatten(1, 2)).flatten(1).unflatten(1, (len(WINDOWS), -1))
-        scale = torch.sqrt(2 * self.width / of_window.shape[2])
-        angle = self.projection(of_window.flatten(0, 1)).unflatten(0, of_window.shape[:2]) * scale[:, None]
-        return torch.cat([angle.cos(), angle.sin()], dim=2) / math.sqrt(self.projection.n_outputs)
+    def inputs(self, coefficients: Tensor) -> list[Tensor]:
+        """Part (N, n_windows * C, n_maps, *POOLED_VOX) into what each kernel reads, (N, n_inputs) each."""
+        of_window = coefficients.chunk(len(WINDOWS), dim=1)
+        return [*(part.flatten(1) for part in of_window), self.summary(of_window[-1])]
+
+    def kernel_features(self, coefficients: Tensor) -> list[Tensor]:
+        """Map (N, n_windows * C, n_maps, *POOLED_VOX) to the features (N, n_features) of each kernel."""
+        *windows, summary = self.kernels
+        parts = coefficients.chunk(len(WINDOWS), dim=1)
+        z = torch.cat([kernel.standardise(part.flatten(1)) for kernel, part in zip(windows, parts, strict=True)], dim=1)
+        of_window = self.maps(z.view_as(coefficients).flatten(1, 2)).flatten(1).chunk(len(WINDOWS), dim=1)
+        middle = (of_window[-1] * windows[-1].sd + windows[-1].mean).view_as(parts[-1])
+        sums = summary.standardise(self.summary(middle))
+        return [kernel(part) for kernel, part in zip(self.kernels, [*of_window, sums], strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, [D,] H, W) to logits (N, n_classes)."""
         device = "cpu" if x.is_meta else x.device.type
         with torch.autocast(device, enabled=False):
-            return self.classifier(self.kernel_features(self.coefficients(x)).flatten(1))
+            return self.classifier(torch.cat(self.kernel_features(self.coefficients(x)), dim=1))
 
 
 def look(x: Tensor, share: float) -> Tensor:
@@ -146,6 +180,51 @@ def look(x: Tensor, share: float) -> Tensor:
     return (x - x.mean(axes, keepdim=True)) / x.std(axes, keepdim=True).clamp_min(LEAST_WINDOW_SD)
 
 
+class Summary(nn.Module):
+    """What a window is made of, whatever the place: its centre, half of each edge in plane, and the rim around it, as a whole.
+
+    First-order coefficients keep their direction, because a beam has one; of second-order ones those are averaged whose two
+    wavelets stand at the same angle to each other. The order 0 gives the mean and how much it varies from place to place.
+    """
+
+    zones: Tensor
+    groups: Tensor
+
+    def __init__(self, ndim: int) -> None:
+        super().__init__()
+        self.register_buffer("zones", _zones(POOLED_VOX[ndim]), persistent=False)
+        self.register_buffer("groups", _groups(ndim), persistent=False)
+        self.n_outputs = len(self.zones) * (2 + len(self.groups))
+
+    def forward(self, logs: Tensor) -> Tensor:
+        """Map the logarithms of one window (N, C, n_maps, *POOLED_VOX) to (N, C * n_outputs)."""
+        level, logs = logs[:, :, 0].flatten(2), logs[:, :, 1:].flatten(3)
+        mean = level @ self.zones.T  # (N, C, n_zones)
+        spread = ((level[:, :, None] - mean[..., None]) ** 2 * self.zones).sum(-1).clamp_min(LEAST_VARIANCE).sqrt()
+        strength = self.groups @ (logs.exp() - LOG_OFFSET) @ self.zones.T  # (N, C, n_groups, n_zones)
+        strength = torch.log(strength.clamp_min(0) + LOG_OFFSET)
+        return torch.cat([mean[:, :, None], torch.log(spread + LOG_OFFSET)[:, :, None], strength], dim=2).flatten(1)
+
+
+def _zones(pooled: tuple[int, ...]) -> Tensor:
+    """Return (2, n_places): weights of the places of the grid that average its centre, and its rim, in plane."""
+    inner = torch.zeros(pooled)
+    rows, columns = (slice(n // 4, n - n // 4) for n in pooled[-2:])
+    inner[..., rows, columns] = 1
+    zones = torch.stack([inner, 1 - inner]).flatten(1)
+    return zones / zones.sum(1, keepdim=True)
+
+
+def _groups(ndim: int) -> Tensor:
+    """Return (n_groups, n_maps - 1): weights that average the coefficients of each group, in the order of `Scattering`."""
+    towards = directions(ndim)
+    cosines = (towards @ towards.T).abs().mul(1000).round()
+    angles = [(cosines == c).flatten() for c in cosines.unique().flip(0)]
+    of_pair = torch.stack([same / same.sum() for same in angles])
+    blocks = [block for fine in range(N_SCALES) for block in (torch.eye(N_DIRECTIONS), *[of_pair] * (N_SCALES - 1 - fine))]
+    return torch.block_diag(*blocks).float()
+
+
 class OrthogonalProjection(nn.Module):
     """Projections on directions spread like Gaussian ones, three times random signs and a Hadamard transform.
 
@@ -154,7 +233,7 @@ class OrthogonalProjection(nn.Module):
 
     def __init__(self, n_inputs: int) -> None:
         super().__init__()
-        self.n_outputs = 2 ** math.ceil(math.log2(n_inputs))
+        self.n_outputs = max(2 ** math.ceil(math.log2(n_inputs)), LEAST_OUTPUTS)
         self._signs = 2.0 * np.random.RandomState(0).randint(0, 2, size=(3, self.n_outputs)).astype(np.float32) - 1
         self._on_device: dict[torch.device, Tensor] = {}
 
@@ -177,104 +256,3 @@ def _hadamard(x: Tensor) -> Tensor:
         x = torch.stack([first + second, first - second], dim=2).flatten(1)
         half *= 2
     return x / math.sqrt(n)
-
-
-class Scattering(nn.Module):
-    """The scattering transform of any number of channels, each for itself; it has no weights.
-
-    Filters are made for the size of the first image and kept; products are taken in the Fourier domain, and each
-    scale is computed on the coarsest grid that holds it.
-    """
-
-    def __init__(self, ndim: int) -> None:
-        super().__init__()
-        self.ndim = ndim
-        self._filters: dict[tuple[object, ...], Tensor] = {}
-
-    @property
-    def n_coefficients(self) -> int:
-        """Number of maps per channel: 1 + n + n^2 (pairs of a finer and a coarser scale)."""
-        return 1 + N_SCALES * N_DIRECTIONS + N_SCALES * (N_SCALES - 1) // 2 * N_DIRECTIONS**2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, [D,] H, W) float32 to (N, C, n_coefficients, *POOLED_VOX), order 0 first; orders 1 and 2 are >= 0."""
-        axes = tuple(range(-self.ndim, 0))
-        shape = tuple(x.shape[-self.ndim :])
-        steps = [self._step(shape, scale) for scale in range(N_SCALES)]
-        maps = [self._average(x)[:, :, None]]
-        spectrum = torch.fft.fftn(x, dim=axes)[:, :, None]
-        for fine in range(N_SCALES):
-            wavelets = self._wavelets(shape, steps[fine], fine, x.device)
-            first = torch.fft.ifftn(_subsample(spectrum, steps[fine]) * wavelets, dim=axes).abs()
-            maps.append(self._average(first))
-            first_spectrum = torch.fft.fftn(first, dim=axes)[:, :, :, None]
-            for coarse in range(fine + 1, N_SCALES):
-                relative = tuple(b // a for a, b in zip(steps[fine], steps[coarse], strict=True))
-                wavelets = self._wavelets(shape, steps[coarse], coarse, x.device)
-                second = torch.fft.ifftn(_subsample(first_spectrum, relative) * wavelets, dim=axes).abs()
-                maps.append(self._average(second).flatten(2, 3))
-        return torch.cat(maps, dim=2)
-
-    def _average(self, maps: Tensor) -> Tensor:
-        pool = nn.AdaptiveAvgPool2d if self.ndim == 2 else nn.AdaptiveAvgPool3d
-        leading, shape = maps.shape[: -self.ndim], maps.shape[-self.ndim :]
-        pooled = pool(POOLED_VOX[self.ndim])(maps.reshape(-1, 1, *shape))
-        return pooled.reshape(*leading, *POOLED_VOX[self.ndim])
-
-    def _step(self, shape: Sequence[int], scale: int) -> tuple[int, ...]:
-        """Return by how much each axis may be subsampled at a scale: half the wavelet's period, never below the grid."""
-        steps = []
-        for size, pooled in zip(shape, POOLED_VOX[self.ndim], strict=True):
-            step = 1
-            while step * 2 <= 2 ** max(scale - 1, 0) and size % (step * 2) == 0 and size // (step * 2) >= 2 * pooled:
-                step *= 2
-            steps.append(step)
-        return tuple(steps)
-
-    def _wavelets(self, shape: tuple[int, ...], step: tuple[int, ...], scale: int, device: torch.device) -> Tensor:
-        """Return the filters (n_directions, *shape / step) of one scale on a grid subsampled by `step`."""
-        key = (shape, step, scale, device)
-        if key not in self._filters:
-            with torch.inference_mode(False):  # what is kept may be needed for a gradient later
-                filters = torch.stack([_morlet(shape, scale, direction) for direction in _directions(self.ndim)])
-                self._filters[key] = _subsample(filters, step, rescale=False).to(device)
-        return self._filters[key]
-
-
-def _directions(ndim: int) -> Tensor:
-    """Return (6, ndim) unit vectors spread over half the circle, or the six axes of an icosahedron."""
-    if ndim == 2:
-        angle = torch.arange(N_DIRECTIONS, dtype=torch.float64) * math.pi / N_DIRECTIONS
-        return torch.stack([torch.sin(angle), torch.cos(angle)], dim=1)
-    golden = (1 + math.sqrt(5)) / 2
-    axes = [(0, 1, golden), (0, 1, -golden), (1, golden, 0), (1, -golden, 0), (golden, 0, 1), (-golden, 0, 1)]
-    return F.normalize(torch.tensor(axes, dtype=torch.float64), dim=1)
-
-
-def _morlet(shape: Sequence[int], scale: int, direction: Tensor) -> Tensor:
-    """Return the Fourier transform, real, of a Morlet wavelet without mean; float32 of `shape`."""
-    frequencies = [2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in shape]
-    omega = torch.stack(torch.meshgrid(*frequencies, indexing="ij"), dim=-1)
-    centre, width = CENTRE_FREQUENCY / 2**scale, WIDTH_VOX * 2**scale
-    along = omega @ direction
-    across = ((omega**2).sum(-1) - along**2) / SLANT**2
-    wave = torch.exp(-0.5 * width**2 * ((along - centre) ** 2 + across))
-    envelope = torch.exp(-0.5 * width**2 * (along**2 + across))
-    return (wave - math.exp(-0.5 * width**2 * centre**2) * envelope).float()
-
-
-def _subsample(spectrum: Tensor, step: Sequence[int], *, rescale: bool = True) -> Tensor:
-    """Keep the low frequencies of the last axes: the spectrum of every `step`-th sample of what has no others.
-
-    A wavelet has next to nothing above the frequencies of the grid its own scale is computed on.
-
-    Args:
-        rescale: divide by the number of samples per sample kept, as the inverse transform of a shorter spectrum needs.
-    """
-    for axis, by in enumerate(step, start=spectrum.ndim - len(step)):
-        if by > 1:
-            n, size = spectrum.shape[axis], spectrum.shape[axis] // by
-            above = size // 2
-            low, high = spectrum.narrow(axis, 0, size - above), spectrum.narrow(axis, n - above, above)
-            spectrum = torch.cat([low, high], dim=axis)
-    return spectrum / math.prod(step) if rescale else spectrum

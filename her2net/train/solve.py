@@ -1,4 +1,4 @@
-"""Solving the classifier of a network whose other layers are fixed: a support-vector machine for each window, calibrated.
+"""Solving the classifier of a network whose other layers are fixed: a support-vector machine for each kernel, calibrated.
 
 Training cases are shown as they are and mirrored along each axis that the plan flips. Everything is fitted on the
 fold's training cases alone: the mean and SD of the coefficients, the width of each kernel and the cost of errors
@@ -19,7 +19,6 @@ from her2net.networks.scattering import ScatteringNetwork
 from her2net.plan.schema import TrainingPlan
 from her2net.train.augment import center_crop
 
-WIDTHS = (1.0, 0.3)
 COSTS = (0.1, 0.3, 1.0, 3.0, 10.0)
 INNER_FOLDS = 5
 SLOPES = (0.2, 20.0)
@@ -54,7 +53,7 @@ def describe_views(model: ScatteringNetwork, images: Tensor, plan: TrainingPlan,
     Args:
         images: (N, C, *stored_vox).
     """
-    ndim, device = images.ndim - 2, model.mean.device
+    ndim, device = images.ndim - 2, model.classifier.weight.device
     mirrored = [(), *((axis - ndim,) for axis, flipped in enumerate(plan.augmentation.flip_axes) if flipped)]
 
     def describe(batch: Tensor) -> Tensor:
@@ -81,41 +80,42 @@ def solve_classifier(
         Platt 1999 (probabilities from margins; here one slope for all classes, kept positive); Bruna & Mallat 2013.
     """
     n_views, views = views.shape[1], views.flatten(0, 1)  # the views of a case stand side by side
-    flat = views.flatten(1)
-    model.mean.copy_(flat.mean(0))
-    model.sd.copy_(flat.std(0).clamp_min(LEAST_SD))
+    for kernel, inputs in zip(model.kernels, model.inputs(views), strict=True):
+        kernel.mean.copy_(inputs.mean(0))
+        kernel.sd.copy_(inputs.std(0).clamp_min(LEAST_SD))
     weights = dict(enumerate(plan.loss_weights))
     inner = _inner_folds(labels, patients)
-    features = {width: _features(model, views, width) for width in WIDTHS}  # (n_views * N, n_windows, n_features)
-    machines = [_solve_window({width: f[:, k] for width, f in features.items()}, labels, n_views, inner, weights)
-                for k in range(len(model.width))]  # fmt: skip
+    tried = [_features(model, views, k) for k in range(len(model.kernels[0].widths))]
+    machines = [_solve_kernel(dict(zip(kernel.widths, features, strict=True)), labels, n_views, inner, weights)
+                for kernel, features in zip(model.kernels, zip(*tried, strict=True), strict=True)]  # fmt: skip
     logits = np.mean([setting.logits for setting, _, _ in machines], axis=0)
     slope, intercepts, loss = _calibrate(logits, np.concatenate([labels[held] for _, held in inner])) if inner else (
         1.0, np.zeros(len(weights)), float("inf"))  # fmt: skip
-    model.width.copy_(torch.tensor([setting.width for setting, _, _ in machines]))
+    for kernel, (setting, _, _) in zip(model.kernels, machines, strict=True):
+        kernel.width.fill_(setting.width)
     with torch.no_grad():
         model.classifier.weight.copy_(torch.cat([weight for _, weight, _ in machines], dim=1) * (slope / len(machines)))
         model.classifier.bias.copy_(torch.from_numpy(slope * np.mean([bias for _, _, bias in machines], axis=0) + intercepts))
     return loss
 
 
-def _solve_window(
+def _solve_kernel(
     features: dict[float, Tensor], labels: np.ndarray, n_views: int, inner: list[tuple[np.ndarray, np.ndarray]],
     weights: dict[int, float],
 ) -> tuple[Setting, Tensor, np.ndarray]:  # fmt: skip
-    """Choose and fit the machine of one window.
+    """Choose and fit the machine of one kernel.
 
     Args:
-        features: kernel width -> (n_views * N, n_features).
+        features: kernel width, the one tried first first -> (n_views * N, n_features).
 
     Returns:
         What was chosen, and the calibrated machine as a linear layer on the features: weights (n_classes, n_features) and biases.
     """
     best: Setting | None = None
     kernels = {width: (f @ f.T).double().cpu().numpy() for width, f in features.items()}
-    for width in WIDTHS:
+    for width, kernel in kernels.items():
         for cost in COSTS:
-            setting = _try(kernels[width], labels, n_views, inner, width, cost, weights)
+            setting = _try(kernel, labels, n_views, inner, width, cost, weights)
             if best is None or setting.log_loss < best.log_loss - LEAST_GAIN:
                 best = setting
     assert best is not None
@@ -125,9 +125,12 @@ def _solve_window(
 
 
 @torch.inference_mode()
-def _features(model: ScatteringNetwork, views: Tensor, width: float) -> Tensor:
-    model.width.fill_(width)
-    return torch.cat([model.kernel_features(batch) for batch in views.split(BATCH_SIZE)])
+def _features(model: ScatteringNetwork, views: Tensor, k: int) -> list[Tensor]:
+    """Return the features (n_views * N, n_features) of each kernel at the k-th of its widths."""
+    for kernel in model.kernels:
+        kernel.width.fill_(kernel.widths[k])
+    parts = [model.kernel_features(batch) for batch in views.split(BATCH_SIZE)]
+    return [torch.cat(of_kernel) for of_kernel in zip(*parts, strict=True)]
 
 
 def _inner_folds(labels: np.ndarray, patients: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
