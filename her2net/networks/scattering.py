@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.linalg import block_diag
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -208,21 +209,20 @@ class Summary(nn.Module):
 
 def _zones(pooled: tuple[int, ...]) -> Tensor:
     """Return (2, n_places): weights of the places of the grid that average its centre, and its rim, in plane."""
-    inner = torch.zeros(pooled)
+    inner = np.zeros(pooled, np.float32)
     rows, columns = (slice(n // 4, n - n // 4) for n in pooled[-2:])
     inner[..., rows, columns] = 1
-    zones = torch.stack([inner, 1 - inner]).flatten(1)
-    return zones / zones.sum(1, keepdim=True)
+    zones = np.stack([inner, 1 - inner]).reshape(2, -1)
+    return torch.tensor(zones / zones.sum(axis=1, keepdims=True))
 
 
 def _groups(ndim: int) -> Tensor:
     """Return (n_groups, n_maps - 1): weights that average the coefficients of each group, in the order of `Scattering`."""
     towards = directions(ndim)
-    cosines = (towards @ towards.T).abs().mul(1000).round()
-    angles = [(cosines == c).flatten() for c in cosines.unique().flip(0)]
-    of_pair = torch.stack([same / same.sum() for same in angles])
-    blocks = [block for fine in range(N_SCALES) for block in (torch.eye(N_DIRECTIONS), *[of_pair] * (N_SCALES - 1 - fine))]
-    return torch.block_diag(*blocks).float()
+    cosines = np.abs(towards @ towards.T).round(3)
+    of_pair = np.stack([(cosines == c).ravel() / (cosines == c).sum() for c in np.unique(cosines)])
+    blocks = [block for fine in range(N_SCALES) for block in (np.eye(N_DIRECTIONS), *[of_pair] * (N_SCALES - 1 - fine))]
+    return torch.tensor(block_diag(*blocks), dtype=torch.float32)
 
 
 class OrthogonalProjection(nn.Module):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 N_SCALES = 4
 N_DIRECTIONS = 6
@@ -81,27 +81,27 @@ class Scattering(nn.Module):
         key = (shape, step, scale, device)
         if key not in self._filters:
             with torch.inference_mode(False):  # what is kept may be needed for a gradient later
-                filters = torch.stack([_morlet(shape, scale, direction) for direction in directions(self.ndim)])
+                filters = torch.stack([_morlet(shape, scale, towards) for towards in directions(self.ndim)])
                 self._filters[key] = _subsample(filters, step, rescale=False).to(device)
         return self._filters[key]
 
 
-def directions(ndim: int) -> Tensor:
+def directions(ndim: int) -> np.ndarray:
     """Return (6, ndim) unit vectors spread over half the circle, or the six axes of an icosahedron."""
     if ndim == 2:
-        angle = torch.arange(N_DIRECTIONS, dtype=torch.float64) * math.pi / N_DIRECTIONS
-        return torch.stack([torch.sin(angle), torch.cos(angle)], dim=1)
+        angle = np.arange(N_DIRECTIONS) * math.pi / N_DIRECTIONS
+        return np.stack([np.sin(angle), np.cos(angle)], axis=1)
     golden = (1 + math.sqrt(5)) / 2
-    axes = [(0, 1, golden), (0, 1, -golden), (1, golden, 0), (1, -golden, 0), (golden, 0, 1), (-golden, 0, 1)]
-    return F.normalize(torch.tensor(axes, dtype=torch.float64), dim=1)
+    axes = np.array([(0, 1, golden), (0, 1, -golden), (1, golden, 0), (1, -golden, 0), (golden, 0, 1), (-golden, 0, 1)])
+    return axes / np.hypot(1, golden)
 
 
-def _morlet(shape: Sequence[int], scale: int, direction: Tensor) -> Tensor:
+def _morlet(shape: Sequence[int], scale: int, towards: np.ndarray) -> Tensor:
     """Return the Fourier transform, real, of a Morlet wavelet without mean; float32 of `shape`."""
     frequencies = [2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in shape]
     omega = torch.stack(torch.meshgrid(*frequencies, indexing="ij"), dim=-1)
     centre, width = CENTRE_FREQUENCY / 2**scale, WIDTH_VOX * 2**scale
-    along = omega @ direction
+    along = omega @ torch.tensor(towards)
     across = ((omega**2).sum(-1) - along**2) / SLANT**2
     wave = torch.exp(-0.5 * width**2 * ((along - centre) ** 2 + across))
     envelope = torch.exp(-0.5 * width**2 * (along**2 + across))
