@@ -24,7 +24,7 @@ SCATTERING_UP_TO = 1000
 VALIDATION_SHARE = 0.35  # cost of a forward pass without gradients against a training step on the same case
 USABLE_MEMORY = 0.75  # of what there is; the system and other programs take the rest
 MIN_BATCH = 2
-OVERHEAD = 1.1  # loading, checkpoints, final predictions
+OVERHEAD = 1.25  # loading, checkpoints, final predictions
 
 
 @dataclass(frozen=True)
