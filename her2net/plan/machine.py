@@ -1,7 +1,7 @@
 """What this machine can do: the device, and how fast it trains a candidate network.
 
 A plan that ignores the machine is useless without a GPU, so `auto` measures a few
-training steps. Speeds are rounded down to an eighth of an octave before any rule sees them,
+training steps. Speeds are rounded down to half an octave before any rule sees them,
 recorded in the plan, and reused when the same machine plans again.
 """
 
@@ -112,13 +112,13 @@ def _processor_name() -> str:
 
 
 def round_speed(samples_per_s: float) -> float:
-    """Round down to an eighth of an octave, by 9 % at most: 1, 1.09, 1.19, 1.30, 1.41 ...
+    """Round down to half an octave: 1, 1.41, 2, 2.83, 4 ...
 
     Example:
         >>> round_speed(7.9), round_speed(8.1)
-        (7.336, 8.0)
+        (5.657, 8.0)
     """
-    return round(2 ** (math.floor(8 * math.log2(samples_per_s)) / 8), 3)
+    return round(2 ** (math.floor(2 * math.log2(samples_per_s)) / 2), 3)
 
 
 def speed_key(network: str, input_vox: list[int], n_channels: int, batch_size: int) -> str:
