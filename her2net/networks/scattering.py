@@ -62,7 +62,7 @@ class GaussianFeatures(nn.Module):
     Attributes:
         mean, sd: (n_inputs,) over the training cases.
         width: of the kernel exp(-width / n_inputs * squared distance).
-        widths: to choose from, the one tried first first.
+        widths: to choose from, in the order they are tried.
     """
 
     mean: Tensor

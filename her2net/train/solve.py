@@ -106,7 +106,7 @@ def _solve_kernel(
     """Choose and fit the machine of one kernel.
 
     Args:
-        features: kernel width, the one tried first first -> (n_views * N, n_features).
+        features: kernel width, in the order they are tried -> (n_views * N, n_features).
 
     Returns:
         What was chosen, and the calibrated machine as a linear layer on the features: weights (n_classes, n_features) and biases.
