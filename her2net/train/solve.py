@@ -1,7 +1,7 @@
 """Solving the classifier of a network whose other layers are fixed: a support-vector machine for each kernel, calibrated.
 
 Training cases are shown as they are and mirrored along each axis that the plan flips. Everything is fitted on the
-fold's training cases alone: the mean and SD of the coefficients, the width of each kernel and the cost of errors
+fold's training cases alone: the mean and SD of what each kernel reads, the width of each kernel and the cost of errors
 (chosen by log loss in an inner loop over patients), the machines, and the slopes and intercepts that turn their margins,
 and the mean of these, into probabilities (fitted on the margins of that inner loop).
 """
