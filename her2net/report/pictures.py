@@ -17,6 +17,7 @@ from her2net.evaluate.record import SubgroupMetric
 from her2net.evaluate.utility import decision_curve
 from her2net.explain.contour_record import describe_contours, read_contours
 from her2net.fuse.stage import FUSION
+from her2net.networks.build import network_spec
 from her2net.paths import folder_name
 from her2net.plan.table_schema import CLINICAL
 from her2net.report.cohort import Group, count_groups
@@ -172,10 +173,15 @@ def _describe_training(material: Material) -> str:
             continue
         ends = [_mean([row[key] for row in last]) for key in ("train_loss", "val_loss", "val_auc")]
         parts.append(
-            f"{name}: after {count(len(folds[0]), 'epoch')} the loss is {ends[0]} on training and {ends[1]} on held-out cases, "
+            f"{name}: {_when(material, name, len(folds[0]))} the loss is {ends[0]} on training and {ends[1]} on held-out cases, "
             f"the held-out AUC {ends[2]} (means of {len(last)} folds)."
         )
     return "Training curves. " + " ".join(parts)
+
+
+def _when(material: Material, modality: str, n_epochs: int) -> str:
+    solved = network_spec(material.plan.modalities[modality].training.network).solved
+    return "solved in one go, so each fold is a point;" if solved else f"after {count(n_epochs, 'epoch')}"
 
 
 def _mean(values: list[float | None]) -> str:

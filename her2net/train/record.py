@@ -75,22 +75,23 @@ def write_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def plot_progress(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draw loss and validation AUC over the epochs."""
+    """Draw loss and validation AUC over the epochs; a single one, as of a solved network, as points."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    epochs = [row["epoch"] + 1 for row in history]
+    epochs, marker = [row["epoch"] + 1 for row in history], "o" if len(history) == 1 else ""
     left = figure.add_subplot()
-    left.plot(epochs, [row["train_loss"] for row in history], color="#0072B2", label="training loss")
-    lines = left.get_lines()
+    lines = left.plot(epochs, [row["train_loss"] for row in history], marker=marker, color="#0072B2", label="training loss")
     left.set(xlabel="epoch", ylabel="cross-entropy", title=title)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if any(row["val_loss"] is not None for row in history):
-        lines += left.plot(epochs, [row["val_loss"] for row in history], color="#56B4E9", label="held-out loss")
+        lines += left.plot(epochs, [row["val_loss"] for row in history], marker=marker, color="#56B4E9", label="held-out loss")
         right = left.twinx()
         aucs = [float("nan") if row["val_auc"] is None else row["val_auc"] for row in history]
-        lines += right.plot(epochs, aucs, color="#D55E00", label="held-out AUC (not used for training)")
+        lines += right.plot(epochs, aucs, marker=marker, color="#D55E00", label="held-out AUC (not used for training)")
         right.set(ylabel="AUC", ylim=(0, 1))
     left.legend(handles=lines, loc="lower left", fontsize="small")
     buffer = io.BytesIO()
