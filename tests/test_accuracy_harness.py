@@ -11,7 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "accuracy"))
 
+import confounder
 import folds
+import learning_curve
 import run
 import table
 from ablations import ABLATIONS
@@ -101,6 +103,31 @@ def test_a_changed_rule_can_be_compared_with_the_plan_as_it_is() -> None:
         "| forest | 1 | +0.100 (nan) | 1 | +0.100, +0.100 |",
         "| auto_margin_0 | 3 | -0.100 (0.100) | 1 | -0.200, +0.100 |",
     ]
+
+
+def test_a_learning_curve_judges_the_same_cases_by_models_of_fewer_patients(cohort: Path, tmp_path: Path) -> None:
+    cases = read_dataset(cohort).train
+    held = folds.make_folds(cases, [], 0)[0]
+    training = [case for case in cases if case.case_id not in held]
+    left_out = {share: learning_curve.choose_left_out(training, share, 0) for share in learning_curve.SHARES}
+    assert left_out[1.0] == []
+    assert set(left_out[0.75]) < set(left_out[0.5]) < set(left_out[0.25]) < {case.case_id for case in training}
+    paths = folds.make_paths(tmp_path / "work", FOLDER)
+    folds.lay_out(cohort, held, paths.raw, left_out[0.25])
+    dataset = read_dataset(paths.raw)
+    assert [case.case_id for case in dataset.test] == held
+    assert {case.case_id for case in dataset.train} == {case.case_id for case in training} - set(left_out[0.25])
+    assert len({case.label for case in dataset.train}) == 2, "each class keeps at least one patient"
+
+
+def test_a_cohort_without_the_confounder_is_judged_without_its_labels(cohort: Path, tmp_path: Path) -> None:
+    judged = confounder.lay_out_cohorts(cohort, {"A-": cohort, "B-": cohort}, tmp_path / FOLDER)
+    dataset = read_dataset(tmp_path / FOLDER)
+    ids = [case.case_id for case in read_dataset(cohort).train]
+    assert [case.case_id for case in dataset.train] == ids
+    assert sorted(case.case_id for case in dataset.test) == sorted(prefix + i for prefix in judged for i in ids)
+    assert read_test_labels(dataset, purpose="test", log=tmp_path / "log.jsonl") == {}
+    assert all(case.masks and case.images for case in dataset.test)
 
 
 @pytest.mark.parametrize("change", list(ABLATIONS))

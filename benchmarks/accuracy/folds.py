@@ -43,11 +43,11 @@ def make_folds(cases: Sequence[Case], linked: list[list[str]], seed: int) -> lis
     return [sorted(c.case_id for c in cases if c.patient_id in set(held)) for held in folds]
 
 
-def lay_out(source: Path, held_out: Sequence[str], folder: Path) -> None:
-    """Write one fold of a cohort to `folder`, which is removed first."""
+def lay_out(source: Path, held_out: Sequence[str], folder: Path, left_out: Sequence[str] = ()) -> None:
+    """Write one fold of a cohort to `folder`, which is removed first; `left_out` cases are in neither part."""
     shutil.rmtree(folder, ignore_errors=True)
     held = set(held_out)
-    cases = read_dataset(source).train
+    cases = [case for case in read_dataset(source).train if case.case_id not in set(left_out)]
     for case in cases:
         ending = "Ts" if case.case_id in held else "Tr"
         for modality, files in case.images.items():
