@@ -27,12 +27,12 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 def choose_left_out(training: Sequence[Case], share: float, seed: int) -> list[str]:
-    """Return the cases of the patients that are not kept: the last ones of an order drawn within each class."""
+    """Return the cases of the patients that are not kept: the last ones of an order drawn within each class, never all but one."""
     left_out = []
     for label in sorted({case.label for case in training if case.label is not None}):
         patients = sorted({case.patient_id for case in training if case.label == label})
         shuffled = np.random.default_rng((seed, int(label))).permutation(patients)
-        dropped = set(shuffled[max(1, round(share * len(patients))) :])
+        dropped = set(shuffled[max(2, round(share * len(patients))) :])
         left_out += [case.case_id for case in training if case.label == label and case.patient_id in dropped]
     return left_out
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.linalg import block_diag
+from scipy.linalg import block_diag, hadamard
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -229,30 +229,24 @@ class OrthogonalProjection(nn.Module):
     """Projections on directions spread like Gaussian ones, three times random signs and a Hadamard transform.
 
     The signs come from a generator whose numbers are frozen for good, so they need not be stored with the weights.
+    The transform of a x b numbers is that of a, Kronecker that of b: two small matrix products.
     """
 
     def __init__(self, n_inputs: int) -> None:
         super().__init__()
         self.n_outputs = max(2 ** math.ceil(math.log2(n_inputs)), LEAST_OUTPUTS)
         self._signs = 2.0 * np.random.RandomState(0).randint(0, 2, size=(3, self.n_outputs)).astype(np.float32) - 1
-        self._on_device: dict[torch.device, Tensor] = {}
+        self._on_device: dict[torch.device, list[Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, n_inputs) to (N, n_outputs) float32."""
         if x.device not in self._on_device:
+            first = 2 ** (self.n_outputs.bit_length() // 2)
+            transforms = [hadamard(n, np.float32) / math.sqrt(n) for n in (first, self.n_outputs // first)]
             with torch.inference_mode(False):  # what is kept may be needed for a gradient later
-                self._on_device[x.device] = torch.from_numpy(self._signs).to(x.device)
+                self._on_device[x.device] = [torch.from_numpy(array).to(x.device) for array in (self._signs, *transforms)]
+        all_signs, left, right = self._on_device[x.device]
         x = F.pad(x, (0, self.n_outputs - x.shape[1]))
-        for signs in self._on_device[x.device]:
-            x = _hadamard(x * signs)
+        for signs in all_signs:
+            x = (left @ (x * signs).view(-1, len(left), len(right)) @ right).flatten(1)
         return x * math.sqrt(self.n_outputs)
-
-
-def _hadamard(x: Tensor) -> Tensor:
-    """Return the normalised Walsh-Hadamard transform of each row; the length is a power of 2."""
-    n, half = x.shape[1], 1
-    while half < n:
-        first, second = x.unflatten(1, (-1, 2, half)).unbind(2)
-        x = torch.stack([first + second, first - second], dim=2).flatten(1)
-        half *= 2
-    return x / math.sqrt(n)
