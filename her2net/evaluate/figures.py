@@ -33,6 +33,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ("-", "--", "-.", ":")
 WIDTH_IN = 3.5
 FORMATS = ("svg", "pdf", "png")
+MOST_INSIDE, LINE_IN, GAP_IN = 4, 0.165, 0.25
+"""Lines of a legend that fit into a panel, the height of a line of one below it, and its distance, in inches."""
 BAND_RESAMPLES = 500
 MAX_DRAWN = 20_000
 """Cases beyond that are thinned at random before drawing; figures in the tables use all of them."""
@@ -113,18 +115,28 @@ def _two_classes(table: Predictions, class_names: Sequence[str]) -> Iterator[tup
 
 
 def draw_figure(paints: Mapping[str, Callable[[Axes], None]], legend_title: str = "") -> Figure:
-    """Return a single-column figure of square panels, title -> what draws it, without touching matplotlib's global state."""
+    """Return a single-column figure of square panels, title -> what draws it, without touching matplotlib's global state.
+
+    A legend of more than `MOST_INSIDE` lines stands below its panel, where it covers no curve.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, WIDTH_IN * len(paints)), layout="constrained")
+        below_in = 0.0
         for axes, (title, paint) in zip(figure.subplots(len(paints), squeeze=False)[:, 0], paints.items(), strict=True):
             paint(axes)
-            axes.set_title(title)
+            axes.set(title=title, anchor="N")
             axes.spines[["top", "right"]].set_visible(False)
-            legend = axes.legend(title=legend_title or None, title_fontsize=7, alignment="left", framealpha=0.7, edgecolor="none")
+            n_lines = len(axes.get_legend_handles_labels()[0])
+            below = n_lines > MOST_INSIDE
+            below_in += below * (LINE_IN * (n_lines + bool(legend_title)) + GAP_IN)
+            place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.16)} if below else {}
+            legend = axes.legend(title=legend_title or None, title_fontsize=7, alignment="left", framealpha=0.7,
+                                 edgecolor="none", **place)  # fmt: skip
             legend.set_zorder(5)
+        figure.set_size_inches(WIDTH_IN, WIDTH_IN * len(paints) + below_in)
     return figure
 
 

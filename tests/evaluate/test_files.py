@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from test_evaluation import make_table
 
 from her2net.artefact import write_csv, write_json
@@ -327,6 +328,29 @@ def test_legends_tell_all_cases_however_many_are_drawn(tmp_path: Path, monkeypat
     svg = (tmp_path / "roc_oof.svg").read_text(encoding="utf-8")
     assert f"A {found.value:.2f} ({found.ci_low:.2f} to {found.ci_high:.2f}), n = 60" in svg
     assert "A, n = 60" in (tmp_path / "decision_curve_oof.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("n_models", [1, 4, 5, 9])
+def test_a_long_legend_stands_below_its_panel_and_nothing_is_cut_off(n_models: int) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    def paint(axes: Axes) -> None:
+        for k in range(n_models):
+            axes.plot([0, 1], [0, 1], label=f"model {k}, 0.50 (0.40 to 0.60), n = 100")
+        axes.set(xlabel="1 - specificity", ylabel="Sensitivity", aspect="equal")
+
+    figure = figures_module.draw_figure({"one": paint, "other": paint}, "AUC (95 % interval)")
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        legend = axes.get_legend().get_window_extent()
+        assert legend.overlaps(axes.get_window_extent()) == (n_models <= figures_module.MOST_INSIDE)
+        for box in (legend, axes.title.get_window_extent(), axes.xaxis.label.get_window_extent(), axes.yaxis.label.get_window_extent()):
+            assert figure.bbox.x0 <= box.x0, "cut off on the left"
+            assert figure.bbox.y0 - 1 <= box.y0, "cut off below"
+            assert box.x1 <= figure.bbox.x1, "cut off on the right"
+            assert box.y1 <= figure.bbox.y1 + 1, "cut off above"
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert not boxes[0].overlaps(boxes[1]), "a panel runs into the next"
 
 
 def test_a_test_table_is_read_at_the_threshold_of_the_out_of_fold_table_of_its_name(
