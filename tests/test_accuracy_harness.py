@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import learning_curve
 import run
 import table
 from ablations import ABLATIONS
-from cohorts import COHORTS, FOLDER, Synthetic, make_cohort
+from cohorts import COHORTS, FOLDER, Synthetic, ideal_auc, make_cohort
 from methods import auto
 
 from her2net.paths import DatasetPaths
@@ -118,6 +119,15 @@ def test_a_learning_curve_judges_the_same_cases_by_models_of_fewer_patients(coho
     assert [case.case_id for case in dataset.test] == held
     assert {case.case_id for case in dataset.train} == {case.case_id for case in training} - set(left_out[0.25])
     assert min(sum(case.label == label for case in dataset.train) for label in (0, 1)) == 2, "no class is left with one patient"
+
+
+@pytest.mark.parametrize("name", ["core_2d_200", "texture_3d_200", "size_2d_200", "none_3d_200"])
+def test_an_ideal_reader_of_many_cases_reaches_the_bayes_auc(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = COHORTS[name]
+    assert isinstance(recipe, Synthetic)
+    monkeypatch.setitem(COHORTS, name, dataclasses.replace(recipe, n_patients=4000))
+    assert ideal_auc(name, 0) == pytest.approx(recipe.bayes_auc, abs=0.025)
+    assert ideal_auc("busi", 0) is None
 
 
 def test_a_cohort_without_the_confounder_is_judged_without_its_labels(cohort: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from scipy import ndimage
 from scipy.stats import norm
 
 from her2net.artefact import write_csv, write_json
+from her2net.evaluate.delong import auc
 from her2net.raw.dataset import read_dataset
 from her2net.raw.phantoms import make_mri, make_us
 
@@ -125,18 +126,39 @@ def _describe(folder: Path, modality: str, channels: dict[str, str], ending: str
     })  # fmt: skip
 
 
-def _draw(recipe: Synthetic, folder: Path, seed: int) -> None:
+def ideal_auc(name: str, seed: int) -> float | None:
+    """Return what a reader who sees the planted numbers without error reaches on the very cases of a synthetic cohort.
+
+    The Bayes AUC is that of endless cases; in one draw of 200 it scatters by some 0.03.
+    """
+    recipe = COHORTS[name]
+    if isinstance(recipe, Real):
+        return None
+    drawn = [_draw_numbers(recipe, seed, k, label) for k, label in enumerate(_draw_labels(recipe, seed))]
+    weights = SEPARATION[recipe.ndim], SIZE_SEPARATION
+    return auc(_draw_labels(recipe, seed), np.array([weights[0] * latent + weights[1] * larger for latent, larger, _ in drawn]))
+
+
+def _draw_labels(recipe: Synthetic, seed: int) -> np.ndarray:
     rng = np.random.default_rng((seed, recipe.ndim, recipe.n_patients))
-    n_positive = round(recipe.positive_share * recipe.n_patients)
-    labels = rng.permutation(np.arange(recipe.n_patients) < n_positive).astype(int)
+    return rng.permutation(np.arange(recipe.n_patients) < round(recipe.positive_share * recipe.n_patients)).astype(int)
+
+
+def _draw_numbers(recipe: Synthetic, seed: int, k: int, label: int) -> tuple[float, float, np.random.Generator]:
+    """Return the latent of the k-th case, how much larger its lesion is in standard deviations, and where the rest comes from."""
+    own = np.random.default_rng((seed, recipe.ndim, recipe.n_patients, k))
+    side = label - 0.5
+    latent = side * SEPARATION[recipe.ndim] * (recipe.sign != "none") + own.standard_normal()
+    larger = side * SIZE_SEPARATION + own.standard_normal() if recipe.sign == "size" else 0.0
+    return float(latent), float(larger), own
+
+
+def _draw(recipe: Synthetic, folder: Path, seed: int) -> None:
     modality, ending = ("US", ".png") if recipe.ndim == 2 else ("MRI", ".nii.gz")
     rows = []
-    for k, label in enumerate(labels):
-        own = np.random.default_rng((seed, recipe.ndim, recipe.n_patients, k))
-        side = label - 0.5
-        latent = side * SEPARATION[recipe.ndim] * (recipe.sign != "none") + own.standard_normal()
-        size = np.exp(SIZE_PER_SD * (side * SIZE_SEPARATION + own.standard_normal())) if recipe.sign == "size" else 1.0
-        images, mask, spacing = _render(recipe, float(np.clip(latent, -2.5, 2.5)), float(size), own)
+    for k, label in enumerate(_draw_labels(recipe, seed)):
+        latent, larger, own = _draw_numbers(recipe, seed, k, label)
+        images, mask, spacing = _render(recipe, float(np.clip(latent, -2.5, 2.5)), float(np.exp(SIZE_PER_SD * larger)), own)
         for channel, image in enumerate(images):
             suffix = f"_{channel:04d}" if len(images) > 1 else ""
             _write(folder / "imagesTr" / modality / f"S{k:04d}{suffix}{ending}", image, spacing)

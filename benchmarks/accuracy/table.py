@@ -6,7 +6,8 @@
 AUC is the mean over the seeds that a method has. Its interval comes from a bootstrap over patients within class, with the
 same patients drawn for every method and seed of a real cohort; a synthetic cohort has other patients for each seed, so there
 patients are drawn within each seed and seeds are drawn as well. The difference is that of a method to the best rival of
-her2net, or to the method named by `--against`, on the seeds that both have, in the same resamples.
+her2net, or to the method named by `--against`, on the seeds that both have, in the same resamples. An ideal reader sees
+the planted numbers of the same cases without error.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from cohorts import ideal_auc
 from run import RESULTS, read_results
 
 from her2net.evaluate.delong import auc
@@ -91,6 +93,12 @@ def over_cohorts(differences: dict[str, list[float]]) -> list[str]:
     return lines
 
 
+def _ideal(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the mean over seeds of what a reader of the planted numbers reaches; nothing for a real cohort."""
+    found = [ideal for row in rows if (ideal := ideal_auc(row["cohort"], row["seed"])) is not None]
+    return f"{np.mean(found):.3f}" if found else ""
+
+
 def main() -> None:
     """Print the table of cohorts and that of means over cohorts in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,7 +107,8 @@ def main() -> None:
     args = parser.parse_args()
     rows, differences = read_results(args.results), dict[str, list[float]]()
     head = f"minus {args.against or 'the best rival'}"
-    print(f"| cohort (n, Bayes AUC) | method | seeds | AUC | {head} | minutes a seed |\n|---|---|---|---|---|---|")
+    print(f"| cohort (n, Bayes AUC) | method | seeds | AUC | {head} | ideal reader, same cases | minutes a seed |",
+          "|---|---|---|---|---|---|---|", sep="\n")  # fmt: skip
     for cohort in dict.fromkeys(row["cohort"] for row in rows):
         of_cohort = [row for row in rows if row["cohort"] == cohort]
         bayes, n = of_cohort[0]["bayes_auc"], len(of_cohort[0]["labels"])
@@ -111,7 +120,7 @@ def main() -> None:
                 differences.setdefault(row["method"], []).append(row["difference"])
                 difference = f"{row['difference']:+.3f} [{row['limits'][0]:+.3f}, {row['limits'][1]:+.3f}]"
             print(f"| {head} | {row['method']} | {row['seeds']} | {row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}] "
-                  f"| {difference} | {np.mean([r['seconds'] for r in own]) / 60:.1f} |")  # fmt: skip
+                  f"| {difference} | {_ideal(own)} | {np.mean([r['seconds'] for r in own]) / 60:.1f} |")  # fmt: skip
             head = ""
     print("", *over_cohorts(differences), sep="\n")
 
