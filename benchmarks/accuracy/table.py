@@ -64,6 +64,11 @@ def resample(tables: dict[str, dict[int, Table]], *, redraw_seeds: bool) -> dict
     return found
 
 
+def _over_seeds(drawn: np.ndarray) -> np.ndarray:
+    """Return the means over seeds of those resamples in which at least one of the method's seeds was drawn."""
+    return np.nanmean(drawn[~np.isnan(drawn).all(axis=1)], axis=1)
+
+
 def summarise(tables: dict[str, dict[int, Table]], *, redraw_seeds: bool, against: str | None = None) -> list[dict[str, Any]]:
     """Return a row for each method: mean AUC, its interval, and the difference to the best rival, or to another method."""
     drawn = resample(tables, redraw_seeds=redraw_seeds)
@@ -73,11 +78,11 @@ def summarise(tables: dict[str, dict[int, Table]], *, redraw_seeds: bool, agains
     best = against if against in tables else max(rivals, key=lambda name: mean[name], default=None)
     rows = []
     for name in sorted(tables, key=lambda name: -mean[name]):
-        low, high = np.nanpercentile(np.nanmean(drawn[name], axis=1), (2.5, 97.5))
+        low, high = np.percentile(_over_seeds(drawn[name]), (2.5, 97.5))
         row = {"method": name, "seeds": len(aucs[name]), "auc": mean[name], "low": low, "high": high, "reference": best}
         shared = [seed for seed in aucs[name] if best is not None and seed in aucs[best]]
         if name != best and best is not None and shared:
-            limits = np.nanpercentile(np.nanmean(drawn[name] - drawn[best], axis=1), (2.5, 97.5))
+            limits = np.percentile(_over_seeds(drawn[name] - drawn[best]), (2.5, 97.5))
             row |= {"difference": float(np.mean([aucs[name][s] - aucs[best][s] for s in shared])), "limits": limits}
         rows.append(row)
     return rows
