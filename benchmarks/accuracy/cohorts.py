@@ -134,9 +134,9 @@ def ideal_auc(name: str, seed: int) -> float | None:
     recipe = COHORTS[name]
     if isinstance(recipe, Real):
         return None
-    drawn = [_draw_numbers(recipe, seed, k, label) for k, label in enumerate(_draw_labels(recipe, seed))]
-    weights = SEPARATION[recipe.ndim], SIZE_SEPARATION
-    return auc(_draw_labels(recipe, seed), np.array([weights[0] * latent + weights[1] * larger for latent, larger, _ in drawn]))
+    labels = _draw_labels(recipe, seed)
+    numbers = np.array([_draw_numbers(recipe, seed, k, label)[:2] for k, label in enumerate(labels)])
+    return auc(labels, numbers @ (SEPARATION[recipe.ndim], SIZE_SEPARATION))
 
 
 def _draw_labels(recipe: Synthetic, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from cohorts import FOLDER, make_cohort
-from folds import in_order, make_paths
+from folds import copy_case, in_order, make_paths
 from run import METHODS
 
 from her2net.artefact import write_csv
@@ -32,24 +32,16 @@ def lay_out_cohorts(training: Path, held_out: dict[str, Path], folder: Path) -> 
     cases = read_dataset(training).train
     rows = [{"case_id": case.case_id, "label": case.label, "patient_id": case.patient_id} for case in cases]
     for case in cases:
-        _copy(case, folder, "Tr", case.case_id)
+        copy_case(case, folder, "Tr")
     judged = {}
     for prefix, place in held_out.items():
         judged[prefix] = list(read_dataset(place).train)
         for case in judged[prefix]:
-            _copy(case, folder, "Ts", prefix + case.case_id)
+            copy_case(case, folder, "Ts", prefix)
             rows.append({"case_id": prefix + case.case_id, "label": "", "patient_id": prefix + case.patient_id})
     shutil.copyfile(training / "dataset.json", folder / "dataset.json")
     write_csv(folder / "cases.csv", ("case_id", "label", "patient_id"), rows)
     return judged
-
-
-def _copy(case: Case, folder: Path, ending: str, name: str) -> None:
-    for modality, (image,) in case.images.items():
-        for kind, file in (("images", image), ("masks", case.masks[modality])):
-            place = folder / f"{kind}{ending}" / modality / f"{name}{file.suffix}"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, place)
 
 
 def run_seed(methods: Sequence[str], seed: int, seconds: float) -> dict[str, list[float]]:

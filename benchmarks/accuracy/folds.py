@@ -50,18 +50,20 @@ def lay_out(source: Path, held_out: Sequence[str], folder: Path, left_out: Seque
     cases = [case for case in read_dataset(source).train if case.case_id not in set(left_out)]
     for case in cases:
         ending = "Ts" if case.case_id in held else "Tr"
-        for modality, files in case.images.items():
-            _copy(files, folder / f"images{ending}" / modality)
-            _copy([case.masks[modality]] if modality in case.masks else [], folder / f"masks{ending}" / modality)
+        copy_case(case, folder, ending)
     shutil.copyfile(source / "dataset.json", folder / "dataset.json")
     rows = [{"case_id": c.case_id, "label": "" if c.case_id in held else c.label, "patient_id": c.patient_id} for c in cases]
     write_csv(folder / "cases.csv", ("case_id", "label", "patient_id"), rows)
 
 
-def _copy(files: Sequence[Path], place: Path) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        shutil.copy2(file, place / file.name)  # with its time, by which her2net knows what it has read before
+def copy_case(case: Case, folder: Path, ending: str, prefix: str = "") -> None:
+    """Copy images and masks of a case to `images<ending>` and `masks<ending>`, `prefix` before their names."""
+    for kind, of_modality in (("images", case.images), ("masks", {name: (mask,) for name, mask in case.masks.items()})):
+        for modality, files in of_modality.items():
+            place = folder / f"{kind}{ending}" / modality
+            place.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                shutil.copy2(file, place / (prefix + file.name))  # with its time, by which her2net knows what it has read before
 
 
 def in_order(found: dict[str, float], held_out: Sequence[str], method: str) -> np.ndarray:

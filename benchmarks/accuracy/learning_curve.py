@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from cohorts import COHORTS, FOLDER, make_cohort
-from folds import find_linked, in_order, lay_out, make_folds, make_paths
-from run import METHODS
+from folds import find_linked, make_folds, make_paths
+from run import METHODS, run_method
 
-from her2net.evaluate.delong import auc
 from her2net.raw.dataset import Case, read_dataset
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -41,17 +40,10 @@ def run_share(
     method: str, cohort: Path, held_out: list[list[str]], work: Path, share: float, seed: int, seconds: float
 ) -> tuple[float, float]:
     """Return the mean number of training cases, and the AUC out of fold."""
-    cases = read_dataset(cohort).train
-    label_of = {case.case_id: int(case.label or 0) for case in cases}
-    ids, scores, n_training = [], [], []
-    for held in held_out:
-        training = [case for case in cases if case.case_id not in set(held)]
-        left_out = choose_left_out(training, share, seed)
-        paths = make_paths(work, FOLDER)
-        lay_out(cohort, held, paths.raw, left_out)
-        scores.append(in_order(METHODS[method](paths, seconds, seed), held, method))
-        ids, n_training = ids + held, [*n_training, len(training) - len(left_out)]
-    return float(np.mean(n_training)), auc(np.array([label_of[i] for i in ids]), np.concatenate(scores))
+    training = [[case for case in read_dataset(cohort).train if case.case_id not in set(held)] for held in held_out]
+    left_out = [choose_left_out(cases, share, seed) for cases in training]
+    n_training = [len(cases) - len(dropped) for cases, dropped in zip(training, left_out, strict=True)]
+    return float(np.mean(n_training)), run_method(method, cohort, held_out, work, seconds, seed, left_out)["auc"]
 
 
 def run_seed(args: argparse.Namespace, seed: int) -> np.ndarray:

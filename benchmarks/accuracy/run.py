@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,16 @@ def check_folds(rows: list[dict[str, Any]], cohort: str, seed: int, folds: str, 
         raise ValueError(f"{path}: {cohort}, seed {seed}: lines with other folds ({', '.join(others)}, now {folds}). Move it away.")
 
 
-def run_method(name: str, cohort: Path, held_out: list[list[str]], work: Path, seconds: float, seed: int) -> dict[str, Any]:
-    """Score every case of a cohort out of fold with one method."""
+def run_method(
+    name: str, cohort: Path, held_out: list[list[str]], work: Path, seconds: float, seed: int, left_out: Sequence[list[str]] = ()
+) -> dict[str, Any]:
+    """Score every case of a cohort out of fold with one method; `left_out` of each fold are not trained on either."""
     label_of = {case.case_id: int(case.label or 0) for case in read_dataset(cohort).train}
     ids, scores, fold_of = [], [], []
     start = time.monotonic()
     for k, held in enumerate(held_out):
         paths = make_paths(work, FOLDER)
-        lay_out(cohort, held, paths.raw)
+        lay_out(cohort, held, paths.raw, left_out[k] if left_out else ())
         scores.append(in_order(METHODS[name](paths, seconds, seed), held, name))
         ids, fold_of = ids + held, fold_of + [k] * len(held)
     spent, pooled = time.monotonic() - start, np.concatenate(scores)
