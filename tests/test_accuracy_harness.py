@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "accuracy"))
 
-import confounder
+import new_cases
 import folds
 import learning_curve
 import run
@@ -131,7 +131,7 @@ def test_an_ideal_reader_of_many_cases_reaches_the_bayes_auc(name: str, monkeypa
 
 
 def test_a_cohort_without_the_confounder_is_judged_without_its_labels(cohort: Path, tmp_path: Path) -> None:
-    judged = confounder.lay_out_cohorts(cohort, {"A-": cohort, "B-": cohort}, tmp_path / FOLDER)
+    judged = new_cases.lay_out_cohorts(cohort, {"A-": cohort, "B-": cohort}, tmp_path / FOLDER)
     dataset = read_dataset(tmp_path / FOLDER)
     ids = [case.case_id for case in read_dataset(cohort).train]
     assert [case.case_id for case in dataset.train] == ids

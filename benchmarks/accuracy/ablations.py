@@ -38,6 +38,7 @@ def mirrored(ndim: int, *, axes: bool) -> Any:
 
 CHANGES: Mapping[str, tuple[str, Any]] = {
     "resnet": (f"{RULES}.SCATTERING_UP_TO", 0),
+    "wavelets": (f"{RULES}.SCATTERING_UP_TO", 1_000_000),
     "margin_0": (f"{RULES}.choose_margin", always(0.0)),
     "margin_0.1": (f"{RULES}.choose_margin", always(0.1)),
     "margin_0.6": (f"{RULES}.choose_margin", always(0.6)),

@@ -78,6 +78,7 @@ COHORTS: dict[str, Synthetic | Real] = {
     "rare_2d_200": Synthetic(2, 200, positive_share=0.25),
     "rare_3d_200": Synthetic(3, 200, positive_share=0.25),
     "thick_3d_200": Synthetic(3, 200, every_slice=2),
+    **{f"{sign}_2d_{n}": Synthetic(2, n, sign) for sign in ("core", "texture", "shape") for n in (1000, 1600, 4000)},
 }
 
 
