@@ -20,7 +20,7 @@ from her2net.archive.write import WrittenArchive, export_model
 from her2net.artefact import sweep_temporaries
 from her2net.ensemble import EnsembleRecord, ensemble_modality
 from her2net.errors import StaleArtefactError, join_problems
-from her2net.evaluate.evaluation import Evaluation, Options, evaluate_dataset, fit_thresholds, recorded_options
+from her2net.evaluate.evaluation import Evaluation, Options, choose_thresholds, evaluate_dataset, recorded_options
 from her2net.evaluate.facts import facts_of_dataset
 from her2net.explain.contour_record import ContourRecord, contour_inputs
 from her2net.explain.contours import move_contours
@@ -217,10 +217,10 @@ def features(project: Project, modality: str, options: ExplainOptions) -> Path:
 
 
 def contours(project: Project, modality: str, options: ExplainOptions) -> ContourRecord:
-    """Predict with masks eroded, dilated and shifted; decisions at the threshold chosen on OOF predictions."""
+    """Predict with masks eroded, dilated and shifted; decisions at the threshold that the last evaluation's rule picks on OOF ones."""
     subjects, options = _fresh_subjects(project, modality, options)
     table = read_predictions(project.paths.model(modality) / "oof.csv")
-    thresholds = fit_thresholds({(modality, "oof"): table})
+    thresholds = choose_thresholds({(modality, "oof"): table}, recorded_options(project.paths))
     return move_contours(
         project.paths, project.plan, modality, subjects, options,
         threshold=thresholds[modality].value if modality in thresholds else None,

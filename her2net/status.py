@@ -306,7 +306,7 @@ def require_evaluation(project: Project) -> None:
 
 def report_state(project: Project) -> StageState:
     """State of the report."""
-    command, folder = f"her2net_report -d {project.paths.folder}", project.paths.report.parent
+    command, folder = f"her2net_report {project.paths.options}", project.paths.report.parent
     try:
         record = recorded_report(project)
         expected = report_inputs(project, model_names(project), paper=record.paper, pseudonymised=record.pseudonymised)

@@ -8,7 +8,7 @@ import torch
 
 from her2net.ensemble import EnsembleRecord
 from her2net.errors import PlanError, describe
-from her2net.evaluate.evaluation import fit_thresholds
+from her2net.evaluate.evaluation import choose_thresholds, recorded_options
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
 from her2net.fuse.sources import fusion_sources
@@ -28,7 +28,8 @@ class TrainedModel:
         fingerprint: of the training cases; new images are compared with it.
         networks: modality -> network of each fold, in fold order.
         fusion: `None` with a single modality.
-        thresholds: model -> operating point, chosen on OOF predictions; empty with more than two classes.
+        thresholds: model -> operating point, chosen on OOF predictions by the rule of the last evaluation; empty with more than two
+            classes.
         tta: modality -> whether fusion and thresholds were fitted on test-time augmented predictions.
         tables: table model (`RAD:US`, `CLIN`) -> fitted model of each fold.
     """
@@ -67,10 +68,10 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
     records = {name: EnsembleRecord.load(paths.model(name) / "ensemble.json") for name in names}
     fitted = {name: load_folds(paths, plan, name) for name in plan.tables}
     tables = read_tables(paths, [*names, *fitted, *([FUSION] if fusion else [])], "oof")
+    thresholds = choose_thresholds({(name, "oof"): table for name, table in tables.items()}, recorded_options(paths))
     return TrainedModel(
         plan=plan, fingerprint=_load_fingerprint(paths, names), networks=networks, fusion=fusion,
-        thresholds=Thresholds(models=fit_thresholds({(name, "oof"): table for name, table in tables.items()})),
-        tta={name: record.tta for name, record in records.items()}, tables=fitted,
+        thresholds=Thresholds(models=thresholds), tta={name: record.tta for name, record in records.items()}, tables=fitted,
     )  # fmt: skip
 
 

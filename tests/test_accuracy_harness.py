@@ -12,9 +12,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "accuracy"))
 
-import new_cases
 import folds
 import learning_curve
+import new_cases
 import run
 import table
 from ablations import ABLATIONS

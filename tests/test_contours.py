@@ -10,6 +10,7 @@ import pytest
 
 from her2net import pipeline
 from her2net.cli import explain as cli
+from her2net.evaluate.evaluation import Options
 from her2net.explain.contour_record import describe_contours, read_contours
 from her2net.explain.contours import change_mask, dice
 from her2net.explain.subjects import ExplainOptions
@@ -77,6 +78,8 @@ def test_contours_reach_the_report(copied: DatasetPaths) -> None:
     assert "Would another outline change the answer?" in page
     assert "MRI: with masks eroded, dilated or shifted" in describe_contours(record)
     assert (copied.report.parent / "figures" / "contours.svg").exists()
+    pipeline.evaluate(project, Options(rule="given", parameter=0.01))  # other decisions: these flips are not theirs
+    assert read_contours(project, "MRI") == []
 
 
 def test_test_cases_keep_their_labels_sealed(copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:

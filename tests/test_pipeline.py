@@ -14,6 +14,7 @@ from small_run import MACHINE, TRAIN, plan_options
 
 from her2net import pipeline, status
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
+from her2net.evaluate.evaluation import Options
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fuse.stage import FusionRecord
 from her2net.paths import DatasetPaths
@@ -88,6 +89,13 @@ def test_thresholds_come_from_oof_alone(done: DatasetPaths) -> None:
     oof = read_predictions(done.model("US") / "oof.csv")
     chosen = Thresholds.load(done.evaluation / "thresholds.json").models["US"]
     assert chosen.value == choose_threshold(oof.labels, oof.probs[:, 1])
+
+
+def test_new_images_are_decided_at_the_threshold_that_was_evaluated(copied: DatasetPaths) -> None:
+    pipeline.evaluate(load_project(copied), Options(rule="sensitivity", parameter=0.95))
+    evaluated = Thresholds.load(copied.evaluation / "thresholds.json").models
+    assert Predictor(copied, device="cpu").model.thresholds.models == evaluated
+    assert {threshold.rule for threshold in evaluated.values()} == {"sensitivity"}
 
 
 def test_a_second_run_repeats_nothing(done: DatasetPaths) -> None:

@@ -75,7 +75,7 @@ def _in_words(cohorts: Sequence[str], aucs: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Print the AUCs of each seed, their means, and what is lost from the first cohort to the last with its standard error over seeds."""
+    """Print the AUCs of each seed, their means, and what is lost from the first cohort to the last (standard error over seeds)."""
     synthetic = [name for name, recipe in COHORTS.items() if isinstance(recipe, Synthetic)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trained-on", choices=synthetic, default="size_2d_200")

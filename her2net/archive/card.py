@@ -151,7 +151,8 @@ def _estimate(row: Metric) -> str:
 def _decisions(model: TrainedModel) -> str:
     if not model.thresholds.models:
         return "The most probable class."
-    rows = [[name, f"{t.value:.4f}", t.rule, t.n] for name, t in model.thresholds.models.items()]
+    rows = [[name, f"{t.value:.4f}", t.rule if t.parameter is None else f"{t.rule} {t.parameter:g}", t.n]
+            for name, t in model.thresholds.models.items()]  # fmt: skip
     text = _table(["model", "positive from", "rule", "chosen on out-of-fold cases"], rows)
     if model.fusion is None:
         return text
@@ -172,7 +173,7 @@ def _limits(model: TrainedModel, evaluation: Evaluation) -> str:
         "Images from other devices or protocols than those above: the probabilities may be wrong without showing it. "
         "`her2net_predict` warns where size, spacing, intensities or masks are outside the range of the training images.",
         f"The probabilities reflect the share of classes in the training cohort ({_shares(cohort)}), not that of another clinic.",
-        "The thresholds make sensitivity plus specificity largest in the training cohort; they are no clinical recommendation.",
+        "The thresholds were chosen in the training cohort, by the rule above; they are no clinical recommendation.",
     ]
     if smallest < MANY_POSITIVES:
         limits.append(f"The smaller class has {smallest} patients: read the intervals, not the values alone.")

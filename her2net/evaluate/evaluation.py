@@ -33,8 +33,8 @@ from her2net.predictions import Predictions, read_predictions
 
 __all__ = [
     "COMPARISON_COLUMNS", "EVALUATION_VERSION", "METRIC_COLUMNS", "RESEMBLING", "Evaluation", "GivenLabels", "Options",
-    "evaluate_dataset", "evaluate_files", "evaluate_tables", "evaluation_inputs", "fit_thresholds", "format_summary",
-    "recorded_inputs", "recorded_options", "write_evaluation",
+    "choose_thresholds", "evaluate_dataset", "evaluate_files", "evaluate_tables", "evaluation_inputs", "fit_thresholds",
+    "format_summary", "recorded_inputs", "recorded_options", "write_evaluation",
 ]  # fmt: skip
 EVALUATION_VERSION = 5  # raise when the same tables give other figures
 HALF = "threshold 0.5: no out-of-fold predictions to choose one on"
@@ -101,7 +101,7 @@ def evaluate_dataset(
         for model, cohort in [key for key in tables if key[1] == "test"]:
             tables[model, cohort] = tables[model, cohort].with_labels(labels)
         facts = facts.with_labels(labels) if facts is not None else None
-    thresholds = _choose_thresholds(tables, options)
+    thresholds = choose_thresholds(tables, options)
     tables |= _without(tables, set(resembling_test_cases))
     evaluation = evaluate_tables(tables, thresholds, optimistic, class_names, options)
     evaluation = evaluation.model_copy(update={"made_from": made_from})
@@ -143,8 +143,8 @@ def fit_thresholds(
     return chosen
 
 
-def _choose_thresholds(tables: Mapping[tuple[str, str], Predictions], options: Options) -> dict[str, Threshold]:
-    """Fit the rule, or take the threshold given; the pair for ruling out and in is fitted either way."""
+def choose_thresholds(tables: Mapping[tuple[str, str], Predictions], options: Options) -> dict[str, Threshold]:
+    """Fit the rule of the options, or take the threshold given; the pair for ruling out and in is fitted either way."""
     if options.rule != "given":
         bound = {} if options.parameter is None else {"at_least": options.parameter, "cost_ratio": options.parameter}
         return fit_thresholds(tables, rule=options.rule, **bound)
@@ -189,7 +189,7 @@ def evaluate_files(
     facts = _facts_of(tables, given)
     options = _with_subgroups(options or Options(), facts)
     remarks = _refuse_unfitted_rule(tables, options)
-    thresholds = _choose_thresholds(tables, options)
+    thresholds = choose_thresholds(tables, options)
     half = Threshold(value=0.5, rule="given", chosen_on="nothing", n=0)
     thresholds = dict.fromkeys(remarks, half) | thresholds
     names = given.class_names or [str(c) for c in range(max(table.n_classes for table in tables.values()))]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from her2net.artefact import Artefact, Strict, digest_file
+from her2net.artefact import Artefact, Strict, digest_file, digest_json
+from her2net.evaluate.evaluation import recorded_options
 from her2net.explain.record import Cohort, explain_inputs
 from her2net.preprocess.cache import CaseFiles
 from her2net.project import Project
@@ -66,7 +67,9 @@ class ContourRecord(Artefact):
 def contour_inputs(project: Project, modality: str, files: list[CaseFiles], folds: list[int]) -> dict[str, str]:
     """Digests of what the predictions and their threshold rest on."""
     made_from = explain_inputs(project.paths, modality, project.plan.modalities[modality], folds, files)
-    return made_from | {"oof.csv": digest_file(project.paths.model(modality) / "oof.csv")}
+    options = recorded_options(project.paths)
+    rule = {"threshold": digest_json([options.rule, options.parameter])}
+    return made_from | rule | {"oof.csv": digest_file(project.paths.model(modality) / "oof.csv")}
 
 
 def read_contours(project: Project, modality: str) -> list[ContourRecord]:
