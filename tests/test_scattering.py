@@ -108,6 +108,28 @@ def test_the_solved_network_knows_a_texture_from_forty_cases(ndim: int, n_classe
     assert -np.log(probs[np.arange(20), labels[40:]]).mean() < math.log(n_classes)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_of_one_patient_does_not_take_tuning_from_the_others() -> None:
+    x, labels = texture(66, (24, 24), 3)
+    kept = (labels < 2) | (np.cumsum(labels == 2) == 1)
+    network = build_network("scattering_2d", n_channels=1, n_classes=3).eval()
+    loss = solve(network, x[:45][kept[:45]], labels[:45][kept[:45]])
+    assert loss < 0.5 * math.log(3)
+    with torch.no_grad():
+        probs = network(x[45:]).softmax(1).numpy()
+    others = labels[45:] < 2
+    assert (probs.argmax(1) == labels[45:])[others].mean() >= 0.9
+    assert probs[np.arange(21), labels[45:]][others].mean() > 0.6
+
+
+def test_two_classes_of_which_one_has_one_patient_are_learned_without_an_inner_loop() -> None:
+    x, labels = texture(20, (24, 24))
+    kept = (labels == 0) | (np.cumsum(labels == 1) == 1)
+    network = build_network("scattering_2d", n_channels=1, n_classes=2).eval()
+    assert solve(network, x[kept], labels[kept]) == math.inf
+    assert torch.isfinite(network.classifier.weight).all()
+
+
 def test_the_same_cases_give_the_same_bits() -> None:
     x, labels = texture(20, (24, 24))
     first, again = (build_network("scattering_2d", n_channels=1, n_classes=2).eval() for _ in range(2))

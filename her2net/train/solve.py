@@ -8,6 +8,7 @@ and the mean of these, into probabilities (fitted on the margins of that inner l
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from her2net.networks.scattering import ScatteringNetwork
+from her2net.networks.scattering import GaussianFeatures, ScatteringNetwork
 from her2net.plan.schema import TrainingPlan
 from her2net.train.augment import center_crop
 
@@ -79,20 +80,17 @@ def solve_classifier(
     Source:
         Platt 1999 (probabilities from margins; here one slope for all classes, kept positive); Bruna & Mallat 2013.
     """
-    n_views, views = views.shape[1], views.flatten(0, 1)  # the views of a case stand side by side
-    for kernel, inputs in zip(model.kernels, model.inputs(views), strict=True):
-        kernel.mean.copy_(inputs.mean(0))
-        kernel.sd.copy_(inputs.std(0).clamp_min(LEAST_SD))
+    n_views, inputs = views.shape[1], model.inputs(views.flatten(0, 1))  # the views of a case stand side by side
+    for kernel, numbers in zip(model.kernels, inputs, strict=True):
+        kernel.mean.copy_(numbers.mean(0))
+        kernel.sd.copy_(numbers.std(0).clamp_min(LEAST_SD))
     weights = dict(enumerate(plan.loss_weights))
     inner = _inner_folds(labels, patients)
-    tried = [_features(model, views, k) for k in range(len(model.kernels[0].widths))]
-    machines = [_solve_kernel(dict(zip(kernel.widths, features, strict=True)), labels, n_views, inner, weights)
-                for kernel, features in zip(model.kernels, zip(*tried, strict=True), strict=True)]  # fmt: skip
+    machines = [_solve_kernel(kernel, numbers, labels, n_views, inner, weights)
+                for kernel, numbers in zip(model.kernels, inputs, strict=True)]  # fmt: skip
     logits = np.mean([setting.logits for setting, _, _ in machines], axis=0)
     slope, intercepts, loss = _calibrate(logits, np.concatenate([labels[held] for _, held in inner])) if inner else (
         1.0, np.zeros(len(weights)), float("inf"))  # fmt: skip
-    for kernel, (setting, _, _) in zip(model.kernels, machines, strict=True):
-        kernel.width.fill_(setting.width)
     with torch.no_grad():
         model.classifier.weight.copy_(torch.cat([weight for _, weight, _ in machines], dim=1) * (slope / len(machines)))
         model.classifier.bias.copy_(torch.from_numpy(slope * np.mean([bias for _, _, bias in machines], axis=0) + intercepts))
@@ -100,48 +98,60 @@ def solve_classifier(
 
 
 def _solve_kernel(
-    features: dict[float, Tensor], labels: np.ndarray, n_views: int, inner: list[tuple[np.ndarray, np.ndarray]],
+    kernel: GaussianFeatures, inputs: Tensor, labels: np.ndarray, n_views: int, inner: list[tuple[np.ndarray, np.ndarray]],
     weights: dict[int, float],
 ) -> tuple[Setting, Tensor, np.ndarray]:  # fmt: skip
-    """Choose and fit the machine of one kernel.
+    """Choose the width of one kernel, in place, and fit its machine. The features of one width at a time are in memory.
 
     Args:
-        features: kernel width, in the order they are tried -> (n_views * N, n_features).
+        inputs: (n_views * N, n_inputs) what the kernel reads.
 
     Returns:
         What was chosen, and the calibrated machine as a linear layer on the features: weights (n_classes, n_features) and biases.
     """
     best: Setting | None = None
-    kernels = {width: (f @ f.T).double().cpu().numpy() for width, f in features.items()}
-    for width, kernel in kernels.items():
+    for width in kernel.widths:
+        products = _products(_features(kernel, inputs, width))
         for cost in COSTS:
-            setting = _try(kernel, labels, n_views, inner, width, cost, weights)
+            setting = _try(products, labels, n_views, inner, width, cost, weights)
             if best is None or setting.log_loss < best.log_loss - LEAST_GAIN:
-                best = setting
+                best, of_best = setting, products
     assert best is not None
-    duals, offsets = _machine(kernels[best.width], np.repeat(labels, n_views), best.cost, weights)
-    chosen = features[best.width]
+    duals, offsets = _machine(of_best, np.repeat(labels, n_views), best.cost, weights)
+    chosen = _features(kernel, inputs, best.width)
     return best, torch.from_numpy(best.slope * duals).T.float().to(chosen.device) @ chosen, best.slope * offsets + best.intercepts
 
 
 @torch.inference_mode()
-def _features(model: ScatteringNetwork, views: Tensor, k: int) -> list[Tensor]:
-    """Return the features (n_views * N, n_features) of each kernel at the k-th of its widths."""
-    for kernel in model.kernels:
-        kernel.width.fill_(kernel.widths[k])
-    parts = [model.kernel_features(batch) for batch in views.split(BATCH_SIZE)]
-    return [torch.cat(of_kernel) for of_kernel in zip(*parts, strict=True)]
+def _features(kernel: GaussianFeatures, inputs: Tensor, width: float) -> Tensor:
+    """Set the width, and return the features (n_views * N, n_features)."""
+    kernel.width.fill_(width)
+    features = inputs.new_empty((len(inputs), kernel.n_features))
+    for part, batch in zip(features.split(BATCH_SIZE), inputs.split(BATCH_SIZE), strict=True):
+        part.copy_(kernel(kernel.standardise(batch)))
+    return features
+
+
+def _products(features: Tensor) -> np.ndarray:
+    return (features @ features.T).double().cpu().numpy()
 
 
 def _inner_folds(labels: np.ndarray, patients: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Part the cases by patient, stratified by class; empty where a class has a single patient."""
+    """Part the cases by patient, stratified by class.
+
+    A class of a single patient is never held out, for nothing could be learned of it from the others; empty where fewer than
+    two classes can be.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    smallest = min(len({p for p, y in zip(patients, labels, strict=True) if y == c}) for c in np.unique(labels))
-    if smallest < 2:
+    n_patients = [len({p for p, y in zip(patients, labels, strict=True) if y == c}) for c in np.unique(labels)]
+    several = [n for n in n_patients if n > 1]
+    if len(several) < 2:
         return []
-    splitter = StratifiedGroupKFold(min(INNER_FOLDS, smallest), shuffle=True, random_state=0)
-    folds = list(splitter.split(labels, labels, np.asarray(patients)))
+    splitter = StratifiedGroupKFold(min(INNER_FOLDS, *several), shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a class has fewer members than there are folds
+        folds = list(splitter.split(labels, labels, np.asarray(patients)))
     return [(rest, held) for rest, held in folds if len(held) and set(labels[rest]) == set(labels)]
 
 
