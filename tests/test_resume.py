@@ -31,6 +31,8 @@ from her2net.errors import (
 from her2net.locks import hold
 from her2net.networks.build import NETWORKS, build_network
 from her2net.paths import DatasetPaths
+from her2net.plan.augmentation import mirrors_only
+from her2net.plan.schema import Plan
 from her2net.project import load_project
 from her2net.raw import synthetic
 from her2net.train import footprint
@@ -382,6 +384,19 @@ def test_training_that_cannot_fit_is_refused_before_it_starts(paths: DatasetPath
     monkeypatch.setattr(footprint, "available_memory", lambda: need.total(5))
     with pytest.raises(MemoryLimitError, match=r"Set training.batch_size to 4 in the plan"):
         train(paths)
+
+
+def test_a_classifier_that_cannot_be_solved_in_memory_is_refused(paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan.load(paths.plan).modalities["US"]
+    training = plan.training.model_copy(update={"network": "scattering_2d", "augmentation": mirrors_only(2)})
+    need = footprint.footprint_of(plan, training)
+    few = need.total(training.batch_size) + need.solving(2 * 300)
+    monkeypatch.setattr(footprint, "fits_in_memory", lambda n_bytes: False)  # images on the disk: only solving grows with the cases
+    monkeypatch.setattr(footprint, "available_memory", lambda: few)
+    footprint.refuse_what_cannot_fit("US fold 0", plan, training, (300, 100), "cpu")
+    with pytest.raises(MemoryLimitError, match="US fold 0: scattering_2d"):
+        footprint.refuse_what_cannot_fit("US fold 0", plan, training, (3000, 1000), "cpu")
+    assert estimate_footprint("resnet10t", (64, 64), 1).solving(6000) == 0
 
 
 GROWING = [n for n in NETWORKS if not n.startswith("scattering")]  # those keep a fixed number of coefficients

@@ -21,6 +21,8 @@ from her2net.memory import GIB, total_memory
 
 WARMUP_STEPS = 3
 TIMED_STEPS = 6
+PLANNED_VIEWS = 2
+"""What a solved network is planned to see of a case: as it is, and mirrored left-right."""
 
 
 class Machine(Artefact):
@@ -158,7 +160,8 @@ def estimate_gb(network: str, input_vox: list[int], n_channels: int, batch_size:
     from her2net.train.footprint import estimate_footprint, images_bytes
 
     images = images_bytes([n + n // 4 for n in input_vox], n_channels, n_cases)
-    return (estimate_footprint(network, tuple(input_vox), n_channels).total(batch_size) + images) / GIB
+    need = estimate_footprint(network, tuple(input_vox), n_channels)
+    return (need.total(batch_size) + need.solving(PLANNED_VIEWS * n_cases) + images) / GIB
 
 
 def _synchronize(torch: Any, device: Any) -> None:

@@ -88,9 +88,10 @@ def count_that_fit(needs: Sequence[int], free: int, n_cores: int) -> int:
 
 
 def _need(plan: ModalityPlan, n_cases: int) -> int:
-    from her2net.train.footprint import footprint_of, images_bytes
+    from her2net.train.footprint import footprint_of, images_bytes, n_views
 
     training, footprint = plan.training, footprint_of(plan, plan.training)
     images = images_bytes(plan.preprocessing.stored_vox, plan.n_inputs, n_cases)
     factor = 1.0 if training.precision == "fp32" else HALF_PRECISION
-    return CONTEXT_BYTES + images + int(factor * footprint.total(min(training.batch_size, n_cases)))
+    solving = footprint.solving(n_cases * n_views(training))
+    return CONTEXT_BYTES + images + solving + int(factor * footprint.total(min(training.batch_size, n_cases)))
