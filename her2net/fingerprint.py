@@ -53,7 +53,8 @@ class ModalityFingerprint(Strict):
 
     Attributes:
         ndim: 2 or 3.
-        n_cases: training cases that have it; `n_missing` lack it; `n_without_mask` have no usable mask.
+        n_cases: training cases that have it, `cases_per_class` of them of each class (empty in files of before it was counted);
+            `n_missing` lack it; `n_without_mask` have no usable mask.
         size_vox: per axis, (H, W) or (D, H, W).
         spacing_mm: per axis; `None` where no file says.
         n_spacing_unknown: cases whose files do not say.
@@ -72,6 +73,7 @@ class ModalityFingerprint(Strict):
     n_channels: int
     channel_names: list[str]
     n_cases: int
+    cases_per_class: dict[str, int] = Field(default_factory=dict)
     n_missing: int
     n_without_mask: int
     dtypes: list[str]
@@ -141,7 +143,7 @@ def extract_fingerprint(dataset: RawDataset, scan: Scan) -> Fingerprint:
         n_cases=len(train),
         n_patients=len({case.patient_id for case in train}),
         class_names=names,
-        cases_per_class={name: sum(case.label == i for case in train) for i, name in enumerate(names)},
+        cases_per_class=_count_classes(dataset, train),
         patients_per_class=_fill(
             names, _patients_by(train, lambda case: None if case.label is None else names[case.label])
         ),
@@ -151,6 +153,10 @@ def extract_fingerprint(dataset: RawDataset, scan: Scan) -> Fingerprint:
         modalities={name: _summarise(dataset, name, scans) for name in dataset.spec.modalities},
         dataset_digest=dataset_digest(dataset, scans),
     )
+
+
+def _count_classes(dataset: RawDataset, cases: Sequence[Case]) -> dict[str, int]:
+    return {name: sum(case.label == i for case in cases) for i, name in enumerate(dataset.class_names)}
 
 
 def _check_complete(dataset: RawDataset, scans: dict[str, CaseScan]) -> None:
@@ -217,6 +223,7 @@ def _summarise(dataset: RawDataset, modality: str, scans: dict[str, CaseScan]) -
         n_channels=spec.n_channels,
         channel_names=list(spec.channels.values()),
         n_cases=len(images),
+        cases_per_class=_count_classes(dataset, [case for case in dataset.train if modality in case.images]),
         n_missing=len(dataset.train) - len(images),
         n_without_mask=len(images) - len(with_lesion),
         dtypes=sorted({image.dtype for image in images}),

@@ -43,6 +43,8 @@ def test_it_measures_what_is_there(folder: Path) -> None:
     assert us.lesion_fraction is not None
     assert us.lesion_fraction.median == pytest.approx(18 * 24 / (48 * 64))
     assert (mri.ndim, mri.n_channels, mri.n_cases, mri.n_missing) == (3, 2, 11, 1)
+    assert us.cases_per_class == {"negative": 6, "positive": 6}
+    assert mri.cases_per_class == {"negative": 5, "positive": 6}
     assert mri.channel_names == ["pre", "post"]
     assert (mri.fixed_range, mri.dtypes) == (False, ["int16"])
     assert [axis.median for axis in mri.spacing_mm or []] == pytest.approx([2.5, 0.8, 0.8])

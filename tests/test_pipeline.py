@@ -16,14 +16,18 @@ from her2net import pipeline, status
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
 from her2net.evaluate.evaluation import Options
 from her2net.evaluate.thresholds import Thresholds
+from her2net.fingerprint import Fingerprint
 from her2net.fuse.stage import FusionRecord
 from her2net.paths import DatasetPaths
+from her2net.plan.rules import choose_loss_weights
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
 from her2net.predict import Predictor
 from her2net.predictions import read_predictions
 from her2net.project import load_project
 from her2net.raw.synthetic import make_synthetic_dataset
+from her2net.train.data import select_fold
+from her2net.train.fold import read_record, weigh_classes
 
 
 def test_run_leaves_exactly_these_files(done: DatasetPaths) -> None:
@@ -96,6 +100,22 @@ def test_new_images_are_decided_at_the_threshold_that_was_evaluated(copied: Data
     evaluated = Thresholds.load(copied.evaluation / "thresholds.json").models
     assert Predictor(copied, device="cpu").model.thresholds.models == evaluated
     assert {threshold.rule for threshold in evaluated.values()} == {"sensitivity"}
+
+
+def test_each_fold_weighs_classes_by_its_own_training_cases_unless_the_plan_was_edited(done: DatasetPaths) -> None:
+    plan = Plan.load(done.plan)
+    held_out_excluded = np.array([0] * 16 + [1] * 4)
+    assert weigh_classes(plan, "US", held_out_excluded) == choose_loss_weights([16, 4]).value == [0.6667, 1.3333]
+    edited = plan.model_copy(deep=True)
+    edited.modalities["US"].training.loss_weights[:] = [0.5, 1.5]
+    assert weigh_classes(edited, "US", held_out_excluded) == [0.5, 1.5]
+    project, found = load_project(done), Fingerprint.load(done.fingerprint).modalities["MRI"]
+    assert sum(found.cases_per_class.values()) == found.n_cases < len(project.dataset.train)
+    assert plan.modalities["MRI"].training.loss_weights == choose_loss_weights(list(found.cases_per_class.values())).value
+    for fold in range(plan.splits.n_folds):
+        cases = select_fold(project.training("US"), "US", fold, plan, project.splits)
+        counts = np.bincount([case.label for case in cases.training], minlength=2).tolist()
+        assert read_record(done.fold("US", fold)).training.loss_weights == choose_loss_weights(counts).value
 
 
 def test_a_second_run_repeats_nothing(done: DatasetPaths) -> None:

@@ -18,7 +18,7 @@ from her2net.plan.schema import DCE_PHASES
 
 PASSES = {"scratch": 40, "pretrained": 40}
 MIN_STEPS, MAX_STEPS = 100, 4000
-SCATTERING_UP_TO = 1000
+SCATTERING_UP_TO = 1600
 """Training cases a fold up to which images are described by wavelets instead of learned filters; see `list_candidates`."""
 
 VALIDATION_SHARE = 0.35  # cost of a forward pass without gradients against a training step on the same case
@@ -133,8 +133,8 @@ def list_candidates(
 
     With pretrained weights ConvNeXt V2 is worth its price. From scratch, on some hundred images or volumes, fixed
     wavelets under a support-vector machine were no worse than learned filters and take a fraction of the time
-    (docs/explanation/planning-rules.md has the figures); where that ends was not measured, `SCATTERING_UP_TO` is a
-    guess. Above it, a small residual network. Volumes of few slices keep their depth in the stem.
+    (docs/explanation/planning-rules.md has the figures). With 1,600 images both were alike, the wavelets in an eighth of the time;
+    beyond that, and for so many volumes, nothing was measured. Above it, a small residual network. Volumes of few slices keep their depth in the stem.
     """
     if not pretrained and n_training_cases <= SCATTERING_UP_TO:
         if modality.ndim == 2:
@@ -276,8 +276,10 @@ def choose_ema_decay(epochs: int, steps_per_epoch: int, *, kind: str) -> Choice:
 def choose_loss_weights(cases_per_class: Sequence[int]) -> Choice:
     """Inverse square root of the class frequencies, mean 1: helps the rare class without doubling every label error.
 
-    Balanced classes (ratio below 1.5) are left alone, which keeps the probabilities calibrated.
+    Balanced classes (ratio below 1.5) are left alone, which keeps the probabilities calibrated. The plan shows the weights of all
+    training cases of the modality; each fold applies the rule to its own (`her2net.train.fold.weigh_classes`).
     """
+    cases_per_class = [max(n, 1) for n in cases_per_class]
     ratio = max(cases_per_class) / min(cases_per_class)
     if ratio < 1.5:
         return Choice([1.0] * len(cases_per_class), f"classes differ by {ratio:.2f}: left alone, which keeps probabilities calibrated")

@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from her2net.artefact import digest_json, sweep_temporaries
 from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.locks import Lock, hold
 from her2net.networks.pretrained import digest_source
 from her2net.paths import DatasetPaths
+from her2net.plan import rules
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.train.batchgenerators_engine import require_batchgenerators
 from her2net.train.checkpoint import FINAL, find_damage
 from her2net.train.data import FoldCases, PartLoader, load_part
 from her2net.train.record import RunRecord, describe_environment
 
-TRAINING_VERSION = 2  # raise when the same plan and data give other weights
+TRAINING_VERSION = 3  # raise when the same plan and data give other weights
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,27 @@ def _train_locked(
         if ended and not find_damage(folder / FINAL):
             return record
         _tell_what_differs(record, training, options.device)
+    training = training.model_copy(update={"loss_weights": weigh_classes(plan, modality, parts["training"].labels)})
     from_command_line = options.epochs is not None or training.epochs != section.training.epochs
     return TrainingRun(Task(
         plan=plan, modality=modality, fold=fold, training=training, made_from=made_from, parts=parts, folder=folder,
         device=options.device, pretrained=options.pretrained, quiet=options.quiet, check=lock.check,
         epochs_from="command line" if from_command_line else "plan",
     )).train()  # fmt: skip
+
+
+def weigh_classes(plan: Plan, modality: str, labels: np.ndarray) -> list[float]:
+    """Return the weight of each class in the loss of one fold.
+
+    The rule that planned them is applied to the training cases of the fold, so that no held-out case is counted. What the plan
+    was edited to, or what another rule chose, is taken as it stands.
+
+    Args:
+        labels: (n,) class numbers of the fold's training cases.
+    """
+    planned, path = plan.modalities[modality].training.loss_weights, f"modalities.{modality}.training.loss_weights"
+    by_rule = any(d.path == path and d.rule == "choose_loss_weights" and d.value == planned for d in plan.decisions)
+    return rules.choose_loss_weights(np.bincount(labels, minlength=len(planned)).tolist()).value if by_rule else planned
 
 
 def read_record(folder: Path) -> RunRecord | None:
