@@ -18,6 +18,8 @@ from her2net.errors import LeakageError, PlanError, describe, join_problems
 from her2net.plan.schema import SplitsPlan
 from her2net.raw.dataset import Case, RawDataset
 
+OWN_FOLDS_REMEDY = "Give folds for the patients there are now with her2net_plan --splits FILE, or delete the plan to have folds drawn."
+
 
 class Holdout(Strict):
     """Patients of imagesTr who are treated like imagesTs from the moment they are drawn."""
@@ -109,11 +111,13 @@ def make_partition(cases: Sequence[Case], plan: SplitsPlan, linked_patients: Seq
         linked_patients: groups that must share a fold.
 
     Raises:
-        PlanError: not possible with these patients.
+        PlanError: not possible with these patients, or the folds are for the user to bring.
 
     Source:
         Stratified, grouped k-fold of scikit-learn; the groups are patients, or linked patients.
     """
+    if plan.scheme == "custom":
+        raise PlanError(describe(f"your own folds, {plan.name}, are not there", where="splits.json", remedy=OWN_FOLDS_REMEDY))
     patients, strata = _patients_and_strata(cases)
     groups = _group_ids(patients, linked_patients)
     if plan.scheme == "leave-one-site-out":

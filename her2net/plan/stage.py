@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from her2net.artefact import digest_file, digest_json
+from her2net.artefact import digest_json
 from her2net.errors import MissingArtefactError, PlanError, RawDataError
 from her2net.fingerprint import Fingerprint, extract_fingerprint
 from her2net.networks.pretrained import pretrained_at_hand
@@ -21,6 +21,7 @@ from her2net.plan.machine import (
     read_machine,
     speed_key,
 )
+from her2net.plan.parting import settle_splits
 from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
 from her2net.plan.schema import Plan, Preset
 from her2net.plan.tables import count_fewest, settle_tables, usable_covariates
@@ -29,16 +30,7 @@ from her2net.project import Project, count_present, list_files
 from her2net.raw.dataset import RawDataset, seal_holdout
 from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification, format_verification, verify_folder
-from her2net.splits import (
-    Holdout,
-    Partition,
-    Splits,
-    check_partition,
-    cohort_digest,
-    draw_holdout,
-    make_partition,
-    read_own_folds,
-)
+from her2net.splits import Holdout, Splits, draw_holdout, read_own_folds
 from her2net.tabular.features import build_features, cases_with
 from her2net.tabular.radiomics import radiomics_at_hand
 
@@ -83,7 +75,8 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
     remarks = []
     plan, kept = _settle_plan(paths, options, dataset, fingerprint)
     remarks.append(f"plan {paths.plan_name}: {'kept' if kept else 'made'}")
-    splits = _settle_splits(dataset, plan, options, verification, holdout, old_splits)
+    own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
+    splits = settle_splits(dataset, plan, own_file, verification, holdout, old_splits)
     settled, said = settle_tables(
         plan, fingerprint, usable_covariates(dataset.spec.covariates, dataset.spec.site), radiomics=radiomics_at_hand(),
         fewest=lambda table: count_fewest(cases_with(table, dataset.train, scan), splits.folds(plan.splits), plan.n_classes),
@@ -224,28 +217,6 @@ def _settle_machine(options: PlanOptions, old: Plan | None) -> Machine:
         return here
     same = old.machine.model_copy(update={"samples_per_s": {}, "her2net_version": here.her2net_version}) == here
     return old.machine if same else here
-
-
-def _settle_splits(
-    dataset: RawDataset, plan: Plan, options: PlanOptions, verification: Verification, holdout: Holdout | None,
-    old: Splits | None,
-) -> Splits:  # fmt: skip
-    """Keep the partitions made for this cohort, and add the one the plan needs if it is not there."""
-    cohort = cohort_digest(dataset.train)
-    partitions = dict(old.partitions) if old is not None and old.cohort_digest == cohort else {}
-    own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
-    if own_file is not None:
-        own = Partition(scheme="custom", seed=plan.splits.seed, folds=read_own_folds(own_file, dataset.train))
-        check_partition(own, dataset.train, where=str(own_file))
-        partitions[plan.splits.name] = own
-    elif plan.splits.name not in partitions or partitions[plan.splits.name].seed != plan.splits.seed:
-        partitions[plan.splits.name] = make_partition(dataset.train, plan.splits, verification.linked_patients)
-    return Splits(
-        made_from={"cohort": cohort} | ({"folds": digest_file(own_file)} if own_file else {}),
-        dataset=plan.dataset, cohort_digest=cohort, holdout=holdout, partitions=partitions,
-        linked_patients=[list(group) for group in verification.linked_patients],
-        resembling_test_cases=list(verification.resembling_test_cases),
-    )  # fmt: skip
 
 
 def list_edits(plan: Plan) -> Sequence[str]:
