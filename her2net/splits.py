@@ -207,12 +207,19 @@ def check_partition(partition: Partition, cases: Sequence[Case], *, where: str) 
         raise PlanError(join_problems(f"{where}: not a partition of the training patients.", problems))
 
 
+def find_parted(partition: Partition, linked_patients: Sequence[Collection[str]]) -> list[list[str]]:
+    """Return the patients of every linked group that stands in more than one fold."""
+    place = {patient: k for k, fold in enumerate(partition.folds) for patient in fold}
+    groups = [[patient for patient in group if patient in place] for group in linked_patients]
+    return [group for group in groups if len({place[patient] for patient in group}) > 1]
+
+
 def load_splits(path: Path, dataset: RawDataset) -> Splits:
     """Read the splits and check them against the dataset as it is now.
 
     Raises:
         MissingArtefactError: no splits yet.
-        LeakageError: a patient stands in two parts.
+        LeakageError: a patient stands in two parts, or linked patients in two folds that her2net drew.
         PlanError: the cohort has changed, or a partition does not fit it.
     """
     splits = Splits.load(path)
@@ -230,6 +237,10 @@ def load_splits(path: Path, dataset: RawDataset) -> Splits:
             raise PlanError(describe("the partition is not what its name says", where=f"{path}: partition {name}",
                                      found=f"{partition.scheme}, {len(partition.folds)} folds", remedy=Splits.REMEDY))
         check_partition(partition, training, where=f"{path}: partition {name}")
+        parted = find_parted(partition, splits.linked_patients) if partition.scheme != "custom" else []
+        if parted:
+            raise LeakageError(describe("patients whose images look alike stand in different folds", where=f"{path}: partition {name}",
+                                        found=", ".join(parted[0]), remedy="Run her2net_plan; it draws these folds anew."))
     return splits
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ def drop_patient(paths: DatasetPaths, patient: str) -> None:
         file.unlink()
 
 
+def copy_image(paths: DatasetPaths, patient: str, other: str) -> None:
+    folder = paths.raw / "imagesTr/US"
+    shutil.copyfile(folder / f"C{patient[1:]}.png", folder / f"C{other[1:]}.png")
+
+
 def test_own_folds_outlive_a_corrected_label(tmp_path: Path) -> None:
     paths = make_cohort(tmp_path)
     bring_own_folds(paths)
@@ -67,3 +73,35 @@ def test_own_folds_that_are_lost_are_asked_for_and_not_drawn(tmp_path: Path) -> 
     paths.splits.unlink()
     with pytest.raises(PlanError, match=r"your own folds, custom-2, are not there\. .*--splits FILE"):
         plan(paths)
+
+
+def test_patients_who_come_to_look_alike_are_brought_into_one_fold(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path)
+    before = plan(paths)[0].partitions["stratified-4"].folds
+    fold = {patient: k for k, held in enumerate(before) for patient in held}
+    other = next(patient for patient in ("P002", "P004", "P006") if fold[patient] != fold["P000"])
+    copy_image(paths, "P000", other)
+    splits, remarks = plan(paths)
+    assert [{"P000", other} & set(held) for held in splits.partitions["stratified-4"].folds].count({"P000", other}) == 1
+    assert f"splits stratified-4: drawn anew; images of patients in different folds look alike: P000 with {other}" in remarks
+    again, remarks = plan(paths)
+    assert (again, [remark for remark in remarks if "splits" in remark]) == (splits, [])
+
+
+def test_own_folds_are_not_drawn_anew_for_patients_who_look_alike(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path)
+    bring_own_folds(paths)
+    copy_image(paths, "P000", "P002")
+    splits, _ = plan(paths)
+    assert splits.partitions["custom-2"].folds == OWN
+    assert splits.linked_patients == [["P000", "P002"]]
+
+
+def test_sealed_patients_whom_a_training_patient_comes_to_resemble_are_named(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path, n_patients=12)
+    sealed = plan(paths, holdout=0.35)[0].holdout.patients
+    free = next(f"P{i:03d}" for i in range(12) if f"P{i:03d}" not in sealed and i % 2 == int(sealed[0][1:]) % 2)
+    copy_image(paths, sealed[0], free)
+    splits, _ = plan(paths)
+    assert splits.holdout.patients == sealed
+    assert splits.resembling_test_cases == [f"C{sealed[0][1:]}"]

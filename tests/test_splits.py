@@ -112,6 +112,19 @@ def test_a_sealed_patient_in_a_fold_is_refused_when_read(tmp_path: Path) -> None
         load_splits(tmp_path / "splits.json", make_dataset(cases))
 
 
+def test_linked_patients_in_two_drawn_folds_are_refused_when_read(tmp_path: Path) -> None:
+    cases = make_cohort(8)[:8]
+    folds = [["p0", "p1", "p2", "p3"], ["p4", "p5", "p6", "p7"]]
+    save_splits(tmp_path / "splits.json", cases, folds, linked_patients=[["p0", "p2"]])
+    assert load_splits(tmp_path / "splits.json", make_dataset(cases)).linked_patients == [["p0", "p2"]]
+    save_splits(tmp_path / "splits.json", cases, folds, linked_patients=[["p2", "p4"]])
+    with pytest.raises(LeakageError, match=r"found 'p2, p4'\. Run her2net_plan"):
+        load_splits(tmp_path / "splits.json", make_dataset(cases))
+    own = {"custom-2": {"scheme": "custom", "seed": 0, "folds": folds}}
+    save_splits(tmp_path / "splits.json", cases, folds, linked_patients=[["p2", "p4"]], partitions=own)
+    assert load_splits(tmp_path / "splits.json", make_dataset(cases)).folds(SplitsPlan(scheme="custom", n_folds=2, seed=0)) == folds
+
+
 def test_a_changed_label_makes_the_splits_stale(tmp_path: Path) -> None:
     cases = make_cohort(8)[:8]
     save_splits(tmp_path / "splits.json", cases, [["p0", "p1", "p2", "p3"], ["p4", "p5", "p6", "p7"]])

@@ -8,6 +8,7 @@ from her2net.artefact import digest_file
 from her2net.errors import PlanError
 from her2net.plan.schema import Plan
 from her2net.raw.dataset import RawDataset
+from her2net.raw.problems import enumerate_names
 from her2net.raw.verify import Verification
 from her2net.splits import (
     OWN_FOLDS_REMEDY,
@@ -16,6 +17,7 @@ from her2net.splits import (
     Splits,
     check_partition,
     cohort_digest,
+    find_parted,
     make_partition,
     read_own_folds,
 )
@@ -24,7 +26,7 @@ from her2net.splits import (
 def settle_splits(
     dataset: RawDataset, plan: Plan, own_file: Path | None, verification: Verification, holdout: Holdout | None,
     old: Splits | None,
-) -> Splits:  # fmt: skip
+) -> tuple[Splits, list[str]]:  # fmt: skip
     """Keep the partitions that fit this cohort, and add the one the plan needs if it is not there.
 
     Args:
@@ -32,29 +34,49 @@ def settle_splits(
         own_file: folds that the user brings now; `None` keeps those brought before.
         old: the splits on disk.
 
+    Returns:
+        The splits, and remarks on what had to be drawn anew.
+
     Raises:
         PlanError: the folds of the user do not fit the training patients, or are not there any more.
         LeakageError: a patient is in two folds.
     """
-    cohort, wanted = cohort_digest(dataset.train), plan.splits
-    partitions = _keep_partitions(old, dataset, required="" if own_file else wanted.name)
+    cohort, wanted, linked = cohort_digest(dataset.train), plan.splits, verification.linked_patients
+    partitions, remarks = _keep_partitions(old, dataset, linked, required="" if own_file else wanted.name), []
     if own_file is not None:
         own = Partition(scheme="custom", seed=wanted.seed, folds=read_own_folds(own_file, dataset.train))
         check_partition(own, dataset.train, where=str(own_file))
         partitions[wanted.name] = own
     elif wanted.name not in partitions or (wanted.scheme != "custom" and partitions[wanted.name].seed != wanted.seed):
-        partitions[wanted.name] = make_partition(dataset.train, wanted, verification.linked_patients)
+        partitions[wanted.name] = make_partition(dataset.train, wanted, linked)
+        groups = find_parted(old.partitions[wanted.name], linked) if old and wanted.name in old.partitions else []
+        alike = enumerate_names(" with ".join(group) for group in groups)
+        remarks += [f"splits {wanted.name}: drawn anew; images of patients in different folds look alike: {alike}"] * bool(groups)
     return Splits(
         made_from={"cohort": cohort} | ({"folds": digest_file(own_file)} if own_file else {}),
         dataset=plan.dataset, cohort_digest=cohort, holdout=holdout, partitions=partitions,
-        linked_patients=[list(group) for group in verification.linked_patients],
-        resembling_test_cases=list(verification.resembling_test_cases),
-    )  # fmt: skip
+        linked_patients=[list(group) for group in linked], resembling_test_cases=_find_resembling(dataset, verification),
+    ), remarks  # fmt: skip
 
 
-def _keep_partitions(old: Splits | None, dataset: RawDataset, *, required: str) -> dict[str, Partition]:
-    """Return the partitions on disk that may stay: drawn ones if the cohort is the same, the user's if they still fit.
+def _find_resembling(dataset: RawDataset, verification: Verification) -> list[str]:
+    """Return the test cases that resemble a training case, those included that do so across the seal of a hold-out.
 
+    The images are verified before the hold-out is sealed, so its patients are linked like training patients. A linked
+    group counts as one patient: every sealed case of a group that holds a training patient is named.
+    """
+    trained = {case.patient_id for case in dataset.train}
+    crossing = {patient for group in verification.linked_patients if trained & set(group) for patient in group}
+    across = {case.case_id for case in dataset.test if case.patient_id in crossing}
+    return sorted(across.union(verification.resembling_test_cases))
+
+
+def _keep_partitions(
+    old: Splits | None, dataset: RawDataset, linked: list[list[str]], *, required: str
+) -> dict[str, Partition]:
+    """Return the partitions on disk that may stay: the user's if they still fit; drawn ones while the cohort is the same.
+
+    Drawn ones go as well where linked patients stand in different folds, as when a changed image has come to resemble another.
     The user's folds cannot be drawn again: the required ones are refused where they no longer fit. Those of other plans
     are left out, and asked for again when such a plan is made.
     """
@@ -69,7 +91,7 @@ def _keep_partitions(old: Splits | None, dataset: RawDataset, *, required: str) 
                     changed = "The cases have changed since you brought these folds."
                     raise PlanError(f"{error}\n{changed} {OWN_FOLDS_REMEDY}") from None
                 continue
-        elif not same:
+        elif not same or find_parted(partition, linked):
             continue
         kept[name] = partition
     return kept

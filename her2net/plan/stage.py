@@ -76,7 +76,8 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
     plan, kept = _settle_plan(paths, options, dataset, fingerprint)
     remarks.append(f"plan {paths.plan_name}: {'kept' if kept else 'made'}")
     own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
-    splits = settle_splits(dataset, plan, own_file, verification, holdout, old_splits)
+    splits, said = settle_splits(dataset, plan, own_file, verification, holdout, old_splits)
+    remarks += said
     settled, said = settle_tables(
         plan, fingerprint, usable_covariates(dataset.spec.covariates, dataset.spec.site), radiomics=radiomics_at_hand(),
         fewest=lambda table: count_fewest(cases_with(table, dataset.train, scan), splits.folds(plan.splits), plan.n_classes),
