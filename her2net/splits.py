@@ -123,25 +123,29 @@ def make_partition(cases: Sequence[Case], plan: SplitsPlan, linked_patients: Seq
     if plan.scheme == "leave-one-site-out":
         folds = _site_folds(patients, [stratum[1] for stratum in strata], groups)
     else:
-        folds = _stratified_folds(patients, strata, groups, plan)
+        folds = _stratified_folds(cases, {patient: site for patient, (_, site) in zip(patients, strata, strict=True)},
+                                  dict(zip(patients, groups, strict=True)), plan)  # fmt: skip
     partition = Partition(scheme=plan.scheme, seed=plan.seed, folds=[sorted(fold) for fold in folds])
     check_partition(partition, cases, where=f"partition {plan.name}")
     return partition
 
 
 def _stratified_folds(
-    patients: list[str], strata: list[tuple[int, str]], groups: list[int], plan: SplitsPlan
+    cases: Sequence[Case], sites: dict[str, str], groups: dict[str, int], plan: SplitsPlan
 ) -> list[list[str]]:
+    """Stratify by class and site; a patient counts in each class of which it has a case, as in the fingerprint."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    smallest = min(Counter(label for label, _ in strata).values())
+    held = sorted({(case.patient_id, -1 if case.label is None else case.label) for case in cases})
+    smallest = min(Counter(label for _, label in held).values())
     if smallest < plan.n_folds:
         raise PlanError(f"{plan.n_folds} folds need as many patients in every class; the smallest class has {smallest}.")
-    names = _merge_rare(strata, plan.n_folds)
+    names = _merge_rare([(label, sites[patient]) for patient, label in held], plan.n_folds)
     splitter = StratifiedGroupKFold(plan.n_folds, shuffle=True, random_state=plan.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return [[patients[i] for i in held] for _, held in splitter.split(patients, names, groups)]
+        parts = [rows for _, rows in splitter.split(held, names, [groups[patient] for patient, _ in held])]
+    return [sorted({held[i][0] for i in rows}) for rows in parts]
 
 
 def _site_folds(patients: list[str], sites: list[str], groups: list[int]) -> list[list[str]]:

@@ -71,6 +71,21 @@ def test_folds_are_stratified_by_label() -> None:
     assert max(abs(np.array(shares) - 0.5)) < 0.06
 
 
+def test_patients_with_cases_of_several_classes_count_in_each() -> None:
+    cases = [make_case(i, f"p{i // 2}", i % 2) for i in range(8)] + [make_case(8, "p4", 1)]
+    folds = make_partition(cases, SplitsPlan(scheme="stratified", n_folds=4, seed=0), []).folds
+    assert sorted(patient for fold in folds for patient in fold) == ["p0", "p1", "p2", "p3", "p4"]
+    with pytest.raises(PlanError, match="smallest class has 4"):
+        make_partition(cases, SplitsPlan(scheme="stratified", n_folds=5, seed=0), [])
+
+
+def test_every_class_of_patients_with_several_is_stratified() -> None:
+    cases = [make_case(i, f"p{i % 40}", int(i < 40 or i % 4 > 0)) for i in range(80)]  # 10 of 40 hold class 0, all hold class 1
+    folds = make_partition(cases, SplitsPlan(scheme="stratified", n_folds=5, seed=0), []).folds
+    negative = {case.patient_id for case in cases if case.label == 0}
+    assert [(len(fold), len(negative & set(fold))) for fold in folds] == [(8, 2)] * 5
+
+
 def test_every_site_is_held_out_once() -> None:
     cases = make_cohort(40)
     partition = make_partition(cases, SplitsPlan(scheme="leave-one-site-out", n_folds=2, seed=0), [])
