@@ -121,13 +121,27 @@ def make_partition(cases: Sequence[Case], plan: SplitsPlan, linked_patients: Seq
     patients, strata = _patients_and_strata(cases)
     groups = _group_ids(patients, linked_patients)
     if plan.scheme == "leave-one-site-out":
-        folds = _site_folds(patients, [stratum[1] for stratum in strata], groups)
+        folds = _site_folds(patients, [site for _, site in strata], groups)
+        if len(folds) != plan.n_folds:
+            remedy = f"Write {len(folds)} there, or delete the plan and run her2net_plan --splits {plan.scheme}."
+            raise PlanError(describe("not the number of sites that can be left out", where="splits.n_folds of the plan",
+                                     found=plan.n_folds, expected=len(folds), remedy=remedy))
     else:
         folds = _stratified_folds(cases, {patient: site for patient, (_, site) in zip(patients, strata, strict=True)},
                                   dict(zip(patients, groups, strict=True)), plan)  # fmt: skip
     partition = Partition(scheme=plan.scheme, seed=plan.seed, folds=[sorted(fold) for fold in folds])
     check_partition(partition, cases, where=f"partition {plan.name}")
     return partition
+
+
+def count_site_folds(cases: Sequence[Case], linked_patients: Sequence[Collection[str]]) -> int:
+    """Count the folds of leave-one-site-out: the sites to which a patient, or a group of linked ones, belongs.
+
+    Raises:
+        PlanError: fewer than two, or patients without a site.
+    """
+    patients, strata = _patients_and_strata(cases)
+    return len(_site_folds(patients, [site for _, site in strata], _group_ids(patients, linked_patients)))
 
 
 def _stratified_folds(
@@ -156,7 +170,9 @@ def _site_folds(patients: list[str], sites: list[str], groups: list[int]) -> lis
     first_site = dict(reversed(list(zip(groups, sites, strict=True))))
     names = sorted(set(first_site.values()))
     if len(names) < 2:
-        raise PlanError('leave-one-site-out needs at least two sites; declare the column as "site" in dataset.json.')
+        found = ", ".join(name for name in names if name) or "none"
+        raise PlanError(describe("leave-one-site-out needs at least two sites with patients of their own", found=found,
+                                 remedy='Declare the column as "site" in dataset.json, and fill it in.'))
     return [[p for p, g in zip(patients, groups, strict=True) if first_site[g] == name] for name in names]
 
 

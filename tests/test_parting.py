@@ -15,6 +15,7 @@ from her2net.errors import PlanError
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
+from her2net.project import load_project
 from her2net.splits import Splits
 
 OWN = [["P000", "P001", "P006", "P007"], ["P002", "P003", "P004", "P005"]]
@@ -105,3 +106,24 @@ def test_sealed_patients_whom_a_training_patient_comes_to_resemble_are_named(tmp
     splits, _ = plan(paths)
     assert splits.holdout.patients == sealed
     assert splits.resembling_test_cases == [f"C{sealed[0][1:]}"]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_leaving_out_the_only_site_is_refused_in_words(tmp_path: Path, declared: bool) -> None:
+    paths = make_paths(tmp_path, "Dataset001_Tiny")
+    write_dataset(paths.raw, n_patients=8, n_test=0, site="site" if declared else None)
+    for row in range(2, 10):
+        change_cell(paths.raw, row, "site", "north")
+    with pytest.raises(PlanError, match="at least two sites.*found " + ("'north'" if declared else "'none'")):
+        plan(paths, splits="leave-one-site-out")
+
+
+def test_a_patient_of_two_sites_leaves_no_fold_empty(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path)
+    change_cell(paths.raw, 9, "patient_id", "P000")
+    change_cell(paths.raw, 9, "site", "west")
+    splits, _ = plan(paths, splits="leave-one-site-out")
+    made = Plan.load(paths.plan)
+    assert (made.splits.n_folds, len(splits.folds(made.splits))) == (2, 2)
+    assert "2 sites; 3 are named" in next(d.reason for d in made.decisions if d.path == "splits.n_folds")
+    assert load_project(paths).plan == made

@@ -14,7 +14,15 @@ from her2net.errors import LeakageError, PlanError
 from her2net.plan.schema import SplitsPlan
 from her2net.raw.dataset import Case, RawDataset
 from her2net.raw.spec import DatasetSpec, ModalitySpec
-from her2net.splits import Splits, cohort_digest, draw_holdout, load_splits, make_partition, read_own_folds
+from her2net.splits import (
+    Splits,
+    cohort_digest,
+    count_site_folds,
+    draw_holdout,
+    load_splits,
+    make_partition,
+    read_own_folds,
+)
 
 
 def make_case(i: int, patient: str, label: int | None, site: str | None = None, part: str = "train") -> Case:
@@ -91,6 +99,15 @@ def test_every_site_is_held_out_once() -> None:
     partition = make_partition(cases, SplitsPlan(scheme="leave-one-site-out", n_folds=2, seed=0), [])
     sites = [{case.site for case in cases if case.patient_id in fold} for fold in partition.folds]
     assert sorted(map(tuple, sites)) == [("a",), ("b",)]
+
+
+def test_a_site_that_shares_its_patients_with_another_has_no_fold() -> None:
+    cases = [make_case(i, f"p{i}", i % 2, "ab"[i // 4]) for i in range(8)]
+    cases += [make_case(8, "p0", 0, "c"), make_case(9, "p9", 1, "c")]
+    assert count_site_folds(cases, []) == 3
+    assert count_site_folds(cases, [["p1", "p9"]]) == 2
+    with pytest.raises(PlanError, match=r"found 3, expected 2\. Write 2 there"):
+        make_partition(cases, SplitsPlan(scheme="leave-one-site-out", n_folds=3, seed=0), [["p1", "p9"]])
 
 
 def test_a_patient_without_a_site_cannot_be_left_out_with_it() -> None:

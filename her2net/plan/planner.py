@@ -68,7 +68,7 @@ class PlanRequest:
         file_endings: modality -> ending of its image files.
         budget_h: hours for all training, `None` for no limit.
         n_own_folds: number of folds the user brought, `None` if the planner decides.
-        by_site: hold out one site per fold; the number of sites stands in the fingerprint.
+        n_sites: number of sites that can be held out, one per fold; `None` if that is not asked for.
         pretrained_at_hand: network name -> whether its weights can be had now.
         measure: (network, input size, channels, batch) -> training speed in samples/s.
         memory_gb: (network, input size, channels, batch, cases) -> memory that training takes.
@@ -82,7 +82,7 @@ class PlanRequest:
     machine: Machine
     budget_h: float | None
     n_own_folds: int | None
-    by_site: bool
+    n_sites: int | None
     pretrained_at_hand: Callable[[str], bool]
     measure: Callable[[str, list[int], int, int], float]
     memory_gb: Callable[[str, list[int], int, int, int], float]
@@ -155,9 +155,10 @@ def _plan_splits(request: PlanRequest, decisions: _Decisions) -> SplitsPlan:
     scheme: SplitScheme
     if request.n_own_folds is not None:
         choice, scheme = Choice(request.n_own_folds, "the folds the user brought (--splits)"), "custom"
-    elif request.by_site:
-        n_sites = len(request.fingerprint.patients_per_site)
-        choice, scheme = Choice(n_sites, f"one fold for each of {n_sites} sites"), "leave-one-site-out"
+    elif request.n_sites is not None:
+        named = len(request.fingerprint.patients_per_site)
+        shared = f"; {named} are named, but the others share all their patients with these" if named > request.n_sites else ""
+        choice, scheme = Choice(request.n_sites, f"one fold for each of {request.n_sites} sites{shared}"), "leave-one-site-out"
     elif request.preset == "paper":
         choice, scheme = Choice(4, f"four-fold stratified cross-validation: {PAPER}"), "stratified"
     else:

@@ -30,7 +30,7 @@ from her2net.project import Project, count_present, list_files
 from her2net.raw.dataset import RawDataset, seal_holdout
 from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification, format_verification, verify_folder
-from her2net.splits import Holdout, Splits, draw_holdout, read_own_folds
+from her2net.splits import Holdout, Splits, count_site_folds, draw_holdout, read_own_folds
 from her2net.tabular.features import build_features, cases_with
 from her2net.tabular.radiomics import radiomics_at_hand
 
@@ -73,7 +73,7 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
         dataset = seal_holdout(dataset, holdout.patients)
     fingerprint = extract_fingerprint(dataset, scan)
     remarks = []
-    plan, kept = _settle_plan(paths, options, dataset, fingerprint)
+    plan, kept = _settle_plan(paths, options, dataset, fingerprint, verification.linked_patients)
     remarks.append(f"plan {paths.plan_name}: {'kept' if kept else 'made'}")
     own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
     splits, said = settle_splits(dataset, plan, own_file, verification, holdout, old_splits)
@@ -160,16 +160,16 @@ def _settle_holdout(
 
 
 def _settle_plan(
-    paths: DatasetPaths, options: PlanOptions, dataset: RawDataset, fingerprint: Fingerprint
+    paths: DatasetPaths, options: PlanOptions, dataset: RawDataset, fingerprint: Fingerprint, linked: Sequence[Sequence[str]]
 ) -> tuple[Plan, bool]:
     """Keep the plan on disk while what it was made from is unchanged; else make one."""
     old = _load_or_none(Plan, paths.plan)
     machine = _settle_machine(options, old)
     preset = options.preset or (old.preset if old else "auto")
     budget = options.budget_h or (old.budget_h if old and old.preset == preset else _default_budget(preset, machine))
-    scheme, n_own_folds = _settle_scheme(options, old, dataset)
+    scheme, n_folds = _settle_scheme(options, old, dataset, linked)
     recorded = [machine.samples_per_s, machine.memory_gb] if options.machine else None
-    asked = digest_json([preset, budget, scheme, n_own_folds, machine.device, recorded])
+    asked = digest_json([preset, budget, scheme, n_folds, machine.device, recorded])
     made_from = {"fingerprint": fingerprint.dataset_digest, "request": asked}
     if old is not None:
         asked_for_nothing = (options.preset, options.budget_h, options.splits, options.machine) == (None,) * 4
@@ -189,7 +189,8 @@ def _settle_plan(
     plan = make_plan(PlanRequest(
         name=paths.plan_name, preset=preset, fingerprint=fingerprint, present=count_present(dataset),
         file_endings={name: spec.file_ending for name, spec in dataset.spec.modalities.items()}, machine=machine,
-        budget_h=budget, n_own_folds=n_own_folds, by_site=scheme == LEAVE_ONE_SITE_OUT,
+        budget_h=budget, n_own_folds=n_folds if scheme == "custom" else None,
+        n_sites=n_folds if scheme == LEAVE_ONE_SITE_OUT else None,
         pretrained_at_hand=pretrained_at_hand, measure=measure, memory_gb=estimate_gb, seed=SEED,
     ))  # fmt: skip
     return plan.model_copy(update={"made_from": made_from}), False
@@ -199,14 +200,16 @@ def _default_budget(preset: Preset, machine: Machine) -> float | None:
     return DEFAULT_CPU_BUDGET_H if machine.device == "cpu" and preset == "auto" else None
 
 
-def _settle_scheme(options: PlanOptions, old: Plan | None, dataset: RawDataset) -> tuple[str, int | None]:
-    """Return the scheme of the splits and, for folds the user brought, their number."""
-    if options.splits is None:
-        scheme = old.splits.scheme if old else "stratified"
-        return scheme, old.splits.n_folds if old and scheme == "custom" else None
-    if options.splits == LEAVE_ONE_SITE_OUT:
-        return LEAVE_ONE_SITE_OUT, None
-    return "custom", len(read_own_folds(Path(options.splits), dataset.train))
+def _settle_scheme(
+    options: PlanOptions, old: Plan | None, dataset: RawDataset, linked: Sequence[Sequence[str]]
+) -> tuple[str, int | None]:
+    """Return the scheme of the splits and the number of folds that it sets: those the user brought, or one per site."""
+    if options.splits not in (None, LEAVE_ONE_SITE_OUT):
+        return "custom", len(read_own_folds(Path(options.splits), dataset.train))
+    scheme = options.splits or (old.splits.scheme if old else "stratified")
+    if scheme == LEAVE_ONE_SITE_OUT:
+        return scheme, count_site_folds(dataset.train, linked)
+    return scheme, old.splits.n_folds if old and scheme == "custom" else None
 
 
 def _settle_machine(options: PlanOptions, old: Plan | None) -> Machine:
