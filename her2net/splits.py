@@ -86,21 +86,31 @@ def draw_holdout(
     Raises:
         PlanError: the dataset has imagesTs already, or the fraction leaves a class empty.
     """
-    from sklearn.model_selection import train_test_split
-
     if dataset.test:
         raise PlanError(f"--holdout: {dataset.folder.name} has {len(dataset.test)} test cases in imagesTs already.")
     patients, strata = _patients_and_strata(dataset.train)
-    labels = [stratum[0] for stratum in strata]
-    try:
-        _, held = train_test_split(patients, test_size=fraction, random_state=seed, stratify=_merge_rare(strata, 2))
-    except ValueError as error:
-        raise PlanError(f"--holdout {fraction}: cannot be drawn from {len(patients)} patients ({error}).") from None
-    held_set = set(held).union(*(set(group) & set(patients) for group in linked_patients if set(group) & set(held)))
-    kept = Counter(label for patient, label in zip(patients, labels, strict=True) if patient not in held_set)
-    if len(kept) < len(set(labels)):
+    drawn = set(_draw_share(patients, strata, fraction, seed))
+    held = drawn.union(*(set(group) & set(patients) for group in linked_patients if set(group) & drawn))
+    kept = {case.label for case in dataset.train if case.patient_id not in held}
+    if kept < {case.label for case in dataset.train}:
         raise PlanError(f"--holdout {fraction}: leaves a class without training patients. Take a smaller fraction.")
-    return Holdout(fraction=fraction, seed=seed, patients=sorted(held_set))
+    return Holdout(fraction=fraction, seed=seed, patients=sorted(held))
+
+
+def _draw_share(patients: list[str], strata: list[tuple[int, str]], fraction: float, seed: int) -> list[str]:
+    """Draw a share of the patients, stratified by label and site; the rarer sites count as one where they are too many to draw."""
+    from sklearn.model_selection import train_test_split
+
+    count = Counter(label for label, _ in strata)
+    commonest = count.most_common(1)[0][0]
+    strata = [(label if count[label] > 1 else commonest, site) for label, site in strata]  # one patient cannot be parted
+    problem = ""
+    for least in sorted({2, *(n + 1 for n in Counter(strata).values())}):
+        try:
+            return train_test_split(patients, test_size=fraction, random_state=seed, stratify=_merge_rare(strata, least))[1]
+        except ValueError as error:
+            problem = str(error)
+    raise PlanError(f"--holdout {fraction}: cannot be drawn from {len(patients)} patients ({problem}). Take another fraction.")
 
 
 def make_partition(cases: Sequence[Case], plan: SplitsPlan, linked_patients: Sequence[Collection[str]]) -> Partition:

@@ -1,4 +1,4 @@
-"""Which splits a plan gets when the cohort changes after they were made."""
+"""Which hold-out and folds a plan gets when the cohort changes after they were made."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_own_folds_are_not_drawn_anew_for_patients_who_look_alike(tmp_path: Path
 
 def test_sealed_patients_whom_a_training_patient_comes_to_resemble_are_named(tmp_path: Path) -> None:
     paths = make_cohort(tmp_path, n_patients=12)
-    sealed = plan(paths, holdout=0.35)[0].holdout.patients
+    sealed = plan(paths, holdout=0.25)[0].holdout.patients
     free = next(f"P{i:03d}" for i in range(12) if f"P{i:03d}" not in sealed and i % 2 == int(sealed[0][1:]) % 2)
     copy_image(paths, sealed[0], free)
     splits, _ = plan(paths)
@@ -127,3 +127,34 @@ def test_a_patient_of_two_sites_leaves_no_fold_empty(tmp_path: Path) -> None:
     assert (made.splits.n_folds, len(splits.folds(made.splits))) == (2, 2)
     assert "2 sites; 3 are named" in next(d.reason for d in made.decisions if d.path == "splits.n_folds")
     assert load_project(paths).plan == made
+
+
+def test_a_sealed_patient_who_withdraws_leaves_the_seal(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path, n_patients=12)
+    sealed = plan(paths, holdout=0.25)[0].holdout.patients
+    drop_patient(paths, sealed[0])
+    splits, remarks = plan(paths, holdout=0.25)
+    assert splits.holdout.patients == sealed[1:]
+    assert f"hold-out: {sealed[0]} left the cohort and the seal; {len(sealed) - 1} patients remain sealed" in remarks
+    assert {case.patient_id for case in load_project(paths).dataset.test} == set(sealed[1:])
+
+
+def test_a_sealed_patient_who_is_renamed_does_not_come_into_training(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path, n_patients=12)
+    sealed = plan(paths, holdout=0.25)[0].holdout.patients
+    change_cell(paths.raw, int(sealed[0][1:]) + 2, "patient_id", "P900")
+    with pytest.raises(PlanError, match=rf"\({sealed[0]}\); found 'images of before under new patients, P900'.*write their new names"):
+        plan(paths)
+    paths.splits.write_text(paths.splits.read_text().replace(f'"{sealed[0]}"', '"P900"'))
+    assert "P900" in plan(paths)[0].holdout.patients
+
+
+def test_a_hold_out_of_which_nobody_is_left_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path, n_patients=12)
+    splits = plan(paths, holdout=0.25)[0]
+    for patient in splits.holdout.patients:
+        drop_patient(paths, patient)
+    with pytest.raises(PlanError, match="write null for holdout if nobody remains"):
+        plan(paths)
+    splits.model_copy(update={"holdout": None}).save(paths.splits)
+    assert plan(paths)[0].holdout is None

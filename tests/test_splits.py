@@ -174,6 +174,20 @@ def test_holdout_is_stratified_and_repeatable() -> None:
     assert held == draw_holdout(dataset, fraction=0.25, seed=0)
 
 
+@pytest.mark.parametrize(("fraction", "n"), [(0.25, 10), (0.05, 2)])
+def test_a_rare_site_does_not_keep_a_holdout_from_being_drawn(fraction: float, n: int) -> None:
+    cases = [make_case(i, f"p{i}", i % 2, "abcd"[i % 4] if i else "rare") for i in range(40)]
+    held = draw_holdout(make_dataset(cases), fraction=fraction, seed=0)
+    assert len(held.patients) == n
+    assert abs(sum(int(p[1:]) % 2 for p in held.patients) - n / 2) <= 1
+
+
+def test_a_holdout_needs_no_two_patients_who_have_the_lower_class_alone() -> None:
+    cases = [make_case(i, f"p{i // 2}", i % 2) for i in range(40)] + [make_case(40, "p99", 0)]
+    held = draw_holdout(make_dataset(cases), fraction=0.25, seed=0)
+    assert len(held.patients) == 6
+
+
 def test_holdout_is_refused_where_a_test_set_exists() -> None:
     with pytest.raises(PlanError, match="1 test cases"):
         draw_holdout(make_dataset([*make_cohort(8), make_case(99, "x", None, part="test")]), fraction=0.25, seed=0)

@@ -1,14 +1,16 @@
-"""Which splits a plan gets: those on disk while they fit the cohort, those the user brings, or new ones."""
+"""Which hold-out and folds a plan gets: those on disk while they fit the cohort, those the user brings, or new ones."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from her2net.artefact import digest_file
-from her2net.errors import PlanError
+from her2net.errors import PlanError, describe
 from her2net.plan.schema import Plan
 from her2net.raw.dataset import RawDataset
 from her2net.raw.problems import enumerate_names
+from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification
 from her2net.splits import (
     OWN_FOLDS_REMEDY,
@@ -17,10 +19,66 @@ from her2net.splits import (
     Splits,
     check_partition,
     cohort_digest,
+    draw_holdout,
     find_parted,
     make_partition,
     read_own_folds,
 )
+
+SEED = 0
+
+
+def settle_holdout(
+    dataset: RawDataset, fraction: float | None, old: Splits | None, linked: Sequence[Sequence[str]], scan: Scan,
+    known: Scan | None,
+) -> tuple[Holdout | None, list[str]]:  # fmt: skip
+    """Draw the hold-out that is asked for; one that is sealed stays sealed, without the patients who have left the cohort.
+
+    Args:
+        dataset: nobody sealed yet.
+        fraction: asked for; `None` keeps what there is.
+        old: the splits on disk.
+        scan: of the dataset; `known` is the one before.
+
+    Returns:
+        The hold-out, and a remark on patients who have left.
+
+    Raises:
+        PlanError: another one is sealed, none can be drawn, or sealed patients seem to have been renamed.
+    """
+    sealed = old.holdout if old is not None else None
+    if old is None or sealed is None:
+        drawn = None if fraction is None else draw_holdout(dataset, fraction=fraction, seed=SEED, linked_patients=linked)
+        return drawn, []
+    if fraction not in (None, sealed.fraction):
+        raise PlanError(
+            f"--holdout {fraction}: a hold-out of {sealed.fraction} ({len(sealed.patients)} patients) is sealed "
+            "already. Drawing another would let patients of the test set into training."
+        )
+    there = {case.patient_id for case in dataset.train}
+    gone = [patient for patient in sealed.patients if patient not in there]
+    if not gone:
+        return sealed, []
+    left = [patient for patient in sealed.patients if patient in there]
+    renamed = _find_renamed(dataset, old, scan, known)
+    if renamed or not left:
+        raise PlanError(describe(
+            f"sealed patients have no training case any more ({enumerate_names(gone)})", where="splits.json: holdout.patients",
+            found=f"images of before under new patients, {enumerate_names(renamed)}" if renamed else "none of the sealed patients",
+            remedy="If they were renamed, write their new names there, or they would be trained on. Take out who has left; write null "
+            "for holdout if nobody remains. Then run her2net_plan.",
+        ))  # fmt: skip
+    remark = f"hold-out: {', '.join(gone)} left the cohort and the seal; {len(left)} patients remain sealed"
+    return sealed.model_copy(update={"patients": left}), [remark]
+
+
+def _find_renamed(dataset: RawDataset, old: Splits, scan: Scan, known: Scan | None) -> list[str]:
+    """Return the training patients who are in no fold and not sealed, but whose images were there before."""
+    placed = {patient for partition in old.partitions.values() for fold in partition.folds for patient in fold}
+    placed |= set(old.holdout.patients) if old.holdout is not None else set()
+    seen = {image.pixel_digest for case in (known.cases if known else ()) for image in case.images.values()}
+    known_cases = {case.case_id for case in scan.cases if any(image.pixel_digest in seen for image in case.images.values())}
+    return sorted({case.patient_id for case in dataset.train if case.case_id in known_cases} - placed)
 
 
 def settle_splits(

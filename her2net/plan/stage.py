@@ -21,7 +21,7 @@ from her2net.plan.machine import (
     read_machine,
     speed_key,
 )
-from her2net.plan.parting import settle_splits
+from her2net.plan.parting import SEED, settle_holdout, settle_splits
 from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
 from her2net.plan.schema import Plan, Preset
 from her2net.plan.tables import count_fewest, settle_tables, usable_covariates
@@ -30,12 +30,11 @@ from her2net.project import Project, count_present, list_files
 from her2net.raw.dataset import RawDataset, seal_holdout
 from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification, format_verification, verify_folder
-from her2net.splits import Holdout, Splits, count_site_folds, draw_holdout, read_own_folds
+from her2net.splits import Splits, count_site_folds, read_own_folds
 from her2net.tabular.features import build_features, cases_with
 from her2net.tabular.radiomics import radiomics_at_hand
 
 LEAVE_ONE_SITE_OUT = "leave-one-site-out"
-SEED = 0
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,15 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
         RawDataError: the dataset has errors; lists them all.
         PlanError: the plan on disk has edits that a new plan would overwrite.
     """
-    dataset, scan, verification = _verify(paths, options.n_workers, options.quiet)
+    known = _load_scan(paths.scan)
+    dataset, scan, verification = _verify(paths, options.n_workers, options.quiet, known)
     old_splits = _load_or_none(Splits, paths.splits)
-    holdout = _settle_holdout(dataset, options, old_splits, verification.linked_patients)
+    holdout, about_holdout = settle_holdout(dataset, options.holdout, old_splits, verification.linked_patients, scan, known)
     if holdout is not None:
         dataset = seal_holdout(dataset, holdout.patients)
     fingerprint = extract_fingerprint(dataset, scan)
-    remarks = []
     plan, kept = _settle_plan(paths, options, dataset, fingerprint, verification.linked_patients)
-    remarks.append(f"plan {paths.plan_name}: {'kept' if kept else 'made'}")
+    remarks = [f"plan {paths.plan_name}: {'kept' if kept else 'made'}", *about_holdout]
     own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
     splits, said = settle_splits(dataset, plan, own_file, verification, holdout, old_splits)
     remarks += said
@@ -116,8 +115,9 @@ def preprocess_modality(
     return f"cache {name}: " + (f"{n_computed} of {len(cases)} cases computed" if n_computed else f"fresh, {len(cases)} cases")
 
 
-def _verify(paths: DatasetPaths, n_workers: int | None, quiet: bool) -> tuple[RawDataset, Scan, Verification]:
-    known = _load_scan(paths.scan)
+def _verify(
+    paths: DatasetPaths, n_workers: int | None, quiet: bool, known: Scan | None
+) -> tuple[RawDataset, Scan, Verification]:
     dataset, scan, verification = verify_folder(paths.raw, n_workers=n_workers, quiet=quiet, known=known)
     if verification.n_errors or dataset is None or scan is None:
         raise RawDataError(f"{paths.raw}: {verification.n_errors} errors.\n{format_verification(verification)}")
@@ -140,23 +140,6 @@ def _load_or_none(artefact: type, path: Path):  # type: ignore[no-untyped-def]
         return artefact.load(path)  # type: ignore[attr-defined]
     except MissingArtefactError:
         return None
-
-
-def _settle_holdout(
-    dataset: RawDataset, options: PlanOptions, old: Splits | None, linked: Sequence[Sequence[str]]
-) -> Holdout | None:
-    """A sealed hold-out stays sealed; asking for another one is refused."""
-    sealed = old.holdout if old is not None else None
-    if sealed is None:
-        if options.holdout is None:
-            return None
-        return draw_holdout(dataset, fraction=options.holdout, seed=SEED, linked_patients=linked)
-    if options.holdout not in (None, sealed.fraction):
-        raise PlanError(
-            f"--holdout {options.holdout}: a hold-out of {sealed.fraction} ({len(sealed.patients)} patients) is sealed "
-            "already. Drawing another would let patients of the test set into training."
-        )
-    return sealed
 
 
 def _settle_plan(
