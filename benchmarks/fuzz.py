@@ -77,7 +77,8 @@ def make_reader(name: str, seeds: Path) -> Reader:
         assert spec is not None
         return lambda path: load_rows(path.parent, spec, name=path.name)
     if name in ("folds", "splits"):
-        from her2net.splits import load_splits, read_own_folds
+        from her2net.plan.parting import read_own_folds
+        from her2net.splits import load_splits
 
         dataset = read_dataset(raw)
         return lambda path: read_own_folds(path, dataset.train) if name == "folds" else load_splits(path, dataset)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from her2net.artefact import Artefact, Strict, digest_json, load_json
+from her2net.artefact import Artefact, Strict, digest_json
 from her2net.errors import LeakageError, PlanError, describe, join_problems
 from her2net.plan.schema import SplitsPlan
 from her2net.raw.dataset import Case, RawDataset
@@ -272,39 +272,3 @@ def load_splits(path: Path, dataset: RawDataset) -> Splits:
             raise LeakageError(describe("patients whose images look alike stand in different folds", where=f"{path}: partition {name}",
                                         found=", ".join(parted[0]), remedy="Run her2net_plan; it draws these folds anew."))
     return splits
-
-
-def read_own_folds(path: Path, cases: Sequence[Case]) -> list[list[str]]:
-    """Read the user's folds: a list of lists of patients (or cases) held out, or of `{"train": [...], "val": [...]}`.
-
-    Raises:
-        PlanError: another structure, or an unknown id.
-        LeakageError: a patient is on both sides of a fold.
-    """
-    found = load_json(path)
-    if isinstance(found, dict) and set(found) == {"folds"}:
-        found = found["folds"]
-    owner = {case.case_id: case.patient_id for case in cases} | {case.patient_id: case.patient_id for case in cases}
-    if not isinstance(found, list) or len(found) < 2:
-        raise PlanError(describe("not a list of at least two folds", where=path, found=type(found).__name__,
-                                 expected='[["patient", ...], ...] or [{"train": [...], "val": [...]}, ...]'))
-    folds, everyone = [], set(owner.values())
-    for k, fold in enumerate(found):
-        sides = fold if isinstance(fold, dict) else {"val": fold}
-        where = f"{path}: fold {k}"
-        if "val" not in sides or not set(sides) <= {"train", "val"}:
-            raise PlanError(describe("unknown or missing keys", where=where, found=list(sides), expected="val, and train if you like"))
-        if any(not isinstance(ids, list) for ids in sides.values()):
-            raise PlanError(describe("not a list of patients", where=where, found=str(fold)[:80]))
-        unknown = [i for ids in sides.values() for i in ids if not isinstance(i, str) or i not in owner]
-        if unknown:
-            raise PlanError(describe("unknown ids", where=where, found=str(unknown[:5])[:200], expected="training patients or cases"))
-        held, trained = ({owner[i] for i in sides.get(side, [])} for side in ("val", "train"))
-        if held & trained:
-            raise LeakageError(f"{where}: patients on both sides: {', '.join(sorted(held & trained)[:5])}.")
-        if "train" in sides and held | trained != everyone:
-            absent = ", ".join(sorted(everyone - held - trained)[:5])
-            raise PlanError(describe("patients are on neither side", where=where, found=absent,
-                                     remedy="A fold is trained on everybody whom it does not hold out."))
-        folds.append(sorted(held))
-    return folds

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from her2net.errors import LeakageError, PlanError
+from her2net.plan.parting import read_own_folds
 from her2net.plan.schema import SplitsPlan
 from her2net.raw.dataset import Case, RawDataset
 from her2net.raw.spec import DatasetSpec, ModalitySpec
@@ -21,7 +22,6 @@ from her2net.splits import (
     draw_holdout,
     load_splits,
     make_partition,
-    read_own_folds,
 )
 
 

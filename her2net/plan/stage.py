@@ -21,7 +21,7 @@ from her2net.plan.machine import (
     read_machine,
     speed_key,
 )
-from her2net.plan.parting import SEED, settle_holdout, settle_splits
+from her2net.plan.parting import SEED, read_own_folds, settle_holdout, settle_splits
 from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
 from her2net.plan.schema import Plan, Preset
 from her2net.plan.tables import count_fewest, settle_tables, usable_covariates
@@ -30,7 +30,7 @@ from her2net.project import Project, count_present, list_files
 from her2net.raw.dataset import RawDataset, seal_holdout
 from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification, format_verification, verify_folder
-from her2net.splits import Splits, count_site_folds, read_own_folds
+from her2net.splits import Splits, count_site_folds
 from her2net.tabular.features import build_features, cases_with
 from her2net.tabular.radiomics import radiomics_at_hand
 
