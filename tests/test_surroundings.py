@@ -73,3 +73,13 @@ def test_volumes_with_thick_slices() -> None:
     assert found["ring_contrast_lesion_far"] < -0.5
     assert np.isfinite(list(found.values())).all()
     assert {name.partition("_")[0] for name in found} == {"ring", "margin"}
+
+
+def test_a_volume_of_one_slice_has_the_margin_of_the_slice() -> None:
+    """Along the axis of one voxel there is no slope."""
+    image, lesion = make_lesion(64)
+    flat = describe_surroundings(image, lesion, (1.0, 1.0), ("margin",))
+    found = describe_surroundings(image[None], lesion[None], (6.0, 1.0, 1.0), ("ring", "margin"))
+    assert np.isfinite(list(found.values())).all()
+    assert set(flat) < set(found)
+    assert found["margin_fine_slope"] > 0.1

@@ -134,7 +134,9 @@ def _margin(
     """Slope of the image across the outline, outwards, along it: strong and even, or faint and patchy."""
     from scipy import ndimage
 
-    normal = np.stack(np.gradient(ndimage.gaussian_filter(-depth, [1.0 / s for s in spacing]), *spacing))
+    outwards = ndimage.gaussian_filter(-depth, [1.0 / s for s in spacing])
+    normal = np.stack([np.gradient(outwards, step, axis=axis) if image.shape[axis] > 1 else np.zeros_like(outwards)
+                       for axis, step in enumerate(spacing)])  # fmt: skip
     normal /= np.maximum(np.linalg.norm(normal, axis=0), MIN_STD)
     band = np.abs(depth) <= MIN_VOX
     spread = max(float(image[parts["lesion"] | parts["near"]].std()), MIN_STD)
