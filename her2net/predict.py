@@ -3,7 +3,8 @@
 A folder of new images looks like a dataset without its table: `US/<case>.png`,
 `MRI/<case>_0000.nii.gz`, and the lesion masks in `masks/US/<case>.png`; the names
 `imagesTs/US` and `masksTs/US` of a dataset work as well. Radiomics needs the masks; clinical covariates come from a
-`cases.csv` in the folder. A case that lacks either is fused by the model of what it has.
+`cases.csv` in the folder. A case that lacks either is fused by the model of what it has, or of the largest part of
+that which has a model.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from her2net.archive.manifest import SUFFIX as ARCHIVE_SUFFIX
 from her2net.archive.read import load_archive
 from her2net.artefact import digest_file, write_csv
 from her2net.errors import MissingArtefactError, RawDataError, describe, join_problems
-from her2net.fuse.logistic import apply_fusion
+from her2net.fuse.logistic import apply_fusion, choose_model, present_modalities
 from her2net.fuse.stage import FUSION
 from her2net.inference import predict_files
 from her2net.input_check import FINDING_COLUMNS, Finding, UnlikeTrainingWarning, inspect_case
@@ -122,6 +123,7 @@ class Predictor:
         if self.model.fusion is not None:
             fused = {name: table for name, table in tables.items() if name in self.model.fused}
             tables[FUSION] = apply_fusion(fused, self.model.fusion.models)
+            findings += self._compare_sets(fused)
         self.findings = findings
         if findings:
             warnings.warn(summarise_findings(findings), UnlikeTrainingWarning, stacklevel=3)
@@ -162,11 +164,21 @@ class Predictor:
         expected = ", ".join(sorted(versions))
         return [Finding("warning", "mirp-version", what, here, expected, case_id, modality) for case_id in features.case_ids]
 
+    def _compare_sets(self, fused: Mapping[str, Predictions]) -> list[Finding]:
+        """Warn of every case that is fused from less than it has, because no fusion model is of all of it."""
+        found, models = [], self.model.fusion.models if self.model.fusion else []
+        for case_id, subset in present_modalities(fused).items():
+            used = choose_model(subset, models).modalities
+            if len(used) < len(subset):
+                what = f"there is no fusion model of what the case has: predicted by that of {' + '.join(used)}"
+                found.append(Finding("warning", "fusion-set", what, " + ".join(subset), case_id=case_id, modality=FUSION))
+        return found
+
     def decide(self, tables: dict[str, Predictions]) -> list[dict[str, object]]:
         """Return one row per case and model: probability, threshold chosen on OOF predictions, decision, warnings.
 
         With more than two classes the decision is the most probable class and the threshold is empty. `warnings` is
-        how many `findings` there are of the images that the probability was made from.
+        how many `findings` there are of the images that the probability was made from, and of the fusion's choice of a model.
         """
         counts = Counter((finding.case_id, finding.modality) for finding in self.findings)
         rows: list[dict[str, object]] = []
@@ -174,7 +186,7 @@ class Predictor:
             threshold = self.model.thresholds.models[name].value if table.n_classes == 2 else None
             table_plan = self.plan.tables.get(name)
             own = [name] if table_plan is None else [table_plan.modality or ""]
-            sources = own if name != FUSION else list(self.plan.modalities)
+            sources = own if name != FUSION else [*self.plan.modalities, FUSION]
             for case_id, probs in zip(table.case_ids, table.probs, strict=True):
                 label = int(probs.argmax()) if threshold is None else int(probs[1] >= threshold)
                 shown = float(probs[1]) if threshold is not None else float(probs.max())

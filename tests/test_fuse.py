@@ -16,16 +16,20 @@ from her2net.fuse.choose import (
     METHODS,
     Candidate,
     _simplest_good,
+    describe_left_out,
     describe_selection,
     fit_fusion,
     fuse_out_of_fold,
+    list_left_out,
     select_method,
 )
-from her2net.fuse.logistic import apply_fusion, logits
-from her2net.fuse.stage import FusionRecord
+from her2net.fuse.logistic import apply_fusion, choose_model, logits
+from her2net.fuse.stage import FusionRecord, fuse_modalities, load_fusion
+from her2net.input_check import UnlikeTrainingWarning
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
-from her2net.predictions import Predictions, make_predictions
+from her2net.predict import Predictor
+from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
 from her2net.project import load_project
 
 CLASSES = ["negative", "positive"]
@@ -97,10 +101,95 @@ def test_gated_learns_from_cases_that_lack_a_table() -> None:
     """The cases with both tables have one class only: a regression of their own cannot be fitted, the gated one can."""
     tables = make_tables(n=120, lacking=0.0)
     alone = {name: t.take((t.labels == 0) | (np.arange(len(t)) % 2 == i)) for i, (name, t) in enumerate(tables.items())}
-    with pytest.raises(PlanError, match="no case of class 'positive'"):
-        fit_fusion(alone, SUBSETS, CLASSES, 1.0, method="logistic")
+    assert [model.modalities for model in fit_fusion(alone, SUBSETS, CLASSES, 1.0, method="logistic")] == [["A"], ["B"]]
     fused = apply_fusion(tables, fit_fusion(alone, SUBSETS, CLASSES, 1.0, method="gated"))
     assert roc_auc_score(fused.labels, fused.probs[:, 1]) > 0.85
+
+
+def apart(tables: Mapping[str, Predictions], *, both: frozenset[str] = frozenset()) -> dict[str, Predictions]:
+    """Leave each case one of the tables, but those of some patients both."""
+    keep = [np.array([int(p[1:]) % 2 == i or p in both for p in t.patient_ids]) for i, t in enumerate(tables.values())]
+    return {name: table.take(rows) for (name, table), rows in zip(tables.items(), keep, strict=True)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nobody_has_both_tables(method: str) -> None:
+    """There is nothing to fit a regression of both on; a new case that has both is predicted nevertheless."""
+    whole = make_tables(120, lacking=0.0)
+    tables = apart(whole)
+    models = fit_fusion(tables, SUBSETS, CLASSES, 1.0, method=method)  # type: ignore[arg-type]
+    assert [model.modalities for model in models] == (SUBSETS[:2] if method == "logistic" else SUBSETS)
+    fused = fuse_out_of_fold(tables, SUBSETS, folds_of(tables), CLASSES, 1.0, [method] * 3)  # type: ignore[list-item]
+    assert len(fused) == 120
+    new = apply_fusion(whole, models)
+    assert roc_auc_score(new.labels, new.probs[:, 1]) > 0.75
+
+
+def test_a_single_table_without_a_class_is_refused() -> None:
+    tables = make_tables(lacking=0.0)
+    tables["B"] = tables["B"].take(tables["B"].labels == 0)
+    with pytest.raises(PlanError, match="fusion of B: no case of class 'positive' has it"):
+        fit_fusion(tables, SUBSETS, CLASSES, 1.0, method="logistic")
+
+
+def test_which_sets_have_a_model_is_decided_without_the_held_out_patients() -> None:
+    """All that have both tables are in fold 1: it is fused without a model of both, the others with one."""
+    whole = make_tables(120, lacking=0.0)
+    folds = folds_of(whole)
+    tables = apart(whole, both=frozenset(folds[1]))
+    fused = fuse_out_of_fold(tables, SUBSETS, folds, CLASSES, 1.0, ["logistic"] * 3)
+    own = np.isin(fused.patient_ids, folds[1])
+    rest = {name: table.take(~np.isin(table.patient_ids, folds[1])) for name, table in tables.items()}
+    held = {name: table.take(np.isin(table.patient_ids, folds[1])) for name, table in tables.items()}
+    expected = apply_fusion(held, fit_fusion(rest, SUBSETS, CLASSES, 1.0))
+    np.testing.assert_array_equal(fused.probs[own], expected.probs)
+    left_out = [item for k, held in enumerate(folds) for item in list_left_out(tables, SUBSETS, CLASSES, "logistic", fold=k, held=held)]
+    assert [(item.modalities, item.fold) for item in left_out] == [(["A", "B"], 1)]
+    assert "without the patients of fold 1" in describe_left_out(left_out)[0]
+    assert not list_left_out(tables, SUBSETS, CLASSES, "logistic")
+
+
+def test_a_set_without_a_model_takes_that_of_its_largest_part() -> None:
+    tables = make_tables(200, distances={"A": 1.0, "B": 1.0, "C": 1.0, "D": 1.0}, lacking=0.3)
+    subsets = [["A"], ["B"], ["C"], ["D"], ["A", "B"], ["A", "C"], ["B", "C"], ["A", "D"]]
+    models = fit_fusion(tables, subsets, CLASSES, 1.0)
+    assert choose_model(["C", "B"], models).modalities == ["B", "C"]
+    of_two = [model for model in models if len(model.modalities) == 2]
+    assert choose_model(["A", "B", "C", "D"], models) == max(of_two, key=lambda model: model.n_cases)
+    alike = [model.model_copy(update={"n_cases": 7}) for model in models]
+    assert choose_model(["A", "B", "C", "D"], alike).modalities == ["A", "B"]
+    assert choose_model(["D", "B"], alike).modalities == ["B"]
+    fused = apply_fusion(tables, models)
+    assert set(fused.case_ids) == {case_id for table in tables.values() for case_id in table.case_ids}
+
+
+def test_modalities_that_nobody_has_together_are_fused_to_the_end(copied: DatasetPaths) -> None:
+    """The record says which set has no model; a case that has it is predicted and warned of."""
+    project = load_project(copied)
+    test = read_predictions(copied.model("fusion") / "test.csv")
+    both = set.intersection(*(set(read_predictions(copied.model(m) / "test.csv").case_ids) for m in ("US", "MRI")))
+    tables = {name: read_predictions(copied.model(name) / "oof.csv") for name in ("US", "MRI")}
+    alone = set(tables["US"].case_ids[::2])
+    write_predictions(copied.model("US") / "oof.csv", tables["US"].take(np.array([c in alone for c in tables["US"].case_ids])))
+    write_predictions(copied.model("MRI") / "oof.csv", tables["MRI"].take(np.array([c not in alone for c in tables["MRI"].case_ids])))
+    record = fuse_modalities(copied, project.plan, project.splits.folds(project.plan.splits))
+    assert [item.fold for item in record.left_out] == [None, *range(project.plan.splits.n_folds)]
+    assert all(item.modalities == ["US", "MRI"] for item in record.left_out)
+    assert describe_left_out(record.left_out) == [
+        f"US + MRI: no model, for no case of class {project.plan.class_names[0]!r} has all of them. Such a case is predicted from the "
+        "largest part of them that has a model."
+    ]
+    assert load_fusion(copied.model("fusion") / "fusion.json", project.plan) == record
+    assert read_predictions(copied.model("fusion") / "test.csv").case_ids == test.case_ids
+
+    predictor = Predictor(copied, device="cpu")
+    with pytest.warns(UnlikeTrainingWarning, match="fusion-set"):
+        found = pipeline.predict_test(project, predictor, tta=False, quiet=True)
+    assert set(found["fusion"].case_ids) == set(test.case_ids)
+    warned = [f for f in predictor.findings if f.check == "fusion-set"]
+    assert {f.case_id for f in warned} == both
+    assert "predicted by that of" in str(warned[0])
+    assert all(row["warnings"] for row in predictor.decide(found) if row["model"] == "fusion" and row["case_id"] in both)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Fuse and print the odds ratios."""
     from her2net import pipeline
     from her2net.errors import PlanError
-    from her2net.fuse.choose import METHOD_NAMES, describe_selection
+    from her2net.fuse.choose import METHOD_NAMES, describe_left_out, describe_selection
     from her2net.fuse.sources import fusion_sources
     from her2net.plan.table_schema import CLINICAL
     from her2net.project import load_project
@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
             limits = "" if c.ci_low is None else f" [{c.ci_low:.2f}, {c.ci_high:.2f}]"
             print(f"    {c.modality}, {c.class_name}: odds ratio {c.odds_ratio:.2f} per unit of logit{limits}, "
                   f"{c.odds_ratio_per_sd:.2f} per SD")
+    for line in describe_left_out(record.left_out):
+        print(line)
     if record.remark:
         print(f"Warning: {record.remark}")
     return 0

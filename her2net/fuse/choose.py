@@ -66,6 +66,18 @@ class Selection(Strict):
     per_fold: list[Method]
 
 
+class LeftOut(Strict):
+    """A set of tables without a model, for it could not be fitted; its cases are predicted by the model of a part of it.
+
+    Attributes:
+        fold: in the fit without this fold's patients, which predicts them; `null` in the fit that predicts new cases.
+    """
+
+    modalities: list[str]
+    fold: int | None
+    reason: str
+
+
 def known_labels(tables: Mapping[str, Predictions], without_patients: frozenset[str] = frozenset()) -> dict[str, int]:
     """Return case -> class of every case whose class is known, but those of some patients."""
     found: dict[str, int] = {}
@@ -79,23 +91,22 @@ def fit_fusion(
     tables: Mapping[str, Predictions], subsets: Sequence[Sequence[str]], class_names: Sequence[str], strength: float,
     *, method: Method = "logistic", without_patients: frozenset[str] = frozenset(),
 ) -> list[SubsetModel]:  # fmt: skip
-    """Fit one method: a model per set of tables.
+    """Fit one method: a model per set of tables that it can be fitted for (see `find_unfit`).
 
     Args:
         tables: name -> predictions with labels, of networks or of anything else; any number of them.
         without_patients: left out of the fit.
 
     Raises:
-        PlanError: a class is absent among the cases of a set.
+        PlanError: a class is absent among the cases of a single table.
     """
     labels = known_labels(tables, without_patients)
+    unfit = find_unfit(tables, subsets, class_names, method=method, without_patients=without_patients)
+    alone = next((f"{subset[0]}: {reason}" for subset, reason in unfit.items() if len(subset) == 1), "")
+    if alone:
+        raise PlanError(f"fusion of {alone}. Take it out of the plan.")
+    subsets = [subset for subset in subsets if tuple(subset) not in unfit]
     cases = {tuple(subset): _cases_with(tables, subset, labels) for subset in subsets}
-    for subset, case_ids in cases.items():
-        counts = np.bincount([labels[c] for c in case_ids], minlength=len(class_names))
-        needed = method == "logistic" or (method != "mean" and len(subset) == 1)
-        if needed and (counts == 0).any():
-            lacking = class_names[int(counts.argmin())]
-            raise PlanError(f"fusion of {' + '.join(subset)}: no case of class {lacking!r} has all of them. Leave one out.")
     if method == "gated":
         return fit_gated(tables, subsets, labels, class_names, strength)
     if method == "logistic":
@@ -103,6 +114,30 @@ def fit_fusion(
                 for subset, case_ids in cases.items()]  # fmt: skip
     weight_of = weigh_by_auc(tables, labels) if method == "weighted" else dict.fromkeys(tables, 1.0)
     return [pool_logits(tables, subset, labels, class_names, weight_of) for subset in cases]
+
+
+def find_unfit(
+    tables: Mapping[str, Predictions], subsets: Sequence[Sequence[str]], class_names: Sequence[str],
+    *, method: Method, without_patients: frozenset[str] = frozenset(),
+) -> dict[tuple[str, ...], str]:  # fmt: skip
+    """Return the sets of tables that a method cannot be fitted for, and why: a class of which no case has all of them."""
+    labels, found = known_labels(tables, without_patients), {}
+    for subset in map(tuple, subsets):
+        counts = np.bincount([labels[c] for c in _cases_with(tables, subset, labels)], minlength=len(class_names))
+        needed = method == "logistic" or (method != "mean" and len(subset) == 1)
+        if needed and (counts == 0).any():
+            them = "it" if len(subset) == 1 else "all of them"
+            found[subset] = f"no case of class {class_names[int(counts.argmin())]!r} has {them}"
+    return found
+
+
+def list_left_out(
+    tables: Mapping[str, Predictions], subsets: Sequence[Sequence[str]], class_names: Sequence[str], method: Method,
+    *, fold: int | None = None, held: Sequence[str] = (),
+) -> list[LeftOut]:  # fmt: skip
+    """List the sets without a model in a fit without the patients of a fold, or of nobody."""
+    unfit = find_unfit(tables, subsets, class_names, method=method, without_patients=frozenset(held))
+    return [LeftOut(modalities=list(subset), fold=fold, reason=reason) for subset, reason in unfit.items()]
 
 
 def _cases_with(tables: Mapping[str, Predictions], subset: Sequence[str], labels: Labels) -> list[str]:
@@ -114,7 +149,7 @@ def fuse_out_of_fold(
     tables: Mapping[str, Predictions], subsets: Sequence[Sequence[str]], folds: Sequence[Sequence[str]],
     class_names: Sequence[str], strength: float, methods: Sequence[Method],
 ) -> Predictions:  # fmt: skip
-    """Fuse each fold's patients with weights fitted on the other folds' patients.
+    """Fuse each fold's patients with weights fitted on the other folds' patients, who alone say which sets have a model.
 
     Args:
         methods: of each fold.
@@ -167,11 +202,12 @@ def _estimate(
     reasons: dict[Method, str] = {}
     for method in METHODS:
         reasons[method] = "the same as logistic: no case lacks a table" if method == "gated" and _complete(tables) else ""
+        reasons[method] = reasons[method] or _why_not(tables, subsets, folds, class_names, method)
         if reasons[method]:
             continue
         try:
             fused = fuse_out_of_fold(tables, subsets, folds, class_names, strength, [method] * len(folds))
-        except PlanError as error:  # a fold of an inner loop may hold all cases of a class that a set of tables has
+        except PlanError as error:
             reasons[method] = str(error)
         else:
             losses[method] = _loss_per_patient(fused)
@@ -186,6 +222,15 @@ def _estimate(
         found.append(Candidate(method=method, n_parameters=n_parameters, log_loss=float(losses[method].mean()), n_patients=n,
                                excess=float(excess.mean()), excess_se=float(excess.std(ddof=1) / np.sqrt(n)), reason=""))
     return found
+
+
+def _why_not(
+    tables: Mapping[str, Predictions], subsets: Sequence[Sequence[str]], folds: Sequence[Sequence[str]],
+    class_names: Sequence[str], method: Method,
+) -> str:  # fmt: skip
+    """Say which set a method cannot be fitted for: a fold of an inner loop may hold all cases of a class that a set has."""
+    found = (find_unfit(tables, subsets, class_names, method=method, without_patients=frozenset(held)) for held in folds)
+    return next((f"fusion of {' + '.join(subset)}: {reason}" for unfit in found for subset, reason in unfit.items()), "")
 
 
 def _no_candidate(method: Method, n_parameters: int, reason: str) -> Candidate:
@@ -225,6 +270,17 @@ def describe_selection(selection: Selection) -> list[str]:
         shown = c.reason if c.log_loss is None else f"log loss {c.log_loss:.4f}, {c.excess:.4f} ± {c.excess_se:.4f} above the best"
         lines.append(f"    {c.method} ({c.n_parameters} fitted numbers): {shown}")
     return [*lines, f"    chosen without each fold: {', '.join(selection.per_fold)}"]
+
+
+def describe_left_out(left_out: Sequence[LeftOut]) -> list[str]:
+    """Return one line per set that lacks a model somewhere: why, and where."""
+    lines = []
+    for names, reason in dict.fromkeys((tuple(item.modalities), item.reason) for item in left_out):
+        folds = [item.fold for item in left_out if (tuple(item.modalities), item.reason) == (names, reason)]
+        where = "" if None in folds else f" without the patients of fold {', '.join(map(str, folds))}, who are held out"
+        lines.append(f"{' + '.join(names)}: no model, for {reason}{where}. Such a case is predicted from the largest part of them "
+                     "that has a model.")
+    return lines
 
 
 def _simplest_good(candidates: Sequence[Candidate]) -> Method:

@@ -2,7 +2,7 @@
 
 A case that lacks a modality is still fused: for every set of modalities that occurs
 among the cases there is a model of its own, fitted on all training cases that have at
-least these.
+least these. A case of a set without a model is predicted by that of the largest part of it.
 """
 
 from __future__ import annotations
@@ -226,9 +226,20 @@ def apply_subset(model: SubsetModel, features: np.ndarray) -> np.ndarray:
     return scores / scores.sum(axis=1, keepdims=True)
 
 
+def choose_model(subset: Sequence[str], models: Sequence[SubsetModel]) -> SubsetModel:
+    """Return the model of this set, else of its largest part that has one: of several, the one of most cases, then the first.
+
+    Raises:
+        PlanError: no part of it has a model.
+    """
+    fitting = [model for model in models if set(model.modalities) <= set(subset)]
+    if not fitting:
+        raise PlanError(f"fusion: no model for cases that have only {' + '.join(subset)}. Run her2net_fuse again.")
+    return max(fitting, key=lambda model: (len(model.modalities), model.n_cases))
+
+
 def apply_fusion(tables: Mapping[str, Predictions], models: Sequence[SubsetModel]) -> Predictions:
-    """Fuse every case with the model of the modalities it has; labels are carried over."""
-    by_subset = {frozenset(model.modalities): model for model in models}
+    """Fuse every case with the model of the modalities it has, as `choose_model` says; labels are carried over."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for case_id, subset in present_modalities(tables).items():
         groups.setdefault(subset, []).append(case_id)
@@ -239,9 +250,7 @@ def apply_fusion(tables: Mapping[str, Predictions], models: Sequence[SubsetModel
     names: list[str] = []
     probs = []
     for subset, case_ids in groups.items():
-        model = by_subset.get(frozenset(subset))
-        if model is None:
-            raise PlanError(f"fusion: no model for cases that have only {' + '.join(subset)}. Run her2net_fuse again.")
+        model = choose_model(subset, models)
         names += case_ids
         probs.append(apply_subset(model, join_logits(tables, model.modalities, case_ids)))
     labels: list[Any] = [None if rows[c][1] < 0 else rows[c][1] for c in names]

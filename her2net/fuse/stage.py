@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from her2net.artefact import Artefact, digest_file, digest_json
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError, join_problems
-from her2net.fuse.choose import Method, Selection, fit_fusion, fuse_out_of_fold, select_method
+from her2net.fuse.choose import LeftOut, Method, Selection, fit_fusion, fuse_out_of_fold, list_left_out, select_method
 from her2net.fuse.logistic import SubsetModel, apply_fusion
 from her2net.fuse.sources import fusion_sources, fusion_subsets
 from her2net.paths import DatasetPaths
@@ -29,6 +31,7 @@ class FusionRecord(Artefact):
         selection: how the method was chosen; `null` where the plan names it.
         ci_method: of the odds ratios.
         covariates: whether the clinical covariates were asked for.
+        left_out: planned sets without a model, of the models and of the fits that predict each fold.
     """
 
     MADE_BY: ClassVar[str] = "her2net_fuse"
@@ -41,6 +44,7 @@ class FusionRecord(Artefact):
     ci_method: str = "Wald, penalised information"
     models: list[SubsetModel]
     covariates: bool = False
+    left_out: list[LeftOut] = Field(default_factory=list)
 
 
 def check_fusion(plan: Plan, record: FusionRecord) -> list[str]:
@@ -56,6 +60,7 @@ def check_fusion(plan: Plan, record: FusionRecord) -> list[str]:
             what = f"expected weights of shape {shape} and {n_logits} intercepts"
             problems.append(f"fusion of {' + '.join(model.modalities)}: {what}.")
     there = {frozenset(model.modalities) for model in record.models}
+    there |= {frozenset(item.modalities) for item in record.left_out if item.fold is None and len(item.modalities) > 1}
     absent = [subset for subset in fusion_subsets(plan, sources) if frozenset(subset) not in there]
     return problems + [f"fusion of {' + '.join(subset)}: no model." for subset in absent]
 
@@ -127,9 +132,14 @@ def fuse_modalities(
         if not test or test_labels is None:
             raise MissingArtefactError(f"{paths.results}: no test predictions to fit on. Use --fit-on oof.")
         known = dict(test_labels())
-        models = fit_fusion({k: t.with_labels(known) for k, t in test.items()}, subsets, names, strength, method=method)
+        fitted = {k: t.with_labels(known) for k, t in test.items()}
+        left_out = list_left_out(fitted, subsets, names, method)
+        models = fit_fusion(fitted, subsets, names, strength, method=method)
         fused_oof = apply_fusion(oof, models)
     else:
+        left_out = list_left_out(oof, subsets, names, method)
+        for k, held in enumerate(folds):
+            left_out += list_left_out(oof, subsets, names, per_fold[k], fold=k, held=held)
         models = fit_fusion(oof, subsets, names, strength, method=method)
         fused_oof = fuse_out_of_fold(oof, subsets, folds, names, strength, per_fold)
     write_predictions(folder / "oof.csv", fused_oof)
@@ -138,6 +148,7 @@ def fuse_modalities(
     else:
         (folder / "test.csv").unlink(missing_ok=True)
     record = FusionRecord(made_from=made_from, method=method, strength=strength, fitted_on=fit_on, selection=selection,
-                          remark=APPARENT if fit_on == "test" else "", models=models, covariates=covariates)
+                          remark=APPARENT if fit_on == "test" else "", models=models, covariates=covariates,
+                          left_out=left_out)
     record.save(folder / "fusion.json")
     return record

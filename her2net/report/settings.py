@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from her2net.artefact import digest_file
-from her2net.fuse.choose import METHOD_NAMES
+from her2net.fuse.choose import METHOD_NAMES, describe_left_out
 from her2net.networks.build import network_spec
 from her2net.plan.schema import ModalityPlan
 from her2net.report.material import Material
@@ -77,6 +77,7 @@ def fusion_table(material: Material) -> Table | None:
     return make_table("fusion", "Weight of each modality in the fusion", headers, rows, numeric=(3, 4, 5), notes=(
         f"Intervals: {material.fusion.ci_method}. An odds ratio of 1 means no weight; those per standard deviation can be "
         "compared between modalities. Without interval: left out, because the fit would have turned its predictions around.",
+        *describe_left_out(material.fusion.left_out),
     ))  # fmt: skip
 
 

@@ -225,6 +225,8 @@ def fusion_scales(material: Material) -> tuple[list[Scale], float]:
     if material.fusion is None or not material.binary:
         return [], 0.0
     model = max(material.fusion.models, key=lambda m: len(m.modalities))
+    if len(model.modalities) < 2:
+        return [], 0.0
     probabilities = np.array([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98])
     at = np.log(probabilities / (1 - probabilities))
     scales, origin = [], model.intercepts[0]
