@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from raw_factory import change_cell, read_rows, spec_of, write_dataset, write_table
 
 from her2net.errors import RawDataError
+from her2net.evaluate.facts import facts_of_dataset, subgroup_levels
 from her2net.raw.dataset import load_dataset, read_dataset, read_test_labels, seal_holdout
 from her2net.raw.problems import Problem
 from her2net.raw.table import read_table
@@ -325,6 +326,34 @@ def test_decimal_commas_become_points(folder: Path) -> None:
     rows[2][4] = "NA"
     write_table(folder / "cases.csv", rows, separator=";")
     assert [case.covariates["age"] for case in read_dataset(folder).train[:2]] == ["40.5", ""]
+
+
+def test_levels_have_one_spelling_and_missing_ones_are_empty(folder: Path) -> None:
+    """What verify counts as two values is two values for the models and the tables too."""
+    rows = read_rows(folder)
+    cells = ["Yes", "yes", "no", "NA", "YES", "No", "?"] + ["no"] * (len(rows) - 8)
+    write_table(folder / "cases.csv", [[*rows[0], "mass"], *([*row, cell] for row, cell in zip(rows[1:], cells, strict=True))])
+    set_covariates(folder, {"mass": "binary"})
+    dataset, problems = load_dataset(folder)
+    assert not [item for item in problems if item.check.startswith("covariate")]
+    assert dataset is not None
+    by_id = {case.case_id: case.covariates["mass"] for case in dataset.cases}
+    assert [by_id[row[0]] for row in rows[1:8]] == ["Yes", "Yes", "no", "", "Yes", "no", ""]
+    assert {level for levels in subgroup_levels(facts_of_dataset(dataset)).values() for level in levels.values()} >= {"Yes", "no", ""}
+
+
+def test_none_and_minus_are_findings_where_cells_are_words(folder: Path) -> None:
+    rows = read_rows(folder)
+    cells = ["+", "-", "none", "None"] + ["+"] * (len(rows) - 5)
+    write_table(folder / "cases.csv", [[*rows[0], "mass"], *([*row, cell] for row, cell in zip(rows[1:], cells, strict=True))])
+    set_covariates(folder, {"mass": "categorical"})
+    by_id = {case.case_id: case.covariates["mass"] for case in read_dataset(folder).cases}
+    assert [by_id[row[0]] for row in rows[1:5]] == ["+", "-", "none", "none"]
+
+
+def set_covariates(folder: Path, kinds: dict[str, str]) -> None:
+    spec = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(spec | {"covariates": kinds}))
 
 
 def test_many_files_are_matched_in_linear_time(tmp_path: Path) -> None:

@@ -350,6 +350,20 @@ def test_covariates_of_new_cases_are_checked(tmp_path: Path) -> None:
     assert "stands twice" in str(caught.value)
 
 
+def test_levels_of_new_cases_are_those_of_training_however_they_are_spelled(tmp_path: Path) -> None:
+    kinds = {"mass": "binary"}
+    table = FeatureTable(tuple("abcd"), {"mass": np.array(["Yes", "no", "no", "no"], dtype=object)}, kinds)  # type: ignore[arg-type]
+    encoding = fit_encoding(table, LINEAR)
+    assert [term.name for term in encoding.terms] == ["mass = no"]
+    path = tmp_path / "cases.csv"
+    path.write_text("case_id,mass\na,yes\nb,NO\nc,NA\nd,perhaps\n", encoding="utf-8")
+    found = read_covariates(path, kinds)  # type: ignore[arg-type]
+    assert found["c"] == {"mass": ""}
+    new = FeatureTable(tuple(found), {"mass": np.array([row["mass"] for row in found.values()], dtype=object)}, kinds)  # type: ignore[arg-type]
+    as_trained = FeatureTable(tuple("abcd"), {"mass": np.array(["Yes", "no", "", ""], dtype=object)}, kinds)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(encode(new, encoding), encode(as_trained, encoding))
+
+
 @pytest.mark.parametrize("name", ["CLIN", "RAD-US", "rad-x"])
 def test_names_of_table_folders_are_taken(name: str) -> None:
     with pytest.raises(ValueError, match="taken"):

@@ -15,6 +15,16 @@ def normalise(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def word_key(text: str) -> str:
+    """Return what all spellings of a word have in common: those that differ in upper and lower case or in Unicode form.
+
+    Example:
+        >>> word_key("Yes") == word_key("YES"), word_key("yes") == word_key("no")
+        (True, False)
+    """
+    return normalise(text).casefold()
+
+
 def explain_bad_name(name: str) -> str:
     """Say why a name cannot be a file name everywhere; empty if it can.
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from her2net.errors import RawDataError, describe, join_problems
-from her2net.raw.names import explain_bad_name, normalise
+from her2net.raw.names import explain_bad_name, normalise, word_key
 from her2net.raw.problems import Problem, enumerate_names, errors_of, problem
 from her2net.raw.spec import CovariateKind, DatasetSpec
 from her2net.raw.table import Row, Table, read_table
 
 CASES = "cases.csv"
+NUMERIC = ("continuous", "ordinal")
 MISSING_NUMBER = {"", "na", "n/a", "nan", "none", "null", "-", "?", "."}
+MISSING_LEVEL = MISSING_NUMBER - {"none", "-"}
+"""Where cells are words, none of something and - beside + are findings."""
 DECIMAL_COMMA = re.compile(r"^[+-]?\d*,\d+$")
 
 
@@ -65,13 +68,14 @@ def read_case_table(
     problems += found
     if columns is None:
         return None, problems
-    return [_make_row(row, columns, spec, table.decimal_comma) for row in table.rows], problems
+    rows = [_make_row(row, columns, spec, table.decimal_comma) for row in table.rows]
+    return _settle_spelling(rows, spec.covariates), problems
 
 
 def read_covariates(path: Path, kinds: Mapping[str, CovariateKind]) -> dict[str, dict[str, str]]:
     """Read covariates of new cases from a table with `case_id`: case id -> column -> cell, empty where missing.
 
-    A column that the table lacks is missing in every case.
+    A column that the table lacks is missing in every case. Levels stay as they are spelled: `encode` knows those of training.
 
     Raises:
         RawDataError: not a table, no `case_id`, a case that stands twice, or a cell of another kind; lists them all.
@@ -93,7 +97,7 @@ def read_covariates(path: Path, kinds: Mapping[str, CovariateKind]) -> dict[str,
         messages += [
             describe(f"column {name} is declared {kinds[name]}, not a number", where=where, found=value[:60])
             for name, value in values.items()
-            if kinds[name] in ("continuous", "ordinal") and value and _to_number(value) is None
+            if kinds[name] in NUMERIC and value and _to_number(value) is None
         ]
         found[case_id] = values
     if messages:
@@ -139,9 +143,22 @@ def _make_row(row: Row, columns: _Columns, spec: DatasetSpec, decimal_comma: boo
     )
 
 
+def _settle_spelling(rows: Sequence[CaseRow], kinds: Mapping[str, CovariateKind]) -> list[CaseRow]:
+    """Spell each level of a binary or categorical covariate as where it occurs first, so that `yes` is no other level than `Yes`."""
+    first: dict[tuple[str, str], str] = {}
+    settled = []
+    for row in rows:
+        cells = {
+            name: text if kinds[name] in NUMERIC else first.setdefault((name, word_key(text)), text)
+            for name, text in row.covariates.items()
+        }
+        settled.append(replace(row, covariates=cells))
+    return settled
+
+
 def _clean_value(text: str, kind: str, decimal_comma: bool) -> str:
-    if kind not in ("continuous", "ordinal"):
-        return text
+    if kind not in NUMERIC:
+        return "" if text.casefold() in MISSING_LEVEL else text
     return "" if text.casefold() in MISSING_NUMBER else _point(text, decimal_comma)
 
 
@@ -248,7 +265,7 @@ def _check_covariates(rows: Sequence[CaseRow], spec: DatasetSpec) -> list[Proble
                         remedy=remedy,
                     )
                 )
-        if kind in ("continuous", "ordinal"):
+        if kind in NUMERIC:
             remedy = f"Write a number (an empty cell is missing), or do not declare it {kind} in dataset.json."
             problems += [
                 problem(

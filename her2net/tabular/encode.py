@@ -10,6 +10,7 @@ from pydantic import Field
 
 from her2net.artefact import Strict
 from her2net.plan.table_schema import CovariateKind, TableModelPlan
+from her2net.raw.names import word_key
 from her2net.tabular.features import FeatureTable, is_text
 
 MIN_SD = 1e-9
@@ -24,8 +25,8 @@ class ColumnCode(Strict):
 
     Attributes:
         fill: what stands in for a missing value: the median, or the most frequent level.
-        levels: of a binary or categorical column; the first is the reference, each other one gets a number. A level
-            that was not seen in training counts as missing.
+        levels: of a binary or categorical column; the first is the reference, each other one gets a number. Upper and
+            lower case are not told apart; a level that was not seen in training counts as missing.
         knots, scores: the transform to normal scores, linear between the knots and constant beyond; empty leaves the
             values as they are.
     """
@@ -118,7 +119,8 @@ def _fit_scores(values: np.ndarray) -> tuple[list[float], list[float]]:
 def _numbers(values: np.ndarray, code: ColumnCode, level: str) -> np.ndarray:
     """Return the values of one term before standardisation."""
     if is_text(code.kind):
-        known = np.array([v if v in code.levels else code.fill for v in values.tolist()], dtype=object)
+        spelled = {word_key(known): known for known in code.levels} | {known: known for known in code.levels}
+        known = np.array([spelled.get(v, spelled.get(word_key(v), code.fill)) for v in values.tolist()], dtype=object)
         return (known == level).astype(np.float64)
     filled = np.where(np.isfinite(values.astype(np.float64)), values, code.fill).astype(np.float64)
     return np.interp(filled, code.knots, code.scores) if code.knots else filled
