@@ -386,6 +386,16 @@ def test_a_crop_with_nothing_hidden_is_standardised_as_it_was() -> None:
     assert torch.equal(again[:, 2], hidden[:, 2])  # a derived channel was not z-scored
 
 
+def test_a_volume_of_one_slice_is_drawn(tmp_path: Path) -> None:
+    """Two of its three planes are lines, around which nothing can be outlined."""
+    image, mask = np.random.default_rng(0).random((1, 1, 30, 40)).astype(np.float32), np.zeros((1, 30, 40), dtype=bool)
+    mask[0, 10:20, 15:25] = True
+    window = (np.zeros(3), np.array(mask.shape, float))
+    caption = draw.Caption("a", "US", "Grad-CAM", "positive", 0.7, "fold 0", None)
+    draw.draw_overlay(tmp_path / "a.png", Volume(image, (5.0, 1.0, 1.0)), image[0], mask, window, caption)
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
 def test_pictures_of_any_shape_begin_in_one_line() -> None:
     figure, axes = draw._figure(1, 2, 1.7)
     for axis, shape in zip(axes.flat, ((30, 40), (40, 20)), strict=True):

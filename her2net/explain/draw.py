@@ -149,7 +149,7 @@ def _show(axis: Any, plane: Plane, *, heat: bool = True, zoom: bool = True) -> N
     axis.imshow(plane.grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-3), aspect=plane.aspect)
     if heat:
         axis.imshow(plane.heat, cmap=HEAT, vmin=0, vmax=1, aspect=plane.aspect, interpolation="nearest")
-    if plane.mask is not None and plane.mask.any() and not plane.mask.all():
+    if plane.mask is not None and plane.mask.any() and not plane.mask.all() and min(plane.mask.shape) > 1:  # a line has no outline
         axis.contour(plane.mask, levels=[0.5], colors=OUTLINE, linewidths=1.2)
     rows, columns = plane.crop
     if zoom:
