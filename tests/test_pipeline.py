@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_paths
+from raw_factory import write_dataset, write_volume
 from small_run import MACHINE, TRAIN, plan_options
 
 from her2net import pipeline, status
@@ -22,9 +23,10 @@ from her2net.paths import DatasetPaths
 from her2net.plan.rules import choose_loss_weights
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
-from her2net.predict import Predictor
+from her2net.predict import Predictor, find_cases
 from her2net.predictions import read_predictions
 from her2net.project import load_project
+from her2net.raw.images import read_image, read_mask
 from her2net.raw.synthetic import make_synthetic_dataset
 from her2net.train.data import select_fold
 from her2net.train.fold import read_record, weigh_classes
@@ -250,6 +252,27 @@ def test_the_paper_preset_is_planned_preprocessed_and_marked_optimistic(tmp_path
         MACHINE.model_copy(update=other).save(tmp_path / "other.json")
         larger, _ = plan_dataset(paths, plan_options(tmp_path, machine=tmp_path / "other.json", preprocess=False))
         assert [m.training.batch_size for m in larger.modalities.values()] == [16, 16]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_flat_images_in_volume_files_are_planned_and_used_as_flat(tmp_path: Path, dtype: type) -> None:
+    """The plan of the planner is one that the other commands accept."""
+    paths = make_paths(tmp_path, "Dataset001_Tiny")
+    write_dataset(paths.raw, modalities={"US": {"channels": {"0": "B-mode"}, "file_ending": ".nii.gz"}})
+    for part in ("Tr", "Ts"):
+        shutil.rmtree(paths.raw / f"images{part}" / "MRI")
+        shutil.rmtree(paths.raw / f"masks{part}" / "MRI")
+        for kind in ("images", "masks"):
+            for path in sorted((paths.raw / f"{kind}{part}" / "US").iterdir()):
+                array = read_image([path]).array[0] if kind == "images" else read_mask(path).array
+                write_volume(path.with_suffix(".nii.gz"), array.astype(dtype if kind == "images" else np.uint8), (0.1, 0.1))
+                path.unlink()
+    plan, _ = plan_dataset(paths, plan_options(tmp_path))
+    assert plan.modalities["US"].ndim == 2
+    project = load_project(paths)
+    assert project.plan == plan
+    cases, _ = find_cases(paths.raw, plan)
+    assert len(cases["US"]) == 2
 
 
 def test_a_third_modality_needs_no_code(tmp_path: Path) -> None:

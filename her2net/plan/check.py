@@ -59,7 +59,7 @@ def check_fit(plan: Plan, spec: DatasetSpec, folder: str) -> list[str]:
             continue
         declared = spec.modalities[name]
         expected = {"channels": list(declared.channels.values()), "file_ending": declared.file_ending,
-                    "ndim": 3 if is_3d(declared.file_ending) else 2}  # fmt: skip
+                    "ndim": section.ndim if is_3d(declared.file_ending) else 2}  # fmt: skip
         problems += [
             describe("not that of dataset.json", where=f"modalities.{name}.{key}", found=getattr(section, key), expected=value)
             for key, value in expected.items()

@@ -67,7 +67,7 @@ class GridDifference:
 
 
 def is_3d(file_ending: str) -> bool:
-    """Whether files of this ending are read as volumes."""
+    """Whether files of this ending are read as volumes; a flat image may lie in such a file, too."""
     return file_ending.lower() in ENDINGS_3D
 
 

@@ -91,7 +91,8 @@ class _Inspection:
     def _look_for_marks(self, image: Volume) -> None:
         """Note what a scanner or a reader drew into a picture; the picture is left as it is."""
         found = [
-            find_burned_in(grey, read_colours(path)) for path, grey in zip(self.job.images, image.array, strict=True)
+            find_burned_in(grey, read_colours(path) if image.origin is None else None)  # a volume file has no colours
+            for path, grey in zip(self.job.images, image.array, strict=True)
         ]
         self.fields["burned_in"] = found
         lesion = self.fields.get("lesion")
