@@ -544,6 +544,11 @@ def test_cautions_know_few_cases_bad_calibration_and_chance(material: Material) 
         return " ".join(c.text for c in cautions.find_cautions(of, count_groups(of)) if c.level == "serious")
 
     assert "Few cases" in texts(material)
+    splits = material.project.splits
+    own = splits.partitions[material.plan.splits.name].model_copy(update={"scheme": "custom"})
+    across = [[own.folds[0][0], own.folds[1][0]]]
+    splits = splits.model_copy(update={"linked_patients": across, "partitions": {material.plan.splits.name: own}})
+    assert "stand in different folds of those that were" in texts(replace(material, project=replace(material.project, splits=splits)))
     bad = [m.model_copy(update={"value": 0.2, "ci_low": 0.1, "ci_high": 0.3}) if m.metric == "calibration_slope" else m
            for m in material.evaluation.metrics]  # fmt: skip
     chance = [c.model_copy(update={"permutation_p": 0.4}) for c in material.evaluation.certainty]

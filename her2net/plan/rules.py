@@ -134,7 +134,8 @@ def list_candidates(
     With pretrained weights ConvNeXt V2 is worth its price. From scratch, on some hundred images or volumes, fixed
     wavelets under a support-vector machine were no worse than learned filters and take a fraction of the time
     (docs/explanation/planning-rules.md has the figures). With 1,600 images both were alike, the wavelets in an eighth of the time;
-    beyond that, and for so many volumes, nothing was measured. Above it, a small residual network. Volumes of few slices keep their depth in the stem.
+    beyond that, and for so many volumes, nothing was measured. Above it, a small residual network. Volumes of few
+    slices keep their depth in the stem.
     """
     if not pretrained and n_training_cases <= SCATTERING_UP_TO:
         if modality.ndim == 2:

@@ -10,6 +10,7 @@ from her2net.evaluate.record import RESEMBLING
 from her2net.report.cohort import Group
 from her2net.report.material import OWN_PURPOSE, Material
 from her2net.report.words import cohort_name, count, estimate, listed, number
+from her2net.splits import find_parted
 
 FEW_OF_A_CLASS = 100
 """Vergouwe et al. 2005, doi:10.1016/j.jclinepi.2004.06.017: a validation needs at least 100 cases of each class."""
@@ -97,8 +98,13 @@ def _data(material: Material, groups: list[Group]) -> Iterator[Caution]:
             if n:
                 yield Caution("note", f"{group.name}: {n} of {group.n_cases - group.lacking[m]} {m} images have no mask and are "
                                       "shown whole.")  # fmt: skip
-    linked = material.project.splits.linked_patients
-    if linked:
+    splits = material.project.splits
+    linked = splits.linked_patients
+    parted = find_parted(splits.partitions[material.plan.splits.name], linked)
+    if parted:
+        yield Caution("serious", f"Patients with nearly the same image ({count(len(parted), 'group')}) stand in different folds of "
+                                 "those that were brought with --splits: out-of-fold figures are too good.")  # fmt: skip
+    elif linked:
         yield Caution("note", "Patients with nearly the same image were kept in one fold "
                               f"({count(len(linked), 'group')}).")  # fmt: skip
     if material.fingerprint.n_sites > 1 and material.plan.splits.scheme != "leave-one-site-out":
