@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +19,12 @@ import numpy as np
 from her2net.artefact import read_text, write_csv
 from her2net.errors import PredictionTableError, describe, join_problems
 from her2net.raw.dataset import Case
-from her2net.raw.table import CONTROL
+from her2net.raw.table import CONTROL, point_decimal
 
 FIXED_COLUMNS = ("case_id", "patient_id", "fold", "label")
 SUM_TOLERANCE = 1e-4
 MAX_CLASSES = 1000
 SEPARATORS = (",", ";", "\t")
-DECIMAL_COMMA = re.compile(r"(?<![^;\t\n])(\d+),(\d+)(?![^;\t\r\n])")
-"""A cell that is a number with a decimal comma."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +115,6 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
         line = text.count("\n", 0, control.start()) + 1
         raise PredictionTableError(f"{path}: line {line} holds the control character {control.group()!r}: the file is damaged.")
     separator = max(SEPARATORS, key=text.partition("\n")[0].count)
-    if separator != ",":  # a spreadsheet that separates cells otherwise may use the comma as decimal point
-        text = DECIMAL_COMMA.sub(r"\1.\2", text)
     reader = csv.DictReader(io.StringIO(text), strict=True, delimiter=separator)
     try:
         header, rows = list(reader.fieldnames or []), list(reader)
@@ -128,6 +123,9 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
     repeated = sorted({name for name in header if header.count(name) > 1} - {""}) if len(set(header)) < len(header) else []
     if repeated:
         raise PredictionTableError(f"{path}: the column {', '.join(map(repr, repeated[:5]))} occurs twice. Keep one of them.")
+    if separator != ",":  # a spreadsheet that separates cells otherwise may use the comma as decimal point
+        numbers = [name for name in header if name == "label" or name.startswith("prob_")]
+        rows = [row | {name: point_decimal(row[name]) for name in numbers if row[name]} for row in rows]
     n_classes = sum(name.startswith("prob_") for name in header)
     if n_classes > MAX_CLASSES:
         what = "too many columns of probabilities"

@@ -158,18 +158,27 @@ def make_table(
 def _continuous_rows(name: str, first: Sequence[str], second: Sequence[str]) -> list[Row]:
     a, b = (np.array([float(cell) for cell in cells if cell.strip()]) for cells in (first, second))
     p, test, normal = compare_continuous(a, b)
-    text = [_describe(values, normal) for values in (a, b)]
+    decimals = _count_decimals(np.concatenate([a, b]), normal)
+    text = [_describe(values, normal, decimals) for values in (a, b)]
     missing = (len(first) - len(a), len(second) - len(b))
     return [Row(name, "", text[0], text[1], missing, p, math.nan, test, smd_continuous(a, b))]
 
 
-def _describe(values: np.ndarray, normal: bool) -> str:
+def _count_decimals(values: np.ndarray, normal: bool) -> int:
+    """As many as give the spread two digits, at least one: a diffusion coefficient is not 0.0 ± 0.0."""
+    if len(values) < 2:
+        return 1
+    spread = float(values.std(ddof=1) if normal else np.subtract(*np.quantile(values, [0.75, 0.25])))
+    return 1 if spread <= 0 else min(max(1, 1 - math.floor(math.log10(spread))), 9)
+
+
+def _describe(values: np.ndarray, normal: bool, decimals: int) -> str:
     if not len(values):
         return ""
     if normal:
-        return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+        return f"{values.mean():.{decimals}f} ± {values.std(ddof=1):.{decimals}f}"
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return f"{middle:.1f} ({low:.1f}, {high:.1f})"
+    return f"{middle:.{decimals}f} ({low:.{decimals}f}, {high:.{decimals}f})"
 
 
 def _categorical_rows(name: str, first: Sequence[str], second: Sequence[str]) -> list[Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +11,13 @@ from her2net.errors import RawDataError, describe, join_problems
 from her2net.raw.names import explain_bad_name, normalise, word_key
 from her2net.raw.problems import Problem, enumerate_names, errors_of, problem
 from her2net.raw.spec import CovariateKind, DatasetSpec
-from her2net.raw.table import Row, Table, read_table
+from her2net.raw.table import Row, Table, point_decimal, read_table
 
 CASES = "cases.csv"
 NUMERIC = ("continuous", "ordinal")
 MISSING_NUMBER = {"", "na", "n/a", "nan", "none", "null", "-", "?", "."}
 MISSING_LEVEL = MISSING_NUMBER - {"none", "-"}
 """Where cells are words, none of something and - beside + are findings."""
-DECIMAL_COMMA = re.compile(r"^[+-]?\d*,\d+$")
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ def _clean_value(text: str, kind: str, decimal_comma: bool) -> str:
 
 
 def _point(text: str, decimal_comma: bool) -> str:
-    return text.replace(",", ".") if decimal_comma and DECIMAL_COMMA.match(text) else text
+    return point_decimal(text) if decimal_comma else text
 
 
 def parse_label(row: CaseRow, spec: DatasetSpec) -> tuple[int | None, Problem | None]:

@@ -22,6 +22,7 @@ INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 TEXT_FORMULA = re.compile(r'^="([^"]*)"$')
 """How spreadsheets protect leading zeros: ="0012"."""
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ def read_table(path: Path, *, where: str, required: tuple[str, ...]) -> tuple[Ta
         return None, problems
     table, found = _parse(text, where, required)
     return table, problems + found
+
+
+def point_decimal(cell: str) -> str:
+    """Write a number with a decimal comma, as spreadsheets do where cells are separated otherwise, with a point."""
+    return cell.replace(",", ".") if DECIMAL_COMMA.fullmatch(cell.strip()) else cell
 
 
 def clean_cell(text: str) -> str:

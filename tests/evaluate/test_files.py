@@ -374,3 +374,13 @@ def test_a_test_table_is_read_at_the_threshold_of_the_out_of_fold_table_of_its_n
     assert command.main(["--predictions", oof, oof, "-o", str(tmp_path / "other")]) == 2
     assert "US occurs twice" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_table_that_a_spreadsheet_saved_with_decimal_commas_keeps_its_ids(tmp_path: Path) -> None:
+    path = tmp_path / "A.csv"
+    rows = ["case_id;patient_id;fold;label;prob_0;prob_1", "1,5;P1;;1,0;1,0E-05;0,99999", "b;P2;;;,25;0,75"]
+    path.write_text("\r\n".join(rows), encoding="utf-8")
+    table = read_predictions(path)
+    assert table.case_ids == ("1,5", "b")
+    assert table.labels.tolist() == [1, -1]
+    np.testing.assert_allclose(table.probs[:, 1], [0.99999, 0.75], atol=1e-9)

@@ -75,3 +75,12 @@ def test_standardised_differences() -> None:
     expected = abs(p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / 2)
     assert smd_counts(np.array([[40, 60], [60, 40]])) == pytest.approx(expected)
     assert math.isnan(smd_counts(np.array([[0, 0], [1, 2]])))
+
+
+def test_small_numbers_are_written_with_as_many_decimals_as_their_spread_needs() -> None:
+    rng = np.random.default_rng(0)
+    cells = {"adc": [str(v) for v in rng.normal(0.0012, 0.0002, 40)], "age": [str(v) for v in rng.normal(52, 12, 40)]}
+    rows = {row.variable: row for row in make_table(cells, cells, dict.fromkeys(cells, "continuous"))}
+    assert rows["adc"].first.startswith("0.0012") or rows["adc"].first.startswith("0.0011")
+    assert " ± 0.0002" in rows["adc"].first or " ± 0.0001" in rows["adc"].first
+    assert len(rows["age"].first.split(" ± ")[0].split(".")[1]) == 1
