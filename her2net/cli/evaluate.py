@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         paths = resolve_paths(args)
         pipeline.evaluate(load_project(paths), options)
         folder = paths.evaluation
+    elif args.dataset is not None:
+        raise PredictionTableError("--predictions evaluates tables instead of a dataset. Leave -d out.")
     elif args.output is None:
         raise PredictionTableError("--predictions needs -o FOLDER, where metrics.csv is to be written.")
     else:

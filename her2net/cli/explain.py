@@ -21,9 +21,10 @@ def build_parser() -> argparse.ArgumentParser:
                         help="training cases, each by the fold that never saw the patient, or test cases by all folds")
     parser.add_argument("--fold", type=int, help="this fold alone: its held-out cases, or all test cases")
     parser.add_argument("--cases", nargs="+", metavar="CASE", default=(), help="these cases alone")
-    parser.add_argument("--features", action="store_true", help="write the deep features of each case instead of maps")
-    parser.add_argument("--contours", action="store_true",
-                        help="predict with eroded, dilated and shifted masks instead: how many decisions flip")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--features", action="store_true", help="write the deep features of each case instead of maps")
+    instead.add_argument("--contours", action="store_true",
+                         help="predict with eroded, dilated and shifted masks instead: how many decisions flip")
     return parser
 
 

@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from her2net.train.fold import TrainOptions
 
     project = load_project(resolve_paths(args))
-    folds = list(range(project.plan.splits.n_folds)) if ALL_FOLDS in args.folds else list(dict.fromkeys(args.folds))
+    named = [range(project.plan.splits.n_folds) if fold == ALL_FOLDS else [fold] for fold in args.folds]
+    folds = list(dict.fromkeys(fold for group in named for fold in group))
     options = TrainOptions(device=args.device, epochs=args.epochs, seed=args.seed, pretrained=args.pretrained,
                            restart=args.restart, quiet=args.quiet)
     if args.modality in project.plan.tables:
