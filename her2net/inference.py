@@ -23,6 +23,7 @@ from her2net.plan.schema import ModalityPlan, Plan
 from her2net.preprocess.cache import CaseFiles
 from her2net.progress import choose_workers, map_in_processes
 from her2net.train.checkpoint import FINAL, compare_weights, read_checkpoint
+from her2net.train.fold import refuse_other_plan
 from her2net.train.loop import channels_last, flip_axes, predict_probs
 from her2net.train.record import RunRecord
 
@@ -32,12 +33,14 @@ def load_networks(paths: DatasetPaths, plan: Plan, modality: str, device: str) -
 
     Raises:
         MissingArtefactError: a fold is not trained yet; names the commands that train them.
+        StaleArtefactError: a fold was trained by another plan.
     """
     folds = range(plan.splits.n_folds)
     missing = [k for k in folds if not (paths.fold(modality, k) / FINAL).exists()]
     if missing:
         command = f"her2net_train {modality} {' '.join(map(str, missing))}"
         raise MissingArtefactError(f"{paths.model(modality)}: folds {missing} are not trained. Run {command} first.")
+    refuse_other_plan(paths, plan.modalities[modality], modality, folds)
     return [load_network(paths, plan.modalities[modality], modality, k, device) for k in folds]
 
 
@@ -46,8 +49,9 @@ def load_network(paths: DatasetPaths, section: ModalityPlan, modality: str, fold
 
     Raises:
         MissingArtefactError: not trained yet.
-        StaleArtefactError: damaged, of another run, or of another network than the plan's.
+        StaleArtefactError: damaged, of another run, or trained by another plan.
     """
+    refuse_other_plan(paths, section, modality, [fold])
     path = paths.fold(modality, fold) / FINAL
     state, record = read_checkpoint(path), RunRecord.load(path.with_name("run.json"))
     name, n_channels, n_classes = section.training.network, section.n_inputs, len(section.training.loss_weights)

@@ -86,6 +86,7 @@ def ensemble(project: Project, modality: str, *, tta: bool, device: str, quiet: 
     test, folder = project.test(modality), project.paths.model(modality)
     with hold(folder, f"the ensemble of {modality}"):
         sweep_temporaries(folder)
+        status.require_fresh_folds(project, modality, range(project.plan.splits.n_folds))
         return ensemble_modality(
             project.paths, project.plan, modality, project.training(modality), test, project.files(modality, test),
             tta=tta, device=choose_device(device), quiet=quiet,
@@ -232,10 +233,7 @@ def _fresh_subjects(
     project: Project, modality: str, options: ExplainOptions
 ) -> tuple[list[Subject], ExplainOptions]:
     subjects = choose_subjects(project, modality, options)
-    for fold in sorted({fold for subject in subjects for fold in subject.folds}):
-        found = status.fold_state(project, modality, fold)
-        if found.state == "stale":
-            raise StaleArtefactError(f"{found.stage}: stale ({found.why}). Run {found.command} first.")
+    status.require_fresh_folds(project, modality, sorted({fold for subject in subjects for fold in subject.folds}))
     return subjects, replace(options, device=choose_device(options.device))
 
 

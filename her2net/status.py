@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from her2net.ensemble import EnsembleRecord, ensemble_inputs
-from her2net.errors import Her2netError, MissingArtefactError, StaleArtefactError
+from her2net.errors import Her2netError, MissingArtefactError, StaleArtefactError, join_problems
 from her2net.evaluate.evaluation import evaluation_inputs, recorded_inputs
 from her2net.evaluate.facts import facts_of_dataset
 from her2net.fuse.sources import fusion_sources
 from her2net.fuse.stage import FUSION, FusionRecord, fusion_inputs
 from her2net.locks import find_holder
 from her2net.paths import DatasetPaths
-from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
+from her2net.plan.schema import Plan
 from her2net.plan.table_schema import CLINICAL
 from her2net.preprocess.cache import explain_staleness
 from her2net.project import Project, explain_plan_staleness, load_planned
@@ -30,8 +30,7 @@ from her2net.tabular.stage import EXPLANATION, read_fold, split_fold
 from her2net.tabular.stage import ensemble_inputs as ensemble_inputs_of_table
 from her2net.tabular.stage import fold_inputs as fold_inputs_of_table
 from her2net.train.data import ALL, select_fold
-from her2net.train.fold import TrainOptions, effective_training, fold_inputs, is_complete, read_record
-from her2net.train.record import RunRecord
+from her2net.train.fold import TrainOptions, fold_inputs, is_complete, read_record, recorded_training
 
 State = Literal["done", "stale", "running", "interrupted", "missing"]
 
@@ -161,7 +160,7 @@ def fold_state(project: Project, modality: str, fold: int, options: TrainOptions
     if record is None:
         return StageState(stage, "running" if holder else "missing", f"by {holder}" if holder else "", command)
     section = project.plan.modalities[modality]
-    training = _wanted_training(section, record, options)
+    training = recorded_training(section, record, options)
     if holder is not None:
         return StageState(stage, "running", f"{record.epochs_done} of {training.epochs} epochs, by {holder}", command)
     cases = select_fold(project.dataset.train, modality, fold, project.plan, project.splits)
@@ -178,14 +177,17 @@ def fold_state(project: Project, modality: str, fold: int, options: TrainOptions
     return StageState(stage, "interrupted", f"{record.epochs_done} of {training.epochs} epochs", command)
 
 
-def _wanted_training(section: ModalityPlan, record: RunRecord, options: TrainOptions | None) -> TrainingPlan:
-    if options is None:
-        epochs = record.training.epochs if record.epochs_from == "command line" else None
-        options = TrainOptions(epochs=epochs, seed=record.training.seed)
-    training = effective_training(section, options, record)
-    if options.pretrained is None:
-        training = training.model_copy(update={"initialisation": record.training.initialisation})
-    return training
+def require_fresh_folds(project: Project, modality: str, folds: Sequence[int]) -> None:
+    """Refuse to go on with folds that were trained from other inputs than there are now.
+
+    Raises:
+        StaleArtefactError: names each, what changed, and the command.
+    """
+    stale = [found for found in (fold_state(project, modality, fold) for fold in folds) if found.state == "stale"]
+    if stale:
+        lines = [f"{found.stage}: stale ({found.why}). Run {found.command} first." for found in stale]
+        headline = f"{project.paths.model(modality)}: folds were trained from other inputs than there are now."
+        raise StaleArtefactError(join_problems(headline, lines))
 
 
 def ensemble_state(project: Project, modality: str) -> StageState:

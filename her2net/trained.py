@@ -58,6 +58,7 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
 
     Raises:
         MissingArtefactError: something is not trained yet; names the command.
+        StaleArtefactError: something was trained by another plan; names the command.
     """
     plan = Plan.load(paths.plan)
     names = list(plan.modalities)

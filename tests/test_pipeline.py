@@ -19,6 +19,7 @@ from her2net.evaluate.evaluation import Options
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
 from her2net.fuse.stage import FusionRecord
+from her2net.inference import load_network
 from her2net.paths import DatasetPaths
 from her2net.plan.rules import choose_loss_weights
 from her2net.plan.schema import Plan
@@ -178,11 +179,49 @@ def test_an_edited_plan_is_kept_shown_and_makes_the_folds_stale(copied: DatasetP
         plan_dataset(copied, plan_options(copied.roots.raw.parent, preset="paper"))
 
 
+@pytest.mark.parametrize(
+    ("section", "edit", "changed"),
+    [
+        ("preprocessing", {"margin": 0.05, "margin_unit": "lesion"}, "preprocessing"),
+        ("training", {"learning_rate": 0.0007}, "training_plan"),
+        ("inference", {"tta": True}, "training_plan"),
+    ],
+)
+def test_networks_trained_by_another_plan_neither_predict_nor_are_ensembled(
+    copied: DatasetPaths, section: str, edit: dict[str, object], changed: str
+) -> None:
+    before = (copied.model("US") / "test.csv").read_bytes()
+    edit_plan(copied, section, edit)
+    told = rf"US: folds \[0, 1, 2, 3\] were trained .*{changed}\)\. Run her2net_train US 0 1 2 3 --restart -d Dataset001_Small"
+    with pytest.raises(StaleArtefactError, match=told):
+        Predictor(copied, device="cpu")
+    with pytest.raises(StaleArtefactError, match=r"fold 3: stale .*\. Run her2net_train US 3 -d Dataset001_Small --restart"):
+        pipeline.ensemble(load_project(copied), "US", tta=False, device="cpu", quiet=True)
+    assert (copied.model("US") / "test.csv").read_bytes() == before
+
+
+def test_what_of_an_edit_does_not_concern_trained_networks_is_no_hindrance(copied: DatasetPaths) -> None:
+    edit_plan(copied, "training", {"epochs": 300, "seed": 7})
+    edit_plan(copied, "inference", {"batch_size": 3})
+    assert Predictor(copied, device="cpu").plan.edited
+    assert pipeline.ensemble(load_project(copied), "US", tta=False, device="cpu", quiet=True).n_test
+
+
+def edit_plan(paths: DatasetPaths, section: str, edit: dict[str, object]) -> None:
+    text = json.loads(paths.plan.read_text())
+    text["modalities"]["US"][section].update(edit)
+    paths.plan.write_text(json.dumps(text))
+
+
 def test_all_trains_on_every_case_and_holds_nobody_out(copied: DatasetPaths) -> None:
     project = load_project(copied)
     record = pipeline.train(project, "US", "all", replace(TRAIN, epochs=1))
     assert record.n_training_cases == len(project.training("US"))
     assert not (copied.fold("US", "all") / "oof.csv").exists()
+    assert load_network(copied, project.plan.modalities["US"], "US", "all", "cpu")
+    edit_plan(copied, "preprocessing", {"margin": 0.05})
+    with pytest.raises(StaleArtefactError, match=r"changed since: preprocessing.*her2net_train US all --restart"):
+        load_network(copied, load_project(copied).plan.modalities["US"], "US", "all", "cpu")
 
 
 def test_ensembling_before_training_names_the_command(tmp_path: Path) -> None:

@@ -59,6 +59,11 @@ class Cache:
     digests: tuple[str, ...]
 
 
+def method_digest(plan: PreprocessingPlan) -> str:
+    """Digest of how images are prepared, whichever they are."""
+    return digest_json([CACHE_VERSION, plan.digest])
+
+
 def row_digest(case: CaseFiles, plan: PreprocessingPlan) -> str:
     """Digest of everything one row depends on."""
     return digest_json([CACHE_VERSION, case.case_id, case.source_digest, case.mask is not None, plan.digest])

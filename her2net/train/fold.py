@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from her2net.networks.pretrained import digest_source
 from her2net.paths import DatasetPaths
 from her2net.plan import rules
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
+from her2net.preprocess.cache import method_digest
 from her2net.train.batchgenerators_engine import require_batchgenerators
 from her2net.train.checkpoint import FINAL, find_damage
 from her2net.train.data import FoldCases, PartLoader, load_part
@@ -56,17 +58,35 @@ def effective_training(plan: ModalityPlan, options: TrainOptions, record: RunRec
     return plan.training.model_copy(update={k: v for k, v in changes.items() if v is not None})
 
 
+def recorded_training(plan: ModalityPlan, record: RunRecord, options: TrainOptions | None = None) -> TrainingPlan:
+    """Return the plan's training section with what a run was given on the command line, or with `options` in its place."""
+    if options is None:
+        epochs = record.training.epochs if record.epochs_from == "command line" else None
+        options = TrainOptions(epochs=epochs, seed=record.training.seed)
+    training = effective_training(plan, options, record)
+    if options.pretrained is None:
+        training = training.model_copy(update={"initialisation": record.training.initialisation})
+    return training
+
+
+def plan_inputs(training: TrainingPlan, plan: ModalityPlan) -> dict[str, str]:
+    """Digests of how a fold is trained; the number of epochs stands apart, so that a run can be extended."""
+    settings = training.model_dump(mode="json", exclude={"epochs"}) | {"augmentation": training.augmentation.used}
+    return {
+        "training_version": str(TRAINING_VERSION),
+        "training_plan": digest_json([settings, plan.preprocessing.input_vox, plan.inference.tta]),
+    }
+
+
 def fold_inputs(training: TrainingPlan, plan: ModalityPlan, data_digests: dict[str, str], source: str) -> dict[str, str]:
-    """Digests of what a fold is made from; the number of epochs stands apart, so that a run can be extended.
+    """Digests of what a fold is made from.
 
     Args:
         data_digests: `training` and `held_out` part -> digest.
         source: digest of what `--pretrained` names, see `digest_source`.
     """
-    settings = training.model_dump(mode="json", exclude={"epochs"}) | {"augmentation": training.augmentation.used}
     return {
-        "training_version": str(TRAINING_VERSION),
-        "training_plan": digest_json([settings, plan.preprocessing.input_vox, plan.inference.tta]),
+        **plan_inputs(training, plan),
         "training_cases": data_digests["training"],
         "held_out_cases": data_digests["held_out"],
         "weights": source,
@@ -160,8 +180,38 @@ def is_complete(folder: Path, record: RunRecord) -> bool:
     return record.status == "finished" and all((folder / name).is_file() for name in files)
 
 
+def refuse_other_plan(paths: DatasetPaths, plan: ModalityPlan, modality: str, folds: Sequence[int | str]) -> None:
+    """Refuse networks that were trained, or whose images were prepared, in another way than the plan now says.
+
+    Images, labels and folds are not compared: what was learned from the former ones predicts as it always did.
+
+    Raises:
+        StaleArtefactError: names the folds, what changed, and the command.
+    """
+    records = {fold: record for fold in folds if (record := read_record(paths.fold(modality, fold))) is not None}
+    changed = {fold: names for fold, record in records.items() if (names := _explain_other_plan(plan, record))}
+    if changed:
+        what = ", ".join(sorted({name for names in changed.values() for name in names}))
+        command = f"her2net_train {modality} {' '.join(map(str, changed))} --restart {paths.options}"
+        raise StaleArtefactError(
+            f"{paths.model(modality)}: folds {list(changed)} were trained otherwise than {paths.plan} says now "
+            f"(changed since: {what}). Run {command}, or undo the change."
+        )
+
+
+def _explain_other_plan(plan: ModalityPlan, record: RunRecord) -> list[str]:
+    """List what of the plan, and of how it is followed, is no longer as it was when a fold was trained."""
+    changed = _changed(record.made_from, plan_inputs(recorded_training(plan, record), plan))
+    other = record.preprocessing not in ("", method_digest(plan.preprocessing))
+    return changed + ["preprocessing"] * other
+
+
+def _changed(recorded: dict[str, str], now: dict[str, str]) -> list[str]:
+    return sorted(name for name in now if recorded.get(name) != now[name])
+
+
 def _refuse_other_inputs(folder: Path, record: RunRecord, made_from: dict[str, str]) -> None:
-    changed = sorted(name for name in made_from if record.made_from.get(name) != made_from[name])
+    changed = _changed(record.made_from, made_from)
     if changed:
         raise StaleArtefactError(
             f"{folder}: this fold was trained from other inputs (changed since: {', '.join(changed)}). "

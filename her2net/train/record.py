@@ -24,6 +24,7 @@ class RunRecord(Artefact):
     Attributes:
         status: `running` while the process lives or after it was killed, `finished` at the end.
         training: the plan's section with what the command line changed.
+        preprocessing: digest of how the images were prepared; empty in a record from before it was kept.
         epochs_from: whether the number of epochs was given with `--epochs`.
         batch_parts: parts in which a batch went through the network for lack of graphics memory; 1 is the whole.
         pid: process that trains or trained it.
@@ -44,6 +45,7 @@ class RunRecord(Artefact):
     n_held_out_cases: int
     epochs_done: int
     training: TrainingPlan
+    preprocessing: str = ""
     epochs_from: Literal["plan", "command line"] = "plan"
     batch_parts: int = 1
     pid: int

@@ -24,6 +24,7 @@ from her2net.networks.pretrained import load_pretrained
 from her2net.networks.scattering import ScatteringNetwork
 from her2net.plan.schema import ModalityPlan, Plan, TrainingPlan
 from her2net.predictions import make_predictions, write_predictions
+from her2net.preprocess.cache import method_digest
 from her2net.progress import progress
 from her2net.train.checkpoint import (
     FINAL,
@@ -271,7 +272,8 @@ class TrainingRun:
             made_from=task.made_from, status=status, dataset=task.plan.dataset, plan=task.plan.name,
             modality=task.modality, fold=str(task.fold), n_training_cases=len(task.parts["training"].labels),
             n_held_out_cases=len(task.parts["held_out"].labels), epochs_done=self.epochs_done, training=task.training,
-            epochs_from=task.epochs_from, batch_parts=self.n_parts, pid=os.getpid(),
+            preprocessing=method_digest(task.section.preprocessing), epochs_from=task.epochs_from,
+            batch_parts=self.n_parts, pid=os.getpid(),
             initialisation=self.initialisation, checkpoint=words,
             duration_s={k: round(v, 3) for k, v in self.timeline.seconds.items()},
             environment=describe_environment(task.device),
