@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from her2net.artefact import Artefact, digest_json
+from her2net.artefact import Artefact, digest_file, digest_json
 from her2net.errors import LeakageError, MissingArtefactError, StaleArtefactError
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
@@ -53,10 +53,16 @@ def ensemble_inputs(
         raise MissingArtefactError(f"{paths.model(modality)}: folds {missing} are not trained. Run {command} first.")
     return {
         "version": str(ENSEMBLE_VERSION),
-        "folds": digest_json([[r.made_from, r.epochs_done] for r in records if r is not None]),
+        "folds": digest_json([[*r.identity, digest_oof(paths.fold(modality, k))] for k, r in enumerate(records) if r is not None]),
         "test_images": digest_json([[f.case_id, f.source_digest] for f in test_files]),
         "tta": str(tta),
     }
+
+
+def digest_oof(folder: Path) -> str:
+    """Digest of the predictions of a fold's held-out cases; empty where there are none."""
+    path = folder / "oof.csv"
+    return digest_file(path) if path.is_file() else ""
 
 
 def ensemble_modality(

@@ -12,17 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from small_run import plan_options
+from small_run import TRAIN, plan_options
 
-from her2net import status
+from her2net import pipeline, status
 from her2net.cli import status as status_command
 from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
+from her2net.predictions import read_predictions, write_predictions
 from her2net.project import load_project
+from her2net.train import run as train_run
+from her2net.train.fold import read_record
 from her2net.train.timeline import PHASES
 
 STAGES = {"US": ["cache US", *(f"train US fold {k}" for k in range(4)), "ensemble US"],
@@ -148,6 +152,38 @@ def test_edits_of_the_plan_concern_what_depends_on_them(copied: DatasetPaths) ->
     found = states(copied)
     assert (found["cache MRI"].state, found["cache US"].state) == ("missing", "done")
     assert {found[f"train MRI fold {k}"].state for k in range(4)} == {"stale"}
+
+
+def test_a_fold_trained_anew_from_the_same_to_something_else_makes_what_rests_on_it_stale(
+    copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another device, or from scratch at first and with pretrained weights when these could be had."""
+    former, options = read_record(copied.fold("US", 1)), replace(TRAIN, restart=True)
+    pipeline.train(load_project(copied), "US", 1, options)
+    assert not_done(copied) == set(), "the same bits"
+    original = train_run.solve_classifier
+
+    def solve_otherwise(model: torch.nn.Module, *args: object, **kwargs: object) -> float:
+        loss = original(model, *args, **kwargs)
+        with torch.no_grad():
+            next(parameter for parameter in model.parameters() if parameter.requires_grad).mul_(1.001)
+        return loss
+
+    monkeypatch.setattr(train_run, "solve_classifier", solve_otherwise)
+    record = pipeline.train(load_project(copied), "US", 1, options)
+    assert former is not None
+    assert record.made_from == former.made_from
+    assert not_done(copied) == {"ensemble US", *LATER}
+    assert states(copied)["ensemble US"].why == "changed since: folds"
+
+
+def test_a_changed_table_of_a_fold_makes_its_ensemble_stale(copied: DatasetPaths) -> None:
+    for name in ("MRI", "CLIN"):
+        path = copied.fold(name, 2) / "oof.csv"
+        table = read_predictions(path)
+        write_predictions(path, replace(table, probs=table.probs[:, ::-1].copy()))
+    found = states(copied)
+    assert found["ensemble MRI"].why == found["ensemble CLIN"].why == "changed since: folds"
 
 
 @pytest.mark.parametrize(

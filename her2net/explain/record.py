@@ -132,7 +132,7 @@ def explain_inputs(
     records = [read_record(paths.fold(modality, k)) for k in folds]
     return {
         "version": str(EXPLAIN_VERSION),
-        "folds": digest_json([None if r is None else [r.made_from, r.epochs_done] for r in records]),
+        "folds": digest_json([None if r is None else r.identity for r in records]),
         "images": digest_json([row_digest(f, section.preprocessing) for f in files]),
     }
 

@@ -63,7 +63,7 @@ def report_inputs(project: Project, names: Sequence[str], *, paper: bool, pseudo
         made_from[f"evaluation/{name}"] = digest_file(path) if path.exists() else ""
     for name in project.plan.modalities:
         records = [read_record(paths.fold(name, k)) for k in range(project.plan.splits.n_folds)]
-        made_from[f"{name}/folds"] = digest_json([[r.made_from, r.epochs_done] for r in records if r is not None])
+        made_from[f"{name}/folds"] = digest_json([r.identity for r in records if r is not None])
         ensemble = paths.model(name) / "ensemble.json"
         made_from[f"{name}/tta"] = str(EnsembleRecord.load(ensemble).tta) if ensemble.exists() else ""
         explained = [*paths.explain(name).glob(f"*/{EXPLAIN_RECORD}"), *paths.explain(name).glob("*-contours*.json")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from her2net.artefact import digest_json, sweep_temporaries
-from her2net.ensemble import pool, write_pooled
+from her2net.ensemble import digest_oof, pool, write_pooled
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
 from her2net.locks import hold
 from her2net.paths import DatasetPaths
@@ -150,7 +150,8 @@ def ensemble_inputs(project: Project, name: str) -> dict[str, str]:
     folds = load_folds(project.paths, project.plan, name)
     test = cases_with(project.plan.tables[name], project.dataset.test, project.scan)
     return {
-        "folds": digest_json([record.made_from for record in folds]),
+        "folds": digest_json([[record.made_from, digest_json(record.model), digest_oof(project.paths.fold(name, record.fold))]
+                              for record in folds]),
         "test_cases": digest_json(row_digests(project, name, test)),
     }
 

@@ -30,6 +30,7 @@ class RunRecord(Artefact):
         pid: process that trains or trained it.
         initialisation: what became of the pretrained weights, in words.
         checkpoint: which weights predict, in words; carries the remark where they are optimistic.
+        weights: digest of `checkpoint_final.pt`; empty while running, and in a record from before it was kept.
         duration_s: phase (see `her2net.train.timeline.PHASES`) -> seconds, summed over epochs and resumed sessions.
         environment: versions, device and threads.
     """
@@ -51,8 +52,14 @@ class RunRecord(Artefact):
     pid: int
     initialisation: str
     checkpoint: str
+    weights: str = ""
     duration_s: dict[str, float]
     environment: dict[str, str]
+
+    @property
+    def identity(self) -> list[object]:
+        """What tells this training from any other: its inputs, and the weights, which may differ for the same inputs."""
+        return [self.made_from, self.epochs_done, *([self.weights] if self.weights else [])]
 
 
 def describe_environment(device: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 
+from her2net.artefact import digest_file
 from her2net.networks.build import build_network, network_spec
 from her2net.networks.pretrained import load_pretrained
 from her2net.networks.scattering import ScatteringNetwork
@@ -275,6 +276,7 @@ class TrainingRun:
             preprocessing=method_digest(task.section.preprocessing), epochs_from=task.epochs_from,
             batch_parts=self.n_parts, pid=os.getpid(),
             initialisation=self.initialisation, checkpoint=words,
+            weights=digest_file(task.folder / FINAL) if status == "finished" else "",
             duration_s={k: round(v, 3) for k, v in self.timeline.seconds.items()},
             environment=describe_environment(task.device),
         )  # fmt: skip
