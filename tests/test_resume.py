@@ -24,6 +24,7 @@ from her2net.errors import (
     LockError,
     MemoryLimitError,
     MissingArtefactError,
+    PlanError,
     StaleArtefactError,
     TrainingError,
     WriteError,
@@ -130,6 +131,30 @@ def test_a_finished_fold_is_not_trained_again_and_what_is_lost_of_it_is_written_
     (folder / FINAL).write_bytes(bytes(content))
     train(paths)
     assert contents(paths) == before
+
+
+def test_a_restart_that_cannot_start_leaves_the_finished_fold_as_it_was(
+    paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    train(paths)
+    before = {path: path.read_bytes() for path in paths.fold("US", 0).iterdir()}
+    misfit = tmp_path / "misfit.pt"
+    torch.save({"a": torch.zeros(1)}, misfit)
+    with pytest.raises(MissingArtefactError, match=r"typo\.pth: no such weight file"):
+        train(paths, restart=True, pretrained=str(tmp_path / "typo.pth"))
+    with pytest.raises(PlanError, match=r"misfit\.pt: these weights do not fit"):
+        train(paths, restart=True, pretrained=str(misfit))
+    with monkeypatch.context() as patch:
+        patch.setattr(footprint, "available_memory", lambda: 2**26)
+        with pytest.raises(MemoryLimitError):
+            train(paths, restart=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(paths), "cache", lambda *_: tmp_path / "gone.h5")
+        with pytest.raises(MissingArtefactError, match=r"gone\.h5"):
+            train(paths, restart=True)
+    assert {path: path.read_bytes() for path in paths.fold("US", 0).iterdir()} == before
+    train(paths, restart=True, seed=5)
+    assert contents(paths)["oof"] != before[paths.fold("US", 0) / "oof.csv"]
 
 
 def test_a_weight_file_counts_by_its_content_wherever_it_lies(paths: DatasetPaths, tmp_path: Path) -> None:

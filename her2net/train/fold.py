@@ -6,7 +6,6 @@ bits as one that was not (on the CPU). A finished run is not repeated.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,9 +122,7 @@ def _train_locked(
 
     section, folder = plan.modalities[modality], paths.fold(modality, fold)
     sweep_temporaries(folder)
-    if options.restart and folder.exists():
-        shutil.rmtree(folder)
-    record = read_record(folder)
+    record = None if options.restart else read_record(folder)
     training = effective_training(section, options, record)
     ended = record is not None and is_complete(folder, record) and record.epochs_done >= training.epochs
     if not ended:
@@ -147,7 +144,7 @@ def _train_locked(
     from_command_line = options.epochs is not None or training.epochs != section.training.epochs
     return TrainingRun(Task(
         plan=plan, modality=modality, fold=fold, training=training, made_from=made_from, parts=parts, folder=folder,
-        device=options.device, pretrained=options.pretrained, quiet=options.quiet, check=lock.check,
+        device=options.device, pretrained=options.pretrained, quiet=options.quiet, check=lock.check, restart=options.restart,
         epochs_from="command line" if from_command_line else "plan",
     )).train()  # fmt: skip
 

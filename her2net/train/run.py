@@ -8,6 +8,7 @@ learning rate, so there is no sampler, generator or scheduler whose state could 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -70,6 +71,7 @@ class Task:
         pretrained: `--pretrained` as given.
         epochs_from: where the number of epochs comes from.
         check: raises if this process may no longer write to the folder.
+        restart: what the folder has is removed, once nothing stands in the way of training.
     """
 
     plan: Plan
@@ -84,6 +86,7 @@ class Task:
     epochs_from: Literal["plan", "command line"]
     check: Callable[[], None]
     quiet: bool = False
+    restart: bool = False
 
     @property
     def section(self) -> ModalityPlan:
@@ -101,7 +104,7 @@ class TrainingRun:
         n_channels = section.n_inputs
         model = build_network(training.network, n_channels=n_channels, n_classes=task.plan.n_classes,
                               drop_path=training.drop_path)
-        state = read_latest(task.folder, partial(explain_misfit, task=task, model=model))
+        state = None if task.restart else read_latest(task.folder, partial(explain_misfit, task=task, model=model))
         source = task.pretrained or ("auto" if training.initialisation == "pretrained" else "none")
         report = load_pretrained(model, training.network, source="none" if state else source, n_channels=n_channels)
         self.initialisation = state["initialisation"] if state else report.message
@@ -121,6 +124,9 @@ class TrainingRun:
     def train(self) -> RunRecord:
         """Run the remaining epochs, then predict the held-out cases."""
         task = self.task
+        if task.restart and task.folder.exists():
+            task.check()
+            shutil.rmtree(task.folder)
         self._write_record("running")
         part = task.parts["training"]
         images, labels = self._place(torch.from_numpy(part.cache.image), torch.from_numpy(part.labels))
