@@ -71,6 +71,8 @@ def ensemble_modality(
 ) -> EnsembleRecord:  # fmt: skip
     """Pool the folds' OOF tables and predict the test cases with the mean of all folds.
 
+    A fold none of whose patients has the modality holds nobody out, and has a network but no table.
+
     Args:
         training, test: cases that have the modality; `test_files` in the order of `test`.
 
@@ -83,16 +85,16 @@ def ensemble_modality(
     section, folder = plan.modalities[modality], paths.model(modality)
     tta = tta or section.inference.tta
     made_from = ensemble_inputs(paths, plan, modality, test_files, tta=tta)
-    tables = [read_predictions(paths.fold(modality, k) / "oof.csv", made_by="her2net_train")
-              for k in range(plan.splits.n_folds)]  # fmt: skip
-    for k, table_of_fold in enumerate(tables):
+    records = {k: read_record(paths.fold(modality, k)) for k in range(plan.splits.n_folds)}
+    tables = {k: read_predictions(paths.fold(modality, k) / "oof.csv", made_by="her2net_train")
+              for k, record in records.items() if record is not None and record.n_held_out_cases}  # fmt: skip
+    for k, table_of_fold in tables.items():
         check_table(paths.fold(modality, k) / "oof.csv", table_of_fold, training, n_classes=plan.n_classes,
                     made_by=f"her2net_train {modality} {k} --restart")
     networks = load_networks(paths, plan, modality, device) if tta or test else []
     if tta and not section.inference.tta:
-        tables = [_predict_again(paths, plan, modality, network, table, device)
-                  for network, table in zip(networks, tables, strict=True)]  # fmt: skip
-    oof = pool(tables, [case.case_id for case in training], where=folder)
+        tables = {k: _predict_again(paths, plan, modality, networks[k], table, device) for k, table in tables.items()}
+    oof = pool(list(tables.values()), [case.case_id for case in training], where=folder)
     table: Predictions | None = None
     if test:
         probs, _ = predict_files(networks, section, test_files, tta=tta, n_workers=n_workers, quiet=quiet,

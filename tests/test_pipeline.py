@@ -27,6 +27,7 @@ from her2net.plan.stage import plan_dataset
 from her2net.predict import Predictor, find_cases
 from her2net.predictions import read_predictions
 from her2net.project import load_project
+from her2net.raw import synthetic
 from her2net.raw.images import read_image, read_mask
 from her2net.raw.synthetic import make_synthetic_dataset
 from her2net.train.data import select_fold
@@ -271,6 +272,39 @@ def test_own_folds_are_taken_and_a_patient_in_two_is_refused(tmp_path: Path) -> 
     own.write_text(json.dumps([folds[0] + folds[1], folds[1] + folds[2] + folds[3]]))
     with pytest.raises(LeakageError):
         plan_dataset(paths, plan_options(tmp_path, preprocess=False, splits=str(own)))
+
+
+def test_a_fold_in_which_nobody_has_the_modality_has_a_network_and_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with one fold per site, where a site has no ultrasound and no clinical data."""
+    monkeypatch.setattr(synthetic, "MISSING", {"US": 0.0, "MRI": 0.0})
+    paths = make_paths(tmp_path)
+    make_synthetic_dataset(paths.raw, n_train=40, n_test=4, us_size=(96, 112), mri_size=(8, 24, 24))
+    plan_dataset(paths, plan_options(tmp_path, preprocess=False))
+    folds = load_project(paths).splits.partitions["stratified-4"].folds
+    own, table = tmp_path / "own.json", paths.raw / "cases.csv"
+    own.write_text(json.dumps(folds))
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    patient, columns = lines[0].index("patient_id"), [lines[0].index(name) for name in ("age", "menopausal", "grade")]
+    for row in [row for row in lines if row[patient] in folds[1]]:
+        for path in paths.raw.glob(f"*Tr/US/{row[0]}*"):
+            path.unlink()
+        for column in columns:
+            row[column] = ""
+    table.write_text("\n".join(map(",".join, lines)) + "\n")
+    plan_dataset(paths, plan_options(tmp_path, splits=str(own)))
+    project = load_project(paths)
+    for fold in range(4):
+        pipeline.train(project, "US", fold, TRAIN)
+        pipeline.train_table(project, "CLIN", fold, restart=False, quiet=True)
+    pipeline.ensemble_table(project, "CLIN", quiet=True)
+    for tta in (False, True):
+        assert pipeline.ensemble(project, "US", tta=tta, device="cpu", quiet=True).folds == [0, 1, 2, 3]
+        for name in ("US", "CLIN"):
+            pooled = read_predictions(paths.model(name) / "oof.csv")
+            assert set(pooled.folds) == {"0", "2", "3"}
+            assert set(pooled.case_ids) == {case.case_id for case in project.dataset.train if case.patient_id not in folds[1]}
+    states = {state.stage: state.state for state in status.report_status(paths)}
+    assert states["train US fold 1"] == states["train CLIN fold 1"] == states["ensemble US"] == states["ensemble CLIN"] == "done"
 
 
 def test_the_paper_preset_is_planned_preprocessed_and_marked_optimistic(tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def train_table_fold(project: Project, name: str, fold: int | str, *, restart: b
                 [c.case_id for c in held_out], [c.patient_id for c in held_out], probs,
                 labels=[c.label for c in held_out], folds=[str(fold)] * len(held_out),
             ))  # fmt: skip
+        else:
+            (folder / "oof.csv").unlink(missing_ok=True)  # of a fit before, to other folds
         record.save(folder / MODEL)
         return record
 
@@ -171,7 +173,7 @@ def ensemble_table(project: Project, name: str, *, quiet: bool) -> TableEnsemble
         folds = load_folds(project.paths, project.plan, name)
         training = cases_with(project.plan.tables[name], project.dataset.train, project.scan)
         tables = [read_predictions(project.paths.fold(name, k) / "oof.csv", made_by=f"her2net_train {name}")
-                  for k in range(len(folds))]  # fmt: skip
+                  for k, record in enumerate(folds) if record.n_held_out_cases]  # fmt: skip
         oof, test = pool(tables, [case.case_id for case in training]), _predict_test(project, name, folds, quiet=quiet)
         explanation = explain_table(project, name, folds, features_of(project, name, training), training, made_from)
         if ensemble_inputs(project, name) != made_from:
