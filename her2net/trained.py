@@ -17,7 +17,7 @@ from her2net.inference import load_networks
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.tabular.record import TableFold
-from her2net.tabular.stage import load_folds
+from her2net.tabular.stage import load_folds, plan_inputs, refuse_stale_folds
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
     fusion = load_fusion(path, plan) if len(fusion_sources(plan, covariates=covariates)) > 1 else None
     records = {name: EnsembleRecord.load(paths.model(name) / "ensemble.json") for name in names}
     fitted = {name: load_folds(paths, plan, name) for name in plan.tables}
+    for name, folds in fitted.items():
+        refuse_stale_folds(paths, name, folds, [plan_inputs(plan.tables[name])] * len(folds))
     tables = read_tables(paths, [*names, *fitted, *([FUSION] if fusion else [])], "oof")
     thresholds = choose_thresholds({(name, "oof"): table for name, table in tables.items()}, recorded_options(paths))
     return TrainedModel(

@@ -18,7 +18,7 @@ from small_run import plan_options
 from her2net import pipeline, status
 from her2net.archive.licence import read_licence
 from her2net.archive.write import export_model
-from her2net.errors import MissingDependencyError, PlanError, RawDataError
+from her2net.errors import MissingDependencyError, PlanError, RawDataError, StaleArtefactError
 from her2net.evaluate.delong import auc
 from her2net.fuse.sources import fusion_sources, fusion_subsets
 from her2net.paths import DatasetPaths
@@ -43,7 +43,7 @@ from her2net.tabular.features import FeatureTable, update_features
 from her2net.tabular.learn import Trial, apply_model, estimate, fit_model, fit_with
 from her2net.tabular.radiomics import describe_arrays, require_mirp
 from her2net.tabular.record import TableExplanation, TableFold
-from her2net.tabular.stage import train_table_fold
+from her2net.tabular.stage import plan_inputs, train_table_fold
 
 BOTH = TableModelPlan(learners=["elastic_net", "forest"], transform="normal_scores", max_correlation=0.95, inner_folds=3, seed=0)
 LINEAR = BOTH.model_copy(update={"learners": ["elastic_net"]})
@@ -451,6 +451,26 @@ def test_new_cases_are_predicted_with_and_without_their_covariates(copied: Datas
     assert set(carried) == set(with_them)
     for name in ("CLIN", "fusion"):
         assert np.abs(carried[name].probs - with_them[name].probs).max() < 1e-12, name
+
+
+def test_tables_fitted_by_another_plan_neither_predict_nor_are_ensembled(copied: DatasetPaths) -> None:
+    before, text = (copied.model("CLIN") / "test.csv").read_bytes(), json.loads(copied.plan.read_text())
+    text["tables"]["CLIN"]["model"]["max_correlation"] = 0.5
+    copied.plan.write_text(json.dumps(text))
+    told = r"CLIN: folds 0, 1, 2, 3 .*changed since: settings\)\. Run her2net_train CLIN 0 1 2 3 --restart -d Dataset001_Small"
+    with pytest.raises(StaleArtefactError, match=told):
+        Predictor(copied, device="cpu")
+    with pytest.raises(StaleArtefactError, match=told):
+        pipeline.ensemble_table(load_project(copied), "CLIN", quiet=True)
+    assert (copied.model("CLIN") / "test.csv").read_bytes() == before
+
+
+def test_how_features_are_taken_from_images_is_part_of_a_fitted_model() -> None:
+    radiomics = RadiomicsPlan(families=["statistics"], normalisation="none", discretisation="fixed_bin_number", bins=32,
+                              bin_width=None, by_slice=True, spacing_mm=None)  # fmt: skip
+    digests = [plan_inputs(TablePlan(modality="US", radiomics=r, columns={}, model=LINEAR, fused=True))
+               for r in (radiomics, radiomics.model_copy(update={"bins": 16}))]  # fmt: skip
+    assert {key for key in digests[0] if digests[0][key] != digests[1][key]} == {"features"}
 
 
 def test_planning_again_keeps_the_tables(copied: DatasetPaths) -> None:

@@ -23,7 +23,7 @@ from her2net.predictions import Predictions, make_predictions, read_predictions,
 from her2net.project import Project, list_files
 from her2net.raw.dataset import Case
 from her2net.tabular.explain import explain_table
-from her2net.tabular.features import FeatureTable, cases_with, features_digest, features_of
+from her2net.tabular.features import FEATURES_VERSION, FeatureTable, cases_with, features_digest, features_of
 from her2net.tabular.learn import apply_model, fit_model
 from her2net.tabular.radiomics import require_mirp
 from her2net.tabular.record import TableEnsemble, TableFold
@@ -65,15 +65,22 @@ def row_digests(project: Project, name: str, cases: Sequence[Case]) -> list[str]
     return [features_digest(files, table) for files in list_files(project.scan, table.modality, tuple(cases))]
 
 
+def plan_inputs(table: TablePlan) -> dict[str, str]:
+    """Digests of how a fold is fitted, and of how features are taken from images."""
+    return {
+        "table_version": str(TABLE_VERSION),
+        "settings": digest_json([table.model.model_dump(mode="json"), table.columns]),
+        "features": digest_json([None if table.modality is None else FEATURES_VERSION, table.features_digest]),
+    }
+
+
 def fold_inputs(project: Project, name: str, training: Sequence[Case], held_out: Sequence[Case]) -> dict[str, str]:
     """Digests of what a fold is made from."""
-    table = project.plan.tables[name]
     inputs = {
         part: digest_json([row_digests(project, name, cases), [c.label for c in cases], [c.patient_id for c in cases]])
         for part, cases in (("training_cases", training), ("held_out_cases", held_out))
     }
-    settings = digest_json([table.model.model_dump(mode="json"), table.columns])
-    return {"table_version": str(TABLE_VERSION), "settings": settings, **inputs}
+    return plan_inputs(project.plan.tables[name]) | inputs
 
 
 def train_table_fold(project: Project, name: str, fold: int | str, *, restart: bool, quiet: bool) -> TableFold:
@@ -138,6 +145,26 @@ def load_folds(paths: DatasetPaths, plan: Plan, name: str) -> list[TableFold]:
     return [record for record in records if record is not None]
 
 
+def refuse_stale_folds(paths: DatasetPaths, name: str, folds: Sequence[TableFold], now: Sequence[dict[str, str]]) -> None:
+    """Refuse models that were fitted to something else.
+
+    Args:
+        now: per fold, digests of the inputs that matter, as they are now.
+
+    Raises:
+        StaleArtefactError: names the folds, what changed, and the command.
+    """
+    changed = {record.fold: [key for key in inputs if record.made_from.get(key) != inputs[key]]
+               for record, inputs in zip(folds, now, strict=True)}  # fmt: skip
+    stale = [fold for fold, keys in changed.items() if keys]
+    if stale:
+        what = ", ".join(sorted({key for keys in changed.values() for key in keys}))
+        raise StaleArtefactError(
+            f"{paths.model(name)}: folds {', '.join(stale)} were fitted to other inputs than there are now (changed since: {what}). "
+            f"Run her2net_train {name} {' '.join(stale)} --restart {paths.options}, or undo the change."
+        )
+
+
 def mean_of_folds(folds: Sequence[TableFold], table: FeatureTable) -> np.ndarray:
     """Return (n, n_classes): the mean of the folds' probabilities."""
     return np.mean([apply_model(record.model, table) for record in folds], axis=0)
@@ -163,6 +190,7 @@ def ensemble_table(project: Project, name: str, *, quiet: bool) -> TableEnsemble
 
     Raises:
         MissingArtefactError: a fold is not fitted.
+        StaleArtefactError: a fold was fitted to other inputs.
         LeakageError: a case is predicted by two folds, or by none.
     """
     find_table(project.plan, name)
@@ -171,6 +199,8 @@ def ensemble_table(project: Project, name: str, *, quiet: bool) -> TableEnsemble
         sweep_temporaries(folder)
         made_from = ensemble_inputs(project, name)
         folds = load_folds(project.paths, project.plan, name)
+        now = [fold_inputs(project, name, *split_fold(project, name, k)) for k in range(len(folds))]
+        refuse_stale_folds(project.paths, name, folds, now)
         training = cases_with(project.plan.tables[name], project.dataset.train, project.scan)
         tables = [read_predictions(project.paths.fold(name, k) / "oof.csv", made_by=f"her2net_train {name}")
                   for k, record in enumerate(folds) if record.n_held_out_cases]  # fmt: skip
