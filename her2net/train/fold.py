@@ -197,8 +197,12 @@ def refuse_other_plan(paths: DatasetPaths, plan: ModalityPlan, modality: str, fo
 
 
 def _explain_other_plan(plan: ModalityPlan, record: RunRecord) -> list[str]:
-    """List what of the plan, and of how it is followed, is no longer as it was when a fold was trained."""
-    changed = _changed(record.made_from, plan_inputs(recorded_training(plan, record), plan))
+    """List what of the plan, and of how images are prepared, is no longer as it was when a fold was trained.
+
+    That this her2net trains in another way does not matter: the weights predict as they did.
+    """
+    now = plan_inputs(recorded_training(plan, record), plan)
+    changed = _changed(record.made_from, {name: digest for name, digest in now.items() if name != "training_version"})
     other = record.preprocessing not in ("", method_digest(plan.preprocessing))
     return changed + ["preprocessing"] * other
 
