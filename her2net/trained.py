@@ -28,8 +28,8 @@ class TrainedModel:
         fingerprint: of the training cases; new images are compared with it.
         networks: modality -> network of each fold, in fold order.
         fusion: `None` with a single modality.
-        thresholds: model -> operating point, chosen on OOF predictions by the rule of the last evaluation; empty with more than two
-            classes.
+        thresholds: model -> operating point, by the rule of the last evaluation, on OOF predictions unless it was given; empty with
+            more than two classes.
         tta: modality -> whether fusion and thresholds were fitted on test-time augmented predictions.
         tables: table model (`RAD:US`, `CLIN`) -> fitted model of each fold.
     """

@@ -28,7 +28,7 @@ from her2net.artefact import load_json
 from her2net.cli import export, import_, predict
 from her2net.errors import ArchiveError
 from her2net.evaluate.record import Evaluation
-from her2net.evaluate.thresholds import Thresholds
+from her2net.evaluate.thresholds import Threshold, Thresholds
 from her2net.paths import DatasetPaths, Roots
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
@@ -203,6 +203,24 @@ def test_remarks_reach_the_card(small_run: DatasetPaths) -> None:
     assert "- fusion, oof: optimistic: chosen." in card
     assert "| 2 to 3 |" in card
     assert "CC-BY-4.0; the text is in licence.txt" in card
+
+
+def test_the_card_says_of_given_thresholds_that_they_were_not_chosen_on_patients(small_run: DatasetPaths) -> None:
+    from her2net.archive.card import Training, write_card
+    from her2net.trained import load_trained
+
+    model, evaluation = load_trained(small_run, "cpu"), Evaluation.load(small_run.evaluation / "metrics.json")
+    training = {name: Training((2, 3), "random numbers") for name in ("US", "MRI")}
+    chosen = write_card(model, evaluation, training, read_licence("CC-BY-4.0"))
+    assert "| 26 out-of-fold cases |" in chosen
+    assert "The thresholds were chosen in the training cohort" in chosen
+    bare = Threshold(value=0.3, rule="given", chosen_on="nothing", n=0)
+    thresholds = model.thresholds.model_copy(update={"models": dict.fromkeys(model.thresholds.models, bare)})
+    given = write_card(replace(model, thresholds=thresholds), evaluation, training, read_licence("CC-BY-4.0"))
+    assert "| fusion | 0.3000 | given | nothing |" in given
+    assert "The thresholds were given beforehand and not chosen on patients" in given
+    assert "chosen in the training cohort" not in given
+    assert "out-of-fold cases |" not in given
 
 
 def test_the_same_model_gives_the_same_bytes(made: TrainedModel, tmp_path: Path) -> None:

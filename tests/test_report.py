@@ -27,6 +27,7 @@ from her2net.cli.report import main as report_command
 from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.evaluate.record import Evaluation
 from her2net.evaluate.tables import evaluate_tables
+from her2net.evaluate.thresholds import Threshold
 from her2net.paths import DatasetPaths
 from her2net.predictions import Predictions
 from her2net.project import load_project
@@ -38,7 +39,7 @@ from her2net.report.page import SECTIONS, make_page
 from her2net.report.paper import load_paper, rates_of_counts
 from her2net.report.pictures import Picture, _table_pictures, make_pictures
 from her2net.report.render import keep_together, render_page
-from her2net.report.results import methods_of
+from her2net.report.results import methods_of, threshold_note
 from her2net.report.stage import ReportRecord
 from her2net.report.tabular import _choose_chances, clinical_scales, fusion_scales
 from her2net.report.thumbnails import OUTLINE, SIDE_PX, draw_thumbnail
@@ -367,6 +368,20 @@ def test_optimistic_and_apparent_figures_say_so_everywhere(material: Material, p
     assert of_cases[0][-1] == "Read with"
     assert [row[-1] for row in of_cases if row[0] == "fusion"] == [remark["test"], remark["oof"]]
     assert not any(row[-1] for row in of_cases[1:] if row[0] != "fusion")
+
+
+def test_a_given_threshold_is_not_said_to_be_chosen(material: Material, pictures: list[Picture]) -> None:
+    favourable, given = "a little favourable", "Given beforehand and used unchanged in all cohorts."
+    assert favourable in threshold_note(material)
+    assert given not in threshold_note(material)
+    bare = Threshold(value=0.3, rule="given", chosen_on="nothing", n=0)
+    changed = replace(material, thresholds=dict.fromkeys(material.thresholds, bare))
+    assert "fusion 0.300 (given, not fitted)" in threshold_note(changed)
+    html, page = show(changed, pictures)
+    assert favourable not in html
+    assert html.count(given) >= 4, "Tables 2 and 3, the confusion matrices, the methods"
+    methods = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "methods").text
+    assert given in methods
 
 
 def test_methods_follow_the_plan(material: Material, pictures: list[Picture]) -> None:

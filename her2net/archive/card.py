@@ -151,9 +151,10 @@ def _estimate(row: Metric) -> str:
 def _decisions(model: TrainedModel) -> str:
     if not model.thresholds.models:
         return "The most probable class."
-    rows = [[name, f"{t.value:.4f}", t.rule if t.parameter is None else f"{t.rule} {t.parameter:g}", t.n]
+    rows = [[name, f"{t.value:.4f}", t.rule if t.parameter is None else f"{t.rule} {t.parameter:g}",
+             f"{t.n} out-of-fold cases" if t.chosen_on == "oof" else "nothing"]
             for name, t in model.thresholds.models.items()]  # fmt: skip
-    text = _table(["model", "positive from", "rule", "chosen on out-of-fold cases"], rows)
+    text = _table(["model", "positive from", "rule", "chosen on"], rows)
     if model.fusion is None:
         return text
     fused = [
@@ -173,8 +174,12 @@ def _limits(model: TrainedModel, evaluation: Evaluation) -> str:
         "Images from other devices or protocols than those above: the probabilities may be wrong without showing it. "
         "`her2net_predict` warns where size, spacing, intensities or masks are outside the range of the training images.",
         f"The probabilities reflect the share of classes in the training cohort ({_shares(cohort)}), not that of another clinic.",
-        "The thresholds were chosen in the training cohort, by the rule above; they are no clinical recommendation.",
     ]
+    chosen_on = {threshold.chosen_on for threshold in model.thresholds.models.values()}
+    if "oof" in chosen_on:
+        limits.append("The thresholds were chosen in the training cohort, by the rule above; they are no clinical recommendation.")
+    elif chosen_on:
+        limits.append("The thresholds were given beforehand and not chosen on patients; they are no clinical recommendation.")
     if smallest < MANY_POSITIVES:
         limits.append(f"The smaller class has {smallest} patients: read the intervals, not the values alone.")
     if not any(metric.cohort.startswith("test") for metric in evaluation.metrics):

@@ -126,6 +126,6 @@ def _plan(material: Material) -> Iterator[Caution]:
             yield Caution("serious", text)
     if material.plan.edited:
         yield Caution("note", f"The plan was edited by hand: {', '.join(material.plan.edited)}.")
-    if material.thresholds:
+    if any(threshold.chosen_on == "oof" for threshold in material.thresholds.values()):
         yield Caution("note", "Thresholds were chosen on the out-of-fold predictions; sensitivity, specificity and what follows "
                               "from them are a little favourable there, not in the test cases.")  # fmt: skip

@@ -32,6 +32,11 @@ RULES = {
     "cost": "smallest expected cost",
     "given": "given, not fitted",
 }
+THRESHOLD_ORIGINS = {
+    "oof": "Chosen on out-of-fold predictions of the training cases and carried to the test cases unchanged; on the training cases "
+           "themselves, rates at the threshold are therefore a little favourable.",
+    "nothing": "Given beforehand and used unchanged in all cohorts.",
+}  # fmt: skip
 
 
 def results_table(material: Material) -> Table:
@@ -85,12 +90,10 @@ def threshold_note(material: Material) -> str:
     """Say where the thresholds come from."""
     if not material.thresholds:
         return "The decision is the most probable class."
-    parts = [f"{m} {t.value:.3f} ({RULES.get(t.rule, t.rule)}, n = {t.n})" for m, t in material.thresholds.items()]
-    return (
-        "A case is called positive from this probability on: " + "; ".join(parts) + ". Chosen on out-of-fold predictions "
-        "of the training cases and carried to the test cases unchanged; on the training cases themselves, rates at the "
-        "threshold are therefore a little favourable."
-    )
+    parts = [f"{m} {t.value:.3f} ({RULES.get(t.rule, t.rule)}{f', n = {t.n}' if t.chosen_on == 'oof' else ''})"
+             for m, t in material.thresholds.items()]  # fmt: skip
+    origins = dict.fromkeys(THRESHOLD_ORIGINS[t.chosen_on] for t in material.thresholds.values())
+    return f"A case is called positive from this probability on: {'; '.join(parts)}. {' '.join(origins)}"
 
 
 def all_metrics_table(material: Material) -> Table:
