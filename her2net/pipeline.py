@@ -166,7 +166,7 @@ def _evaluate_added_value(project: Project, evaluation: Evaluation, labels: Call
     names = [*project.plan.modalities, *project.plan.tables]
     oof, test = (read_tables(project.paths, names, part) for part in ("oof", "test"))
     test = {name: table.with_labels(dict(labels())) for name, table in test.items()}
-    rows = measure_added_value(oof, test, project.plan, project.splits.folds(project.plan.splits))
+    rows = measure_added_value(oof, test, project.plan, project.splits.folds(project.plan.splits), evaluation.remarks)
     write_added_value(project.paths.evaluation, rows, evaluation.made_from)
 
 

@@ -39,7 +39,7 @@ from her2net.report.page import SECTIONS, make_page
 from her2net.report.paper import load_paper, rates_of_counts
 from her2net.report.pictures import Picture, _table_pictures, make_pictures
 from her2net.report.render import keep_together, render_page
-from her2net.report.results import methods_of, threshold_note
+from her2net.report.results import comparison_matrix, methods_of, threshold_note
 from her2net.report.stage import ReportRecord
 from her2net.report.tabular import _choose_chances, clinical_scales, fusion_scales
 from her2net.report.thumbnails import OUTLINE, SIDE_PX, draw_thumbnail
@@ -357,17 +357,31 @@ def test_a_report_needs_a_fresh_evaluation(copied: DatasetPaths) -> None:
 
 def test_optimistic_and_apparent_figures_say_so_everywhere(material: Material, pictures: list[Picture]) -> None:
     remark = {"oof": "optimistic: epoch chosen on the reported fold", "test": "apparent performance: fitted on the test cases"}
-    found = material.evaluation.metrics
-    metrics = [m.model_copy(update={"remark": remark.get(m.cohort, "") if m.model == "fusion" else ""}) for m in found]
-    marked = replace(material, evaluation=material.evaluation.model_copy(update={"metrics": metrics}))
-    _, page = show(marked, pictures)
+    of = lambda row: remark.get(row.cohort, "") if row.model == "fusion" else ""
+    found = material.evaluation
+    marked = {name: [row.model_copy(update={"remark": of(row)}) for row in getattr(found, name)]
+              for name in ("metrics", "subgroups", "certainty")}  # fmt: skip
+    marked["comparisons"] = [row | {"remark": remark[row["cohort"]] if row["model_b"] == "fusion" else ""} for row in found.comparisons]
+    changed = replace(material, evaluation=found.model_copy(update=marked), paper=True)
+    _, page = show(changed, pictures)
     answer = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "answer").text
     assert "Important. fusion, training cases, out-of-fold: optimistic: epoch chosen on the reported fold." in answer
     assert "Important. fusion, test cases: apparent performance: fitted on the test cases." in answer
-    of_cases = [row for row in page.table("results") if "by patient" not in row[1]]
-    assert of_cases[0][-1] == "Read with"
-    assert [row[-1] for row in of_cases if row[0] == "fusion"] == [remark["test"], remark["oof"]]
-    assert not any(row[-1] for row in of_cases[1:] if row[0] != "fusion")
+    for key in ("results", "confusion", "discrimination", "calibration", "rule_in_out", "certainty", "all_subgroups"):
+        header, *rows = page.table(key)
+        assert header[-1] == "Read with", key
+        model = header.index("Model")
+        rows = [row for row in rows if "by patient" not in row[model + 1]]
+        assert {row[-1] for row in rows if row[model] == "fusion"} == set(remark.values()), key
+        assert not any(row[-1] for row in rows if row[model] != "fusion"), key
+    assert {row[-1] for row in page.table("comparisons")[1:] if "minus fusion" in row[1]} == set(remark.values())
+    assert [remark["test"] in row[1] for row in page.table("paper")[1:]] == [False] * 5 + [True]
+    pairs = [row[2] for row in page.table("paper_tests")[1:]]
+    assert [remark["test"] in pair for pair in pairs] == ["fusion" in pair.split(";")[0] for pair in pairs]
+    for cohort, text in remark.items():
+        matrix = comparison_matrix(changed, cohort)
+        assert matrix is not None
+        assert matrix.notes[-1] == f"Read with: {text}."
 
 
 def test_a_given_threshold_is_not_said_to_be_chosen(material: Material, pictures: list[Picture]) -> None:

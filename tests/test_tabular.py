@@ -34,7 +34,7 @@ from her2net.project import load_project
 from her2net.raw.dataset import Case
 from her2net.raw.rows import read_covariates
 from her2net.raw.spec import DatasetSpec
-from her2net.report.tabular import clinical_scales, sentences
+from her2net.report.tabular import added_value_table, clinical_scales, sentences
 from her2net.tabular import features as features_module
 from her2net.tabular import radiomics
 from her2net.tabular.added import measure_added_value
@@ -398,7 +398,7 @@ def test_added_value_is_found_where_there_is_some_and_not_where_there_is_none(do
     plan = plan_with_covariates(done)
     folds = [ids[k::4] for k in range(4)]
     images = {"US": model(1.0), "MRI": model(1.0)}
-    useful, useless = (measure_added_value({**images, "CLIN": model(s)}, {}, plan, folds)[0] for s in (2.0, 0.0))
+    useful, useless = (measure_added_value({**images, "CLIN": model(s)}, {}, plan, folds, {})[0] for s in (2.0, 0.0))
     assert useful.ci_low > 0.02  # type: ignore[operator]
     assert useless.ci_low < 0.01  # type: ignore[operator]
     assert abs(useless.difference) < 0.02  # type: ignore[arg-type]
@@ -414,14 +414,29 @@ def test_noise_that_points_the_wrong_way_is_not_turned_around(done: DatasetPaths
     assert auc(labels, ignorant.probs[:, 1]) < 0.35, "who knows the prevalence of the others alone is worse than chance"
     images = {name: made_of_logits(labels, labels + rng.normal(size=n)) for name in ("US", "MRI")}
     both = {**images, "CLIN": ignorant}
-    for found in (measure_added_value(both, {}, plan_with_covariates(done), folds),
-                  measure_added_value(both, both, plan_with_covariates(done), folds)[2:]):  # fmt: skip
+    for found in (measure_added_value(both, {}, plan_with_covariates(done), folds, {}),
+                  measure_added_value(both, both, plan_with_covariates(done), folds, {})[2:]):  # fmt: skip
         to_images, from_images = found
         assert (to_images.difference, to_images.auc_both) == (0, to_images.auc_base)
         assert "changes nothing: the cases are ranked alike" in sentences(SimpleNamespace(added=found))[0]  # type: ignore[arg-type]
         assert from_images.auc_base == 0.5, "turned around it would reach 0.75"
         assert from_images.auc_both == to_images.auc_base
         assert from_images.ci_low > 0.1  # type: ignore[operator]
+
+
+def test_what_rests_on_an_optimistic_model_says_so(done: DatasetPaths) -> None:
+    rng, n = np.random.default_rng(0), 40
+    labels, folds = np.arange(n) // 4 % 2, [[f"c{i:03d}" for i in range(k, n, 4)] for k in range(4)]
+    tables = {name: made_of_logits(labels, labels + rng.normal(size=n)) for name in ("US", "MRI", "CLIN")}
+    remarks = {"US": "optimistic: epoch chosen on the reported fold"}
+    found = measure_added_value(tables, tables, plan_with_covariates(done), folds, remarks)
+    assert {row.remark for row in found if row.cohort == "oof"} == {"optimistic: epoch chosen on the reported fold (US)"}
+    assert {row.remark for row in found if row.cohort == "test"} == {""}
+    shown = SimpleNamespace(added=found)
+    assert "Read with: optimistic: epoch chosen on the reported fold (US)." in sentences(shown)[0]  # type: ignore[arg-type]
+    table = added_value_table(shown)  # type: ignore[arg-type]
+    assert table is not None
+    assert [row[-1].text for row in table.rows] == [row.remark for row in found]
 
 
 def test_new_cases_are_predicted_with_and_without_their_covariates(copied: DatasetPaths, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,14 +23,15 @@ COMPARISON_COLUMNS = (
 METRIC_DETAIL_COLUMNS = (*METRIC_COLUMNS, "default", "reason", "remark")
 COMPARISON_DETAIL_COLUMNS = (
     "model_a", "model_b", "cohort", "metric", "test", "n", "p_value", "p_holm", "p_bonferroni", "detectable_difference",
-    "reason",
+    "reason", "remark",
 )  # fmt: skip
 SUBGROUP_COLUMNS = (
     "model", "cohort", "covariate", "level", "metric", "value", "ci_low", "ci_high", "ci_method", "n", "n_positive",
-    "interaction_p", "reason",
+    "interaction_p", "reason", "remark",
 )  # fmt: skip
 CERTAINTY_COLUMNS = (
     "model", "cohort", "n", "n_positive", "permutation_p", "permutation", "half_width", "cases_for_005", "advice",
+    "remark",
 )  # fmt: skip
 TWO_CLASSES = {"auc": "AUC [95 % CI]", "sensitivity": "sensitivity", "specificity": "specificity"}
 SEVERAL_CLASSES = {"auc": "mean AUC [95 % CI]", "balanced_accuracy": "balanced accuracy", "weighted_kappa": "weighted kappa"}
@@ -42,6 +43,24 @@ COHORT_NAMES = {
     "oof-patients": "patients of the training cases, out-of-fold, the mean over the cases of each",
     "test-patients": "patients of the test cases, the mean over the cases of each",
 }
+
+
+def optimism(remarks: Mapping[str, str], models: Sequence[str], cohort: str) -> str:
+    """Say which models of a row are optimistic in a cohort; empty if none is.
+
+    A best epoch spoils the OOF figures; a fusion fitted on the test cases spoils the test figures. Where the row rests on
+    several models, those that the remark is of are named behind it.
+
+    Args:
+        remarks: model -> remarks, separated by semicolons; what they say of a threshold is no optimism.
+    """
+    found: dict[str, list[str]] = {}
+    for model in models:
+        for part in filter(None, remarks.get(model, "").split("; ")):
+            spoiled = "test" if part.startswith("apparent") else "oof"
+            if cohort.startswith(spoiled) and not part.startswith("threshold"):
+                found.setdefault(part, []).append(model)
+    return "; ".join(f"{part} ({', '.join(names)})" if len(models) > 1 else part for part, names in found.items())
 
 
 class Settings(Strict):
@@ -91,6 +110,7 @@ class SubgroupMetric(Strict):
     n_positive: int
     interaction_p: float | None
     reason: str = ""
+    remark: str = ""
 
 
 class Certainty(Strict):
@@ -102,6 +122,7 @@ class Certainty(Strict):
         half_width: half the width of the interval that this many cases are expected to give.
         cases_for_005: cases for an interval of ± 0.05, at this AUC and prevalence.
         advice: the same in words.
+        remark: what it has to be read with.
     """
 
     model: str
@@ -113,6 +134,7 @@ class Certainty(Strict):
     permutation: str = ""
     half_width: float | None = None
     cases_for_005: int | None = None
+    remark: str = ""
 
 
 class Evaluation(Artefact):
@@ -122,8 +144,8 @@ class Evaluation(Artefact):
         remarks: model -> why its figures are optimistic, if they are.
         metrics: rows of `metrics.csv`.
         alternatives: the same figures with the other interval methods.
-        comparisons: rows of `comparisons.csv`, with the reason of what is undefined and the smallest difference
-            that this many cases would have shown with 80 % power.
+        comparisons: rows of `comparisons.csv`, with the reason of what is undefined, the smallest difference
+            that this many cases would have shown with 80 % power, and the remark.
         subgroups: figures by covariate.
         certainty: permutation p and sample-size advice.
         recalibration: model -> map of its probabilities, chosen on OOF; the `_recalibrated` figures of other cohorts
@@ -181,16 +203,20 @@ def _compared(evaluation: Evaluation) -> list[str]:
             text += f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}], p = {row['p_value']:.3g}, Holm {row['p_adjusted']:.3g}"
         if row.get("detectable_difference") is not None:
             text += f"; 80 % power for {row['detectable_difference']:.3f}"
-        lines.append(text)
+        lines.append(text + _read_with(row["remark"]))
     return lines
 
 
 def _advised(evaluation: Evaluation) -> list[str]:
     return [
-        f"{row.model} ({row.cohort}): permutation p = {row.permutation_p:.2g}. {row.advice}"
+        f"{row.model} ({row.cohort}): permutation p = {row.permutation_p:.2g}{_read_with(row.remark)}. {row.advice}"
         for row in evaluation.certainty
         if row.permutation_p is not None and row.cohort != RESEMBLING
     ]
+
+
+def _read_with(remark: str) -> str:
+    return f"; {remark}" if remark else ""
 
 
 def _shown(row: Mapping[str, str] | None) -> str:

@@ -19,7 +19,7 @@ from her2net.evaluate.estimate import Estimate
 from her2net.evaluate.pairwise import Tables, compare_models, finite_or_none
 from her2net.evaluate.patients import OF_PATIENTS, pool_patients
 from her2net.evaluate.recalibration import Recalibration, choose_recalibration
-from her2net.evaluate.record import Certainty, Evaluation, Metric, Settings, SubgroupMetric
+from her2net.evaluate.record import Certainty, Evaluation, Metric, Settings, SubgroupMetric, optimism
 from her2net.evaluate.sample_size import (
     auc_permutation_p,
     auc_permutation_p_of_many,
@@ -99,10 +99,14 @@ def evaluate_tables(
         alternatives += [rows.metric(n, estimate) for n, estimates in _others(rows, options) for estimate in estimates]
     for (model, cohort), whole in tables.items():
         metrics += _patient_metrics(model, cohort, whole, thresholds.get(model), _remark(optimistic, model, cohort), options)
+    comparisons = compare_models(known, thresholds, seed=options.seed)
+    for row in comparisons:
+        row["remark"] = optimism(optimistic, [row["model_a"], row["model_b"]], row["cohort"])
     return Evaluation(
         class_names=list(class_names), remarks=dict(optimistic), metrics=metrics, alternatives=alternatives,
-        comparisons=compare_models(known, thresholds, seed=options.seed), subgroups=_subgroups(known, options),
-        certainty=_certainty(known, metrics, options), recalibration=maps, seed=options.seed, settings=options.settings,
+        comparisons=comparisons, subgroups=_subgroups(known, optimistic, options),
+        certainty=_certainty(known, metrics, optimistic, options), recalibration=maps, seed=options.seed,
+        settings=options.settings,
     )  # fmt: skip
 
 
@@ -190,14 +194,13 @@ def _others(rows: _Rows, options: Options) -> list[tuple[str, list[Estimate]]]:
     return list(found.items())
 
 
-def _remark(optimistic: Mapping[str, str], model: str, cohort: str) -> str:
-    """A best epoch spoils the OOF figures; a fusion fitted on the test cases spoils the test figures."""
-    remarks = [part for part in optimistic.get(model, "").split("; ") if part]
-    spoils = {part: "test" if part.startswith(("apparent", "threshold")) else "oof" for part in remarks}
-    return "; ".join(part for part in remarks if cohort.startswith(spoils[part]))
+def _remark(remarks: Mapping[str, str], model: str, cohort: str) -> str:
+    """Return what every figure of a model in a cohort has to be read with: its optimism, and where its threshold is from."""
+    cuts = [part for part in remarks.get(model, "").split("; ") if part.startswith("threshold") and cohort.startswith("test")]
+    return "; ".join(filter(None, [optimism(remarks, [model], cohort), *cuts]))
 
 
-def _subgroups(tables: Tables, options: Options) -> list[SubgroupMetric]:
+def _subgroups(tables: Tables, optimistic: Mapping[str, str], options: Options) -> list[SubgroupMetric]:
     rows = []
     for (model, cohort), table in tables.items():
         patients, scores = np.array(table.patient_ids), table.probs if table.n_classes > 2 else table.probs[:, 1]
@@ -210,14 +213,16 @@ def _subgroups(tables: Tables, options: Options) -> list[SubgroupMetric]:
                     value=finite_or_none(group.auc.value), ci_low=finite_or_none(group.auc.ci_low),
                     ci_high=finite_or_none(group.auc.ci_high), ci_method=group.auc.ci_method, n=group.n,
                     n_positive=group.n_positive, interaction_p=finite_or_none(found.interaction_p),
-                    reason=group.auc.reason,
+                    reason=group.auc.reason, remark=optimism(optimistic, [model], cohort),
                 )
                 for group in found.groups
             ]  # fmt: skip
     return rows
 
 
-def _certainty(tables: Tables, metrics: Sequence[Metric], options: Options) -> list[Certainty]:
+def _certainty(
+    tables: Tables, metrics: Sequence[Metric], optimistic: Mapping[str, str], options: Options
+) -> list[Certainty]:
     aucs = {(row.model, row.cohort): row.value for row in metrics if row.metric == "auc"}
     rows = []
     for (model, cohort), table in tables.items():
@@ -237,5 +242,6 @@ def _certainty(tables: Tables, metrics: Sequence[Metric], options: Options) -> l
             half_width=half_width(planned, n, n_positive / n),
             cases_for_005=cases_for_half_width(planned, n_positive / n, WANTED_HALF_WIDTH),
             advice=size_advice(value, n_positive, n - n_positive, target=WANTED_HALF_WIDTH),
+            remark=optimism(optimistic, [model], cohort),
         ))  # fmt: skip
     return rows

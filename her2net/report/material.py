@@ -128,6 +128,11 @@ class Material:
         rows = self.evaluation.metrics
         return next((m for m in rows if (m.model, m.cohort, m.metric) == (model, cohort, name)), None)
 
+    def remark(self, model: str, cohort: str) -> str:
+        """Return what the figures of a model in a cohort have to be read with; empty if nothing."""
+        auc = self.metric(model, cohort, "auc")
+        return auc.remark if auc is not None else ""
+
     def drawn_models(self, cohort: str) -> list[str]:
         """Return the models that have curves in a cohort: those with cases of more than one class."""
         models = [m for m in self.models if (m, cohort) in self.tables]

@@ -67,7 +67,8 @@ def _our_row(material: Material, model: str, cohort: str) -> list[str | Cell]:
     known = material.known(model, cohort)
     auc = auc_interval(known.labels, known.probs[:, 1], method="binomial-exact")
     (tn, fp), (fn, tp) = confusion_counts(material, model, cohort).tolist()
-    return [model, f"here, {cohort_label(cohort)}", f"{len(known)} ({tp + fn})", _cell(auc),
+    where = "; ".join(filter(None, [f"here, {cohort_label(cohort)}", material.remark(model, cohort)]))
+    return [model, where, f"{len(known)} ({tp + fn})", _cell(auc),
             *map(_cell, rates_of_counts(tp, fn, tn, fp).values())]  # fmt: skip
 
 
@@ -85,6 +86,7 @@ def _tests_table(material: Material, paper: dict[str, Any], cohort: str) -> Tabl
     for a, b, p in paper["delong_p"]:
         names = [paper["models"][model]["name"] for model in (a, b)]
         found = ours.get((a, b)) or ours.get((b, a))
-        rows.append([f"{names[0]} and {names[1]}", f"{p:.4f}", f"{a} and {b}", p_value(found["p_value"]) if found else ""])
+        here = "; ".join(filter(None, [f"{a} and {b}", found["remark"] if found else ""]))
+        rows.append([f"{names[0]} and {names[1]}", f"{p:.4f}", here, p_value(found["p_value"]) if found else ""])
     return make_table("paper_tests", "Paired tests of the AUCs (DeLong, not adjusted)",
                       ["Fan et al. 2025", "p", "Here", "p here"], rows, numeric=(1, 3), sortable=False)  # fmt: skip

@@ -57,11 +57,17 @@ def results_table(material: Material) -> Table:
             ])  # fmt: skip
     positive = "positive" if material.binary else f"not {material.class_names[0]}"
     headers = ["Model", "Cohort", f"n ({positive})", *(metric_name(name, material.class_names) for name in main), "Read with"]
-    if not any(row[-1] for row in rows):
-        headers, rows = headers[:-1], [row[:-1] for row in rows]
+    headers, rows = drop_empty_last(headers, rows)
     return make_table("results", "Table 2. Every model in every cohort, with 95 % confidence intervals", headers, rows,
                       numeric=range(2, 3 + len(main)), notes=(methods_of(used, material.class_names),
                       threshold_note(material), cohort_note(material)))  # fmt: skip
+
+
+def drop_empty_last(headers: list[str], rows: list[list[str | Cell]]) -> tuple[list[str], list[list[str | Cell]]]:
+    """Leave out the last column, that of remarks, where no row has one."""
+    if any(row[-1] for row in rows):
+        return headers, rows
+    return headers[:-1], [row[:-1] for row in rows]
 
 
 def methods_of(metrics: Sequence[Metric], class_names: list[str]) -> str:
@@ -131,12 +137,14 @@ def confusion_table(material: Material) -> Table:
             counts = confusion_counts(material, model, cohort)
             rows += [
                 [model, cohort_label(cohort), name, *(Cell(str(k), sort=float(k)) for k in counts[i]),
-                 Cell(str(counts[i].sum()), sort=float(counts[i].sum()))]
+                 Cell(str(counts[i].sum()), sort=float(counts[i].sum())), material.remark(model, cohort)]
                 for i, name in enumerate(material.class_names)
             ]  # fmt: skip
-    headers = ["Model", "Cohort", "Truly", *(f"Called {name}" for name in material.class_names), "All"]
+    n = len(material.class_names)
+    headers = ["Model", "Cohort", "Truly", *(f"Called {name}" for name in material.class_names), "All", "Read with"]
+    headers, rows = drop_empty_last(headers, rows)
     return make_table("confusion", "Confusion matrices: cases by true class and decision", headers, rows,
-                      numeric=range(3, len(headers)), notes=(threshold_note(material),))  # fmt: skip
+                      numeric=range(3, 4 + n), notes=(threshold_note(material),))  # fmt: skip
 
 
 def comparison_matrix(material: Material, cohort: str) -> Table | None:
@@ -165,6 +173,7 @@ def comparison_matrix(material: Material, cohort: str) -> Table | None:
             "On the n cases that both models predict. Difference (95 % interval); p adjusted by Holm over the pairs. An interval "
             f"across 0 means: not shown to differ. Test: {tests}.",
             "Smallest difference that this many cases would have shown with 80 % power: " + "; ".join(detectable) + ".",
+            *(f"Read with: {remark}." for remark in dict.fromkeys(r["remark"] for r in found.values()) if remark),
         ),
     )  # fmt: skip
 
@@ -189,27 +198,30 @@ def comparisons_table(material: Material) -> Table | None:
             Cell(explained(r["difference"], r["ci_low"], r["ci_high"], r["reason"]), sort=r["difference"]),
             Cell(p_value(r["p_value"]), sort=r["p_value"]), Cell(p_value(r["p_adjusted"]), sort=r["p_adjusted"]),
             Cell(p_value(r.get("p_bonferroni")), sort=r.get("p_bonferroni")), Cell(str(r["n"]), sort=r["n"]), r["test"],
+            r["remark"],
         ]
         for r in material.evaluation.comparisons
     ]  # fmt: skip
     if not rows:
         return None
-    headers = ["Metric", "Models", "Cohort", "Difference (95 % interval)", "p", "p, Holm", "p, Bonferroni", "n", "Test"]
+    headers = ["Metric", "Models", "Cohort", "Difference (95 % interval)", "p", "p, Holm", "p, Bonferroni", "n", "Test", "Read with"]
+    headers, rows = drop_empty_last(headers, rows)
     return make_table("comparisons", "Every comparison of two models on the same cases", headers, rows, numeric=range(3, 8))
 
 
 def certainty_table(material: Material) -> Table | None:
     """Return how sure each AUC is: permutation p, and how many cases a narrower interval needs."""
     rows: list[list[str | Cell]] = [
-        [c.model, cohort_label(c.cohort), Cell(p_value(c.permutation_p), sort=c.permutation_p), c.advice]
+        [c.model, cohort_label(c.cohort), Cell(p_value(c.permutation_p), sort=c.permutation_p), c.advice, c.remark]
         for c in material.evaluation.certainty
     ]
     if not rows:
         return None
     how = " or ".join(dict.fromkeys(c.permutation for c in material.evaluation.certainty if c.permutation))
-    return make_table("certainty", "How sure the AUCs are", ["Model", "Cohort", "Permutation p", "Size of the study"], rows,
-                      numeric=(2,), notes=("Permutation p: how often shuffled labels reach an AUC this high "
-                                           f"(one-sided, over patients; {how}).",))  # fmt: skip
+    headers, rows = drop_empty_last(["Model", "Cohort", "Permutation p", "Size of the study", "Read with"], rows)
+    return make_table("certainty", "How sure the AUCs are", headers, rows, numeric=(2,), notes=(
+        f"Permutation p: how often shuffled labels reach an AUC this high (one-sided, over patients; {how}).",
+    ))  # fmt: skip
 
 
 def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table | None:
@@ -225,14 +237,15 @@ def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table 
             f"{r.covariate}: {r.level}", *((r.model, cohort_label(r.cohort)) if several else ()),
             Cell(f"{r.n} ({r.n_positive})", sort=r.n),
             Cell(explained(r.value, r.ci_low, r.ci_high, r.reason), sort=r.value),
-            Cell(p_value(r.interaction_p), sort=r.interaction_p), method(r.ci_method),
+            Cell(p_value(r.interaction_p), sort=r.interaction_p), method(r.ci_method), r.remark,
         ]
         for r in rows
     ]  # fmt: skip
     if not cells:
         return None
     headers = ["Subgroup", *(("Model", "Cohort") if several else ()), "n (positive)", "AUC (95 % interval)", "Interaction p",
-               "Method of the interval"]  # fmt: skip
+               "Method of the interval", "Read with"]  # fmt: skip
+    headers, cells = drop_empty_last(headers, cells)
     first = 3 if several else 1
     return make_table(key, f"AUC by subgroup, {of}", headers, cells, numeric=range(first, first + 3), notes=(
         "Interaction p: whether the levels differ (Welch's test of their AUCs), not adjusted for the number of "

@@ -31,7 +31,7 @@ POINTS = 100.0
 
 def sentences(material: Material) -> list[str]:
     """Word each answer: what was added to what, how much it changed the AUC, and whether that may be chance."""
-    return [_sentence(row) for row in material.added]
+    return [_sentence(row) + (f" Read with: {row.remark}." if row.remark else "") for row in material.added]
 
 
 def _sentence(row: AddedValue) -> str:
@@ -62,7 +62,8 @@ def added_value_table(material: Material) -> Table | None:
             Cell(f"{r.n} ({r.n_positive})", sort=r.n), Cell(number(r.auc_base), sort=r.auc_base),
             Cell(number(r.auc_both), sort=r.auc_both),
             Cell(with_interval(r.difference, r.ci_low, r.ci_high), sort=r.difference),
-            Cell(p_value(r.p_value), sort=r.p_value), Cell(p_value(r.p_adjusted), sort=r.p_adjusted), r.reason,
+            Cell(p_value(r.p_value), sort=r.p_value), Cell(p_value(r.p_adjusted), sort=r.p_adjusted),
+            "; ".join(filter(None, [r.reason, r.remark])),
         ]
         for r in material.added
     ]  # fmt: skip

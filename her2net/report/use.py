@@ -9,7 +9,7 @@ import numpy as np
 from her2net.evaluate.record import Metric
 from her2net.evaluate.utility import clinical_impact, decision_curve
 from her2net.report.material import Material
-from her2net.report.results import methods_of, threshold_note
+from her2net.report.results import drop_empty_last, methods_of, threshold_note
 from her2net.report.table import Cell, Table, make_table
 from her2net.report.words import cohort_label, cohort_name, estimate, metric_name, number
 
@@ -47,9 +47,11 @@ def _by_model(material: Material, key: str, caption: str, names: Sequence[str], 
     pairs = [pair for pair in pairs if any((*pair, name) in found for name in used)]
     if not pairs or not material.binary:
         return None
-    rows = [_row(model, cohort, [found.get((model, cohort, name)) for name in used]) for model, cohort in pairs]
+    rows = [[*_row(model, cohort, [found.get((model, cohort, name)) for name in used]), material.remark(model, cohort)]
+            for model, cohort in pairs]  # fmt: skip
     shown = [found[(*pair, name)] for pair in pairs for name in used if (*pair, name) in found]
-    headers = ["Model", "Cohort", "n (positive)", *(metric_name(name, material.class_names) for name in used)]
+    headers = ["Model", "Cohort", "n (positive)", *(metric_name(name, material.class_names) for name in used), "Read with"]
+    headers, rows = drop_empty_last(headers, rows)
     return make_table(key, caption, headers, rows, numeric=range(2, 3 + len(used)),
                       notes=(methods_of(shown, material.class_names), *notes))  # fmt: skip
 
@@ -77,9 +79,10 @@ def calibration_table(material: Material) -> Table | None:
                     continue
                 shown += [m for m in metrics if m is not None]
                 row = _row(model, cohort, metrics)
-                rows.append([row[0], row[1], what, *row[2:]])
+                rows.append([row[0], row[1], what, *row[2:], material.remark(model, cohort)])
     headers = ["Model", "Cohort", "Probabilities", "n (positive)", "Brier score (0)", "Slope (1)", "Intercept (0)",
-               "ECE (0)", "ICI (0)"]  # fmt: skip
+               "ECE (0)", "ICI (0)", "Read with"]  # fmt: skip
+    headers, rows = drop_empty_last(headers, rows)
     return make_table("calibration", "Table 4. Calibration; in brackets behind a name: the ideal", headers, rows,
                       numeric=range(3, 9), notes=(methods_of([m for m in shown if "recal" not in m.metric], material.class_names),
         "Recalibration: of none, temperature, Platt and isotonic the one with the least log loss on patients left out within "
@@ -118,4 +121,5 @@ def impact_table(material: Material) -> Table | None:
         "With 95 % intervals (Wilson; net benefit normal). One found is worth: how many false alarms one accepts for a positive "
         "found, if one acts from that probability on. Net benefit: positives found less false alarms at that rate; of calling none "
         "it is 0. The share of positives is that of these cases. Probabilities as predicted.",
+        f"Read with: {remark}." if (remark := material.remark(model, cohort)) else "",
     ))  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 from her2net.artefact import Artefact, Strict, write_csv
 from her2net.evaluate.comparisons import compare_aucs, holm
 from her2net.evaluate.delong import auc
+from her2net.evaluate.record import optimism
 from her2net.fuse.logistic import fit_regression, join_logits
 from her2net.plan.schema import Plan
 from her2net.plan.table_schema import CLINICAL
@@ -32,6 +33,7 @@ class AddedValue(Strict):
         difference: AUC of both together minus AUC of the base, with its 95 % interval.
         p_adjusted: Holm's, over the questions of a cohort.
         reason: why a figure is undefined; empty if it is not.
+        remark: which of the models are optimistic; empty if none is.
     """
 
     base: list[str]
@@ -48,6 +50,7 @@ class AddedValue(Strict):
     p_adjusted: float | None
     test: str
     reason: str
+    remark: str = ""
 
 
 class AddedValues(Artefact):
@@ -70,13 +73,15 @@ def list_questions(plan: Plan) -> list[tuple[list[str], list[str]]]:
 
 
 def measure_added_value(
-    oof: Mapping[str, Predictions], test: Mapping[str, Predictions], plan: Plan, folds: Sequence[Sequence[str]]
-) -> list[AddedValue]:
+    oof: Mapping[str, Predictions], test: Mapping[str, Predictions], plan: Plan, folds: Sequence[Sequence[str]],
+    optimistic: Mapping[str, str],
+) -> list[AddedValue]:  # fmt: skip
     """Answer every question of `list_questions` that the tables allow; two classes only.
 
     Args:
         oof, test: model -> predictions with labels; -1 where unknown.
         folds: held-out patients of each fold.
+        optimistic: model -> remark that its figures carry.
     """
     if plan.n_classes != 2:
         return []
@@ -88,7 +93,10 @@ def measure_added_value(
             if all(name in tables for name in (*base, *added))
         ]
         adjusted = holm([np.nan if row.p_value is None else row.p_value for row in found])
-        rows += [row.model_copy(update={"p_adjusted": _finite(p)}) for row, p in zip(found, adjusted, strict=True)]
+        rows += [
+            row.model_copy(update={"p_adjusted": _finite(p), "remark": optimism(optimistic, [*row.base, *row.added], cohort)})
+            for row, p in zip(found, adjusted, strict=True)
+        ]
     return rows
 
 

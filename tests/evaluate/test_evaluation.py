@@ -124,6 +124,30 @@ def test_remark_marks_the_figures_it_spoils_and_no_others(evaluation: Evaluation
     assert spoiled == {("US", "oof")}
 
 
+def test_what_is_made_of_optimistic_figures_is_marked_too(paths: DatasetPaths, evaluation: Evaluation) -> None:
+    remark = "optimistic: epoch chosen on the reported fold"
+    pairs = {(row["model_a"], row["model_b"], row["cohort"]): row["remark"] for row in evaluation.comparisons}
+    assert {pair: found for pair, found in pairs.items() if found} == {
+        ("US", "MRI", "oof"): f"{remark} (US)", ("US", "fusion", "oof"): f"{remark} (US)",
+    }  # fmt: skip
+    assert {(row.model, row.cohort) for row in evaluation.certainty if row.remark} == {("US", "oof")}
+    for name in ("comparisons_detail.csv", "certainty.csv"):
+        assert {row["cohort"] for row in read(paths.evaluation / name) if row["remark"]} == {"oof"}
+    lines = format_summary(paths.evaluation).splitlines()
+    marked = [line.split(":")[0] for line in lines if remark in line and not line.startswith("US   ")]
+    assert marked == ["US - MRI (oof, n = 60)", "US - fusion (oof, n = 60)", "US (oof)"]
+
+
+def test_subgroups_of_an_optimistic_model_are_marked() -> None:
+    tables = {("A", "oof"): make_table(), ("A", "test"): make_table(prefix="t", fold="")}
+    levels = {case: "ab"[i % 4 // 2] for table in tables.values() for i, case in enumerate(table.case_ids)}
+    remarks = {"A": "optimistic: chosen; apparent performance: fitted on the test cases; threshold 0.5: given"}
+    found = evaluate_tables(tables, {}, remarks, ["0", "1"], Options(subgroups={"side": levels}))
+    assert {(row.cohort, row.remark) for row in found.subgroups} == {
+        ("oof", "optimistic: chosen"), ("test", "apparent performance: fitted on the test cases"),
+    }  # fmt: skip
+
+
 def test_certainty_and_alternatives_are_kept(evaluation: Evaluation) -> None:
     assert {(row.model, row.cohort) for row in evaluation.certainty} >= {("US", "oof"), ("fusion", "test")}
     methods = {row.ci_method for row in evaluation.alternatives if row.metric == "auc"}
