@@ -38,7 +38,7 @@ from her2net.predict import Predictor
 from her2net.predictions import Predictions, check_table, read_predictions
 from her2net.project import Project, load_project
 from her2net.pseudonyms import load_key
-from her2net.raw.dataset import Case, read_test_labels
+from her2net.raw.dataset import Case, digest_test_label_cells, read_test_labels
 from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
 from her2net.selftest.record import SelfTest
@@ -155,7 +155,7 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     evaluation = evaluate_dataset(
         project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
-        options=options, facts=facts_of_dataset(project.dataset),
+        options=options, facts=facts_of_dataset(project.dataset), label_cells=digest_test_label_cells(project.dataset),
     )  # fmt: skip
     if project.plan.tables:
         _evaluate_added_value(project, evaluation, labels)

@@ -22,6 +22,7 @@ from her2net.plan.schema import Plan
 from her2net.plan.table_schema import CLINICAL
 from her2net.preprocess.cache import explain_staleness
 from her2net.project import Project, explain_plan_staleness, load_planned
+from her2net.raw.dataset import digest_test_label_cells
 from her2net.raw.scan import changed_files, rehash_changed
 from her2net.report.stage import recorded_report, report_inputs
 from her2net.tabular.features import cases_with, missing_features
@@ -283,7 +284,8 @@ def evaluation_state(project: Project) -> StageState:
     command, folder = f"her2net_evaluate {project.paths.options}", project.paths.evaluation
     try:
         recorded = recorded_inputs(project.paths)
-        expected = evaluation_inputs(project.paths, model_names(project), facts_of_dataset(project.dataset))
+        cells = digest_test_label_cells(project.dataset)
+        expected = evaluation_inputs(project.paths, model_names(project), facts_of_dataset(project.dataset), cells)
     except MissingArtefactError:
         return _or_running(folder, StageState("evaluate", "missing", "", command))
     except Her2netError as error:

@@ -76,7 +76,8 @@ def test_test_labels_stay_sealed_until_the_evaluation(done: DatasetPaths) -> Non
 
 def test_changing_a_test_label_changes_nothing_before_the_evaluation(copied: DatasetPaths) -> None:
     """The canary for rule 3: retrain nothing, refuse nothing, predict the same."""
-    before = {p: p.read_bytes() for p in copied.results.rglob("*.csv") if "evaluation" not in p.parts}
+    predictions = lambda: {p: p.read_bytes() for p in copied.results.rglob("*.csv") if not {"evaluation", "report"} & set(p.parts)}
+    before = predictions()
     table = (copied.raw / "cases.csv").read_text().splitlines()
     test_ids = {case.case_id for case in load_project(copied).dataset.test}
     header = table[0].split(",")
@@ -86,9 +87,10 @@ def test_changing_a_test_label_changes_nothing_before_the_evaluation(copied: Dat
         if row[header.index("case_id")] in test_ids:
             row[column] = {"0": "1", "1": "0", "negative": "positive", "positive": "negative"}[row[column]]
     (copied.raw / "cases.csv").write_text("\n".join([table[0], *(",".join(row) for row in rows)]) + "\n")
-    pipeline.run(copied, plan_options(copied.roots.raw.parent), TRAIN, say=lambda text: None)
-    after = {p: p.read_bytes() for p in copied.results.rglob("*.csv") if "evaluation" not in p.parts}
-    assert before == after
+    said: list[str] = []
+    pipeline.run(copied, plan_options(copied.roots.raw.parent), TRAIN, say=said.append)
+    assert before == predictions()
+    assert {line.split(":")[0] for line in said if "stale" in line} == {"evaluate", "report"}
 
 
 def test_thresholds_come_from_oof_alone(done: DatasetPaths) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from raw_factory import change_cell, read_rows, spec_of, write_dataset, write_ta
 
 from her2net.errors import RawDataError
 from her2net.evaluate.facts import facts_of_dataset, subgroup_levels
-from her2net.raw.dataset import load_dataset, read_dataset, read_test_labels, seal_holdout
+from her2net.raw.dataset import digest_test_label_cells, load_dataset, read_dataset, read_test_labels, seal_holdout
 from her2net.raw.problems import Problem
 from her2net.raw.table import read_table
 
@@ -61,6 +63,29 @@ def test_labels_of_test_cases_are_sealed_and_openings_logged(good: Path, tmp_pat
     assert [(line["purpose"], line["n_cases"]) for line in lines] == [("evaluate", 4), ("report", 4)]
     with pytest.raises(RawDataError, match="no training case: P099"):
         seal_holdout(dataset, ["P099"])
+
+
+def test_the_digest_of_test_label_cells_opens_and_parses_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dataset = read_dataset(folder)
+    sealed = seal_holdout(dataset, ["P003"])
+    for name in ("parse_label", "_record_opening"):
+        monkeypatch.setattr(f"her2net.raw.dataset.{name}", None)
+    before, of_holdout = digest_test_label_cells(dataset), digest_test_label_cells(sealed)
+    assert re.fullmatch(r"[0-9a-f]+", before)
+    assert len({before, of_holdout}) == 2
+    change_cell(folder, 2, "label", "no class at all")  # of a training case
+    assert digest_test_label_cells(dataset) == before
+    seen = {before}
+    for text in ("", "no class at all", "another"):
+        change_cell(folder, 14, "label", text)
+        seen.add(digest_test_label_cells(dataset))
+    assert len(seen) == 4
+    (folder / "cases.csv").write_text("nothing of the kind\n")
+    with pytest.raises(RawDataError, match=r"cases\.csv: cannot be read"):
+        digest_test_label_cells(dataset)
+    assert digest_test_label_cells(replace(dataset, cases=dataset.train)) == ""
 
 
 def test_labels_stay_sealed_where_the_opening_cannot_be_recorded(good: Path, tmp_path: Path) -> None:

@@ -342,6 +342,8 @@ def test_other_test_labels_than_those_evaluated_are_refused(copied: DatasetPaths
     before = copied.report.read_bytes()
     with pytest.raises(StaleArtefactError, match="her2net_evaluate"):
         pipeline.report(load_project(copied))
+    with pytest.raises(StaleArtefactError, match="made with other test labels"):  # changed since that was asked
+        collect(load_project(copied), ["US"], test_labels=lambda: {case_id: 1 - label}, paper=False)
     assert copied.report.read_bytes() == before
 
 

@@ -129,6 +129,30 @@ def test_a_changed_label_asks_for_a_new_plan(copied: DatasetPaths) -> None:
     assert "_cases" in found["train US fold 0"].why
 
 
+def test_a_label_of_a_test_case_filled_in_later_concerns_the_evaluation_alone(copied: DatasetPaths) -> None:
+    case_id = load_project(copied).dataset.test[0].case_id
+    lines = (copied.raw / "cases.csv").read_text().splitlines()
+    column = lines[0].split(",").index("label")
+    rows = [line.split(",") for line in lines]
+    row = next(row for row in rows if row[0] == case_id)
+    row[column] = ""
+    (copied.raw / "cases.csv").write_text("\n".join(map(",".join, rows)) + "\n")
+    openings = copied.test_openings.read_bytes()
+    assert not_done(copied) == {"evaluate"}
+    found = states(copied)
+    assert (found["evaluate"].state, found["evaluate"].why) == ("stale", "changed since: test_label_cells")
+    assert found["report"].state == "stale"
+    assert copied.test_openings.read_bytes() == openings, "to ask is no opening"
+    pipeline.evaluate(load_project(copied))
+    assert not_done(copied) == set()
+    (copied.raw / "cases.csv").write_text("\n".join(lines) + "\n")
+    assert not_done(copied) == {"evaluate"}
+    said: list[str] = []
+    pipeline.run(copied, plan_options(copied.roots.raw.parent), TRAIN, say=said.append)
+    assert said.count("evaluate: stale (changed since: test_label_cells)") == 1
+    assert {state.state for state in states(copied).values()} == {"done"}
+
+
 def test_renamed_classes_ask_for_a_new_plan_and_for_no_training(copied: DatasetPaths) -> None:
     spec = json.loads((copied.raw / "dataset.json").read_text())
     spec["labels"] = {f"{name} finding": number for name, number in spec["labels"].items()}

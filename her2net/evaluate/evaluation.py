@@ -40,13 +40,20 @@ EVALUATION_VERSION = 6  # raise when the same tables give other figures
 HALF = "threshold 0.5: no out-of-fold predictions to choose one on"
 
 
-def evaluation_inputs(paths: DatasetPaths, models: Sequence[str], facts: Facts | None = None) -> dict[str, str]:
-    """Digests of the tables that are evaluated, and of the covariates by which that is done.
+def evaluation_inputs(
+    paths: DatasetPaths, models: Sequence[str], facts: Facts | None = None, label_cells: str = ""
+) -> dict[str, str]:
+    """Digests of the tables that are evaluated, of the covariates by which that is done, and of the sealed labels.
+
+    Args:
+        label_cells: digest of the label cells of the test cases, which says that labels were filled in or corrected;
+            empty without test cases.
 
     Raises:
         MissingArtefactError: a model has no OOF table; names the command that makes it.
     """
     made_from = {"version": str(EVALUATION_VERSION)} | ({} if facts is None else {"covariates": facts_digest(facts)})
+    made_from |= {"test_label_cells": label_cells} if label_cells else {}
     for model in models:
         for part in ("oof", "test"):
             path = paths.model(model) / f"{part}.csv"
@@ -59,7 +66,7 @@ def evaluation_inputs(paths: DatasetPaths, models: Sequence[str], facts: Facts |
 
 
 def recorded_inputs(paths: DatasetPaths) -> dict[str, str]:
-    """Digests of the tables that the evaluation on disk was made from, without those of labels."""
+    """Digests that the evaluation on disk was made from, without that of the labels once opened: nobody opens them to compare."""
     made_from = Evaluation.load(paths.evaluation / "metrics.json").made_from
     return {name: digest for name, digest in made_from.items() if name != "test_labels"}
 
@@ -75,7 +82,7 @@ def recorded_options(paths: DatasetPaths) -> Options:
 def evaluate_dataset(
     paths: DatasetPaths, models: Sequence[str], *, test_labels: Callable[[], Mapping[str, int]] | None,
     optimistic: Mapping[str, str], resembling_test_cases: Collection[str], class_names: Sequence[str],
-    options: Options | None = None, facts: Facts | None = None,
+    options: Options | None = None, facts: Facts | None = None, label_cells: str = "",
 ) -> Evaluation:  # fmt: skip
     """Evaluate the OOF and test tables of the models and write `evaluation/`.
 
@@ -85,15 +92,16 @@ def evaluate_dataset(
         resembling_test_cases: test cases that look like a training case; figures without them are added.
         options: seed, prevalence, threshold rule and the like.
         facts: covariates and site of each case, for subgroups and Table 1.
+        label_cells: digest of the label cells of the test cases, taken before they are opened; see `evaluation_inputs`.
     """
     options = _with_subgroups(options or Options(), facts)
-    made_from = evaluation_inputs(paths, models, facts)
+    made_from = evaluation_inputs(paths, models, facts, label_cells)
     tables: dict[tuple[str, str], Predictions] = {}
     for model in models:
         tables[model, "oof"] = read_predictions(paths.model(model) / "oof.csv")
         if f"{model}/test.csv" in made_from:
             tables[model, "test"] = read_predictions(paths.model(model) / "test.csv")
-    if evaluation_inputs(paths, models, facts) != made_from:
+    if evaluation_inputs(paths, models, facts, label_cells) != made_from:
         raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_evaluate again.")
     if test_labels is not None and any(cohort == "test" for _, cohort in tables):
         labels = dict(test_labels())

@@ -2,7 +2,8 @@
 
 Strict about meaning, tolerant about form, and complete: every problem of the three is listed at
 once. Labels of test cases stay sealed (DESIGN rule 3): `Case.label` is `None` for them, and
-`read_test_labels` alone reveals them, leaving a line in a log.
+`read_test_labels` alone reveals them, leaving a line in a log. `digest_test_label_cells` tells that
+they have changed, and nothing else of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
+from her2net.artefact import digest_json
 from her2net.errors import RawDataError, describe, join_problems
 from her2net.raw.consistency import check_classes, check_files, check_parts
 from her2net.raw.layout import Found, find_files
@@ -29,6 +31,7 @@ __all__ = [
     "DatasetSpec",
     "ModalitySpec",
     "RawDataset",
+    "digest_test_label_cells",
     "load_dataset",
     "read_dataset",
     "read_test_labels",
@@ -207,6 +210,28 @@ def read_test_labels(dataset: RawDataset, *, purpose: str, log: Path) -> dict[st
         raise RawDataError(join_problems(headline, [str(item) for item in errors]))
     _record_opening(log, purpose, len(labels))
     return labels
+
+
+def digest_test_label_cells(dataset: RawDataset) -> str:
+    """Digest the label cells of the test cases, so that a later stage sees that they have changed; empty without test cases.
+
+    No opening of the labels: cells are hashed together as they are spelled, none is parsed, judged or counted, and nothing
+    but the digest leaves this function. Whether a class is written there, or anything at all, stays sealed.
+
+    Args:
+        dataset: its test cases include a sealed hold-out.
+
+    Raises:
+        RawDataError: cases.csv has changed beyond recognition.
+    """
+    if not dataset.test:
+        return ""
+    table, problems = read_case_table(dataset.folder, dataset.spec)
+    if table is None:
+        headline = f"{dataset.folder / CASES}: cannot be read. Correct it and run her2net_verify."
+        raise RawDataError(join_problems(headline, [str(item) for item in errors_of(problems)]))
+    cells = {row.case_id: row.label for row in table}
+    return digest_json([[case.case_id, cells.get(case.case_id)] for case in dataset.test])
 
 
 def _record_opening(log: Path, purpose: str, n_cases: int) -> None:
