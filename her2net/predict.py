@@ -20,27 +20,23 @@ import numpy as np
 
 from her2net.archive.manifest import SUFFIX as ARCHIVE_SUFFIX
 from her2net.archive.read import load_archive
-from her2net.artefact import digest_file, write_csv
-from her2net.errors import MissingArtefactError, RawDataError, describe, join_problems
+from her2net.artefact import write_csv
 from her2net.fuse.logistic import apply_fusion, choose_model, present_modalities
 from her2net.fuse.stage import FUSION
 from her2net.inference import predict_files
 from her2net.input_check import FINDING_COLUMNS, Finding, UnlikeTrainingWarning, inspect_case
+from her2net.new_folder import find_cases
 from her2net.paths import DatasetPaths, find_roots, find_trained, folder_name
 from her2net.plan.machine import choose_device
-from her2net.plan.schema import ModalityPlan, Plan
 from her2net.plan.table_schema import CLINICAL
 from her2net.predictions import Predictions, make_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
-from her2net.raw.layout import JUNK, SUFFIX
-from her2net.raw.names import explain_bad_name
 from her2net.raw.rows import CASES, read_covariates
 from her2net.tabular.features import FeatureTable, covariate_table, has_lesion, radiomics_table
 from her2net.tabular.radiomics import radiomics_at_hand, require_mirp
 from her2net.tabular.stage import mean_of_folds
 from her2net.trained import TrainedModel, load_trained
 
-MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
 DECISION_COLUMNS = ("case_id", "model", "probability", "threshold", "decision", "warnings")
 
 
@@ -228,72 +224,3 @@ def write_tables(folder: Path, predictor: Predictor, tables: dict[str, Predictio
     write_csv(folder / "decisions.csv", DECISION_COLUMNS, predictor.decide(tables))
     write_csv(folder / "warnings.csv", FINDING_COLUMNS, (asdict(finding) for finding in predictor.findings))
     return [*written, folder / "decisions.csv", folder / "warnings.csv"]
-
-
-def find_cases(folder: Path, plan: Plan) -> tuple[dict[str, list[CaseFiles]], list[Finding]]:
-    """List the images of every modality of the plan, with their masks.
-
-    Returns:
-        Modality -> cases, and a warning for each file that is not read.
-
-    Raises:
-        MissingArtefactError: no such folder.
-        RawDataError: no image of any modality, or a channel is missing or there twice; lists every problem.
-    """
-    if not folder.is_dir():
-        raise MissingArtefactError(f"{folder}: no such folder of images.")
-    problems: list[str] = []
-    ignored: list[Finding] = []
-    found = {name: _find_modality(folder, name, section, problems, ignored) for name, section in plan.modalities.items()}
-    if not any(found.values()) and not problems:
-        wanted = " or ".join(f"{name}/<case>{section.file_ending}" for name, section in plan.modalities.items())
-        problems.append(describe("no image of any modality", where=folder, expected=wanted))
-    if problems:
-        raise RawDataError(join_problems(f"{folder}: cannot be predicted.", problems))
-    return found, ignored
-
-
-def _find_modality(
-    folder: Path, name: str, section: ModalityPlan, problems: list[str], ignored: list[Finding]
-) -> list[CaseFiles]:
-    images = next((p for p in (folder / name, folder / "images" / name, folder / "imagesTs" / name) if p.is_dir()), None)
-    if images is None:
-        return []
-    masks = [p for p in (folder / "masks" / name, folder / "masksTs" / name) if p.is_dir()]
-    endings = tuple(dict.fromkeys((*MASK_ENDINGS, section.file_ending)))
-    n_channels = len(section.channels)
-    channels: dict[str, dict[int, Path]] = {}
-    for path in sorted(images.iterdir()):
-        named = path.name.lower().endswith(section.file_ending.lower())
-        if not path.is_file():
-            problems += [describe("is not a file", where=path, remedy="Move it away.")] if named else []
-        elif named and (bad := explain_bad_name(path.name[: -len(section.file_ending)])):
-            problems.append(describe(f"the name of the case {bad}", where=path, remedy="Rename the file, and its mask with it."))
-        elif named:
-            case_id, channel = _identify(path.name[: -len(section.file_ending)], n_channels)
-            twice = channels.setdefault(case_id, {}).get(channel)
-            if twice is not None:
-                problems.append(describe(f"the same channel of {case_id!r} as {twice.name}", where=path, remedy="Keep one."))
-            channels[case_id][channel] = path
-        elif path.name.lower() not in JUNK and not path.name.startswith("._"):
-            ignored.append(Finding("warning", "file-ignored", "the file is not read, for its ending is another",
-                                   expected=section.file_ending, case_id=path.name, modality=name))
-    cases = []
-    for case_id, files in sorted(channels.items()):
-        if sorted(files) != list(range(n_channels)):
-            problems.append(describe("channels do not match the plan", where=f"{images}/{case_id}", found=sorted(files),
-                                     expected=list(range(n_channels))))
-            continue
-        ordered = tuple(files[c] for c in range(n_channels))
-        mask = next((p for p in (f / f"{case_id}{e}" for f in masks for e in endings) if p.is_file()), None)
-        digests = [digest_file(path) for path in (*ordered, *([mask] if mask else []))]
-        cases.append(CaseFiles(case_id, ordered, mask, "+".join(digests)))
-    return cases
-
-
-def _identify(stem: str, n_channels: int) -> tuple[str, int]:
-    """Split `<case>_0001` into case and channel; of a single-channel image only `_0000` is a channel's number."""
-    match = SUFFIX.match(stem)
-    if match is None or (n_channels == 1 and int(match[2]) > 0):
-        return stem, 0
-    return match[1], int(match[2])

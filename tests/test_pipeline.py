@@ -20,11 +20,12 @@ from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
 from her2net.fuse.stage import FusionRecord
 from her2net.inference import load_network
+from her2net.new_folder import find_cases
 from her2net.paths import DatasetPaths
 from her2net.plan.rules import choose_loss_weights
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
-from her2net.predict import Predictor, find_cases
+from her2net.predict import Predictor
 from her2net.predictions import read_predictions
 from her2net.project import load_project
 from her2net.raw import synthetic

@@ -112,10 +112,17 @@ def _is_file(entry: os.DirEntry) -> bool:
         return False
 
 
-def _candidates(
+def list_candidates(
     folder: Path, where: str, endings: tuple[str, ...]
 ) -> Iterator[tuple[str, Path | None, Problem | None]]:
-    """Yield (stem, path, problem) per entry: a path where the ending is declared, else a problem."""
+    """Yield (stem, path, problem) per entry: a path where the ending is declared, else a problem.
+
+    The stem is in composed Unicode form, and upper and lower case of the ending are not told apart.
+
+    Args:
+        where: name of the folder in the problems.
+        endings: in lower case.
+    """
     entries, problems = _list(folder, where)
     for item in problems:
         yield "", None, item
@@ -143,7 +150,7 @@ def _match_images(
     problems: list[Problem] = []
     orphans: list[str] = []
     sidecars = () if is_3d(modality.file_ending) else (".json",)
-    for stem, path, trouble in _candidates(folder / where, where, (modality.file_ending, *sidecars)):
+    for stem, path, trouble in list_candidates(folder / where, where, (modality.file_ending, *sidecars)):
         if path is None:
             problems.append(trouble)  # type: ignore[arg-type]
             continue
@@ -226,7 +233,7 @@ def _match_masks(
 ) -> tuple[dict[str, Path], list[Problem]]:
     masks: dict[str, Path] = {}
     problems: list[Problem] = []
-    for stem, path, trouble in _candidates(folder / where, where, mask_endings(modality)):
+    for stem, path, trouble in list_candidates(folder / where, where, mask_endings(modality)):
         if path is None:
             problems.append(trouble)  # type: ignore[arg-type]
             continue

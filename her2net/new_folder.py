@@ -1,0 +1,128 @@
+"""A folder of new images: which files make a case, and a warning for whatever in it is not used.
+
+Files are matched as those of a dataset are (`raw/layout.py`): each folder is listed once, upper and lower case of an
+ending are not told apart, and names are compared in composed Unicode form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from her2net.artefact import digest_file
+from her2net.errors import MissingArtefactError, RawDataError, describe, join_problems
+from her2net.input_check import Finding
+from her2net.plan.schema import ModalityPlan, Plan
+from her2net.preprocess.cache import CaseFiles
+from her2net.raw.layout import SUFFIX, list_candidates
+from her2net.raw.names import explain_bad_name
+
+MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
+
+
+def find_cases(folder: Path, plan: Plan) -> tuple[dict[str, list[CaseFiles]], list[Finding]]:
+    """List the images of every modality of the plan, with their masks.
+
+    Returns:
+        Modality -> cases, and a warning for each file that is not read.
+
+    Raises:
+        MissingArtefactError: no such folder.
+        RawDataError: no image of any modality, a channel is missing or there twice, or a case has two masks; lists every
+            problem.
+    """
+    if not folder.is_dir():
+        raise MissingArtefactError(f"{folder}: no such folder of images.")
+    problems: list[str] = []
+    ignored: list[Finding] = []
+    found = {name: _find_modality(folder, name, section, problems, ignored) for name, section in plan.modalities.items()}
+    if not any(found.values()) and not problems:
+        wanted = " or ".join(f"{name}/<case>{section.file_ending}" for name, section in plan.modalities.items())
+        problems.append(describe("no image of any modality", where=folder, expected=wanted))
+    if problems:
+        raise RawDataError(join_problems(f"{folder}: cannot be predicted.", problems))
+    return found, ignored
+
+
+def _find_modality(
+    folder: Path, name: str, section: ModalityPlan, problems: list[str], ignored: list[Finding]
+) -> list[CaseFiles]:
+    places = (folder / name, folder / "images" / name, folder / "imagesTs" / name)
+    images = _match_images(next((p for p in places if p.is_dir()), None), name, section, problems, ignored)
+    masks = _match_masks(folder, name, section, images, problems, ignored)
+    cases = []
+    for case_id, paths in images.items():
+        mask = masks.get(case_id)
+        digests = [digest_file(path) for path in (*paths, *([mask] if mask else []))]
+        cases.append(CaseFiles(case_id, paths, mask, "+".join(digests)))
+    return cases
+
+
+def _match_images(
+    folder: Path | None, name: str, section: ModalityPlan, problems: list[str], ignored: list[Finding]
+) -> dict[str, tuple[Path, ...]]:
+    """Return case id -> file of each channel, of the cases that have all of them."""
+    n_channels = len(section.channels)
+    channels: dict[str, dict[int, Path]] = {}
+    for stem, path in _list_files(folder, name, (section.file_ending.lower(),), problems, ignored) if folder else ():
+        if bad := explain_bad_name(stem):
+            problems.append(describe(f"the name of the case {bad}", where=path, remedy="Rename the file, and its mask with it."))
+            continue
+        case_id, channel = _identify(stem, n_channels)
+        twice = channels.setdefault(case_id, {}).get(channel)
+        if twice is not None:
+            problems.append(describe(f"the same channel of {case_id!r} as {twice.name}", where=path, remedy="Keep one."))
+        channels[case_id][channel] = path
+    complete = {}
+    for case_id, files in sorted(channels.items()):
+        if sorted(files) == list(range(n_channels)):
+            complete[case_id] = tuple(files[c] for c in range(n_channels))
+        else:
+            problems.append(describe("channels do not match the plan", where=f"{folder}/{case_id}", found=sorted(files),
+                                     expected=list(range(n_channels))))
+    return complete
+
+
+def _match_masks(
+    folder: Path, name: str, section: ModalityPlan, images: Mapping[str, tuple[Path, ...]], problems: list[str],
+    ignored: list[Finding],
+) -> dict[str, Path]:  # fmt: skip
+    """Return case id -> mask; two masks of one case are a problem, and a mask without an image is ignored."""
+    endings = tuple(dict.fromkeys((*MASK_ENDINGS, section.file_ending.lower())))
+    masks: dict[str, Path] = {}
+    for place in (folder / "masks" / name, folder / "masksTs" / name):
+        for case_id, path in _list_files(place, name, endings, problems, ignored):
+            if case_id not in images:
+                what = "the mask is not read, for no complete image has its name"
+                expected = "<case> plus the ending, without a channel number"
+                ignored.append(Finding("warning", "mask-without-image", what, "", expected, path.name, name))
+            elif case_id in masks:
+                what = f"a second mask of {case_id!r} beside {masks[case_id]}"
+                problems.append(describe(what, where=path, remedy="Keep one."))
+            else:
+                masks[case_id] = path
+    return masks
+
+
+def _list_files(
+    folder: Path, name: str, endings: tuple[str, ...], problems: list[str], ignored: list[Finding]
+) -> list[tuple[str, Path]]:
+    """Return (stem, path) of the files that end in one of the endings; the others are ignored, and said to be."""
+    found = []
+    for stem, path, trouble in list_candidates(folder, str(folder), endings):
+        if path is not None:
+            found.append((stem, path))
+        elif trouble is not None and trouble.severity == "error":
+            problems.append(str(trouble))
+        elif trouble is not None:
+            what, expected = "the file is not read, for its ending is another", " or ".join(endings)
+            ignored.append(Finding("warning", "file-ignored", what, "", expected, Path(trouble.where).name, name))
+    return found
+
+
+def _identify(stem: str, n_channels: int) -> tuple[str, int]:
+    """Split `<case>_0001` into case and channel; of a single-channel image only `_0000` is a channel's number."""
+    match = SUFFIX.match(stem)
+    if match is None or (n_channels == 1 and int(match[2]) > 0):
+        return stem, 0
+    return match[1], int(match[2])
