@@ -14,10 +14,12 @@ from her2net.errors import MissingArtefactError, RawDataError, describe, join_pr
 from her2net.input_check import Finding
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.preprocess.cache import CaseFiles
+from her2net.raw.images import find_sidecar, is_3d
 from her2net.raw.layout import SUFFIX, list_candidates
 from her2net.raw.names import explain_bad_name
 
 MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
+SIDECAR_ENDINGS = (".json",)
 
 
 def find_cases(folder: Path, plan: Plan) -> tuple[dict[str, list[CaseFiles]], list[Finding]]:
@@ -62,9 +64,14 @@ def _match_images(
     folder: Path | None, name: str, section: ModalityPlan, problems: list[str], ignored: list[Finding]
 ) -> dict[str, tuple[Path, ...]]:
     """Return case id -> file of each channel, of the cases that have all of them."""
-    n_channels = len(section.channels)
+    n_channels, endings = len(section.channels), (section.file_ending.lower(),)
+    sidecar_endings = () if is_3d(section.file_ending) else SIDECAR_ENDINGS
     channels: dict[str, dict[int, Path]] = {}
-    for stem, path in _list_files(folder, name, (section.file_ending.lower(),), problems, ignored) if folder else ():
+    sidecars: list[Path] = []
+    for stem, path in _list_files(folder, name, endings, problems, ignored, beside=sidecar_endings) if folder else ():
+        if path.name.lower().endswith(sidecar_endings):
+            sidecars.append(path)
+            continue
         if bad := explain_bad_name(stem):
             problems.append(describe(f"the name of the case {bad}", where=path, remedy="Rename the file, and its mask with it."))
             continue
@@ -80,6 +87,10 @@ def _match_images(
         else:
             problems.append(describe("channels do not match the plan", where=f"{folder}/{case_id}", found=sorted(files),
                                      expected=list(range(n_channels))))
+    read = {find_sidecar(paths[0]) for paths in complete.values()}
+    for path in (p for p in sidecars if p not in read):
+        what = "the sidecar is not read, for no complete image has its name"
+        ignored.append(Finding("warning", "sidecar-without-image", what, "", "<case>.json", path.name, name))
     return complete
 
 
@@ -105,11 +116,16 @@ def _match_masks(
 
 
 def _list_files(
-    folder: Path, name: str, endings: tuple[str, ...], problems: list[str], ignored: list[Finding]
-) -> list[tuple[str, Path]]:
-    """Return (stem, path) of the files that end in one of the endings; the others are ignored, and said to be."""
+    folder: Path, name: str, endings: tuple[str, ...], problems: list[str], ignored: list[Finding],
+    *, beside: tuple[str, ...] = (),
+) -> list[tuple[str, Path]]:  # fmt: skip
+    """Return (stem, path) of the files that end in one of the endings; the others are ignored, and said to be.
+
+    Args:
+        beside: further endings, which no warning recommends.
+    """
     found = []
-    for stem, path, trouble in list_candidates(folder, str(folder), endings):
+    for stem, path, trouble in list_candidates(folder, str(folder), (*endings, *beside)):
         if path is not None:
             found.append((stem, path))
         elif trouble is not None and trouble.severity == "error":

@@ -15,6 +15,7 @@ from her2net.errors import RawDataError
 from her2net.input_check import Finding
 from her2net.new_folder import find_cases
 from her2net.plan.schema import Plan
+from her2net.raw.images import read_image
 from her2net.trained import TrainedModel
 
 NFC, NFD = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
@@ -88,3 +89,19 @@ def test_one_case_in_two_unicode_forms_is_refused(plan: Plan, tmp_path: Path) ->
     write_images(tmp_path, f"US/{NFC}.png", f"US/{NFD}.png")
     with pytest.raises(RawDataError, match=f"the same channel of '{NFC}'"):
         find_cases(tmp_path, plan)
+
+
+def test_a_sidecar_that_is_read_is_not_said_to_be_ignored(plan: Plan, tmp_path: Path) -> None:
+    write_images(tmp_path, "US/P1.png", "US/P2_0000.png", "US/P3.png")
+    for name in ("US/P1.json", "US/P2.json", "US/P4.json"):
+        (tmp_path / name).write_text('{"spacing_mm": [0.1, 0.2]}')
+    (tmp_path / "US/P3.txt").write_text("x")
+    cases, ignored = find_cases(tmp_path, plan)
+    assert [read_image(case.images).spacing_mm for case in cases["US"]] == [(0.1, 0.2), (0.1, 0.2), None]
+    assert checks(ignored) == [("P3.txt", "US", "file-ignored"), ("P4.json", "US", "sidecar-without-image")]
+    assert str(ignored[0]).endswith("expected .png.")
+    section = plan.modalities["US"].model_copy(update={"file_ending": ".nii.gz"})
+    flat = plan.model_copy(update={"modalities": {"US": section}})
+    for path in (tmp_path / "US").glob("*.png"):
+        path.rename(path.with_name(path.name.replace(".png", ".nii.gz")))
+    assert ("P1.json", "US", "file-ignored") in checks(find_cases(tmp_path, flat)[1]), "volume files tell their spacing themselves"
