@@ -1,4 +1,4 @@
-"""A folder of new images: which files make a case, and a warning for whatever in it is not used.
+"""A folder of new images: which files and which row of its table make a case, and a warning for whatever is not used.
 
 Files are matched as those of a dataset are (`raw/layout.py`): each folder is listed once, upper and lower case of an
 ending are not told apart, and names are compared in composed Unicode form.
@@ -6,17 +6,19 @@ ending are not told apart, and names are compared in composed Unicode form.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from her2net.artefact import digest_file
 from her2net.errors import MissingArtefactError, RawDataError, describe, join_problems
 from her2net.input_check import Finding
 from her2net.plan.schema import ModalityPlan, Plan
+from her2net.plan.table_schema import CLINICAL, TablePlan
 from her2net.preprocess.cache import CaseFiles
 from her2net.raw.images import find_sidecar, is_3d
 from her2net.raw.layout import SUFFIX, list_candidates
 from her2net.raw.names import explain_bad_name
+from her2net.raw.rows import CASES, read_covariates
 
 MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
 SIDECAR_ENDINGS = (".json",)
@@ -44,6 +46,47 @@ def find_cases(folder: Path, plan: Plan) -> tuple[dict[str, list[CaseFiles]], li
     if problems:
         raise RawDataError(join_problems(f"{folder}: cannot be predicted.", problems))
     return found, ignored
+
+
+def find_covariates(
+    folder: Path, table: TablePlan, used: Collection[str], cases: Mapping[str, Sequence[CaseFiles]]
+) -> tuple[dict[str, dict[str, str]], list[Finding]]:
+    """Read the clinical covariates of the cases from `cases.csv` in the folder, if there is one.
+
+    Args:
+        table: plan of the covariates.
+        used: columns that the model reads.
+        cases: modality -> cases.
+
+    Returns:
+        Case id -> column -> cell, and a warning for each image without a row, row without an image and column that is absent.
+
+    Raises:
+        RawDataError: the table cannot be read; lists every problem.
+    """
+    path = folder / CASES
+    if not path.is_file():
+        return {}, []
+    rows = read_covariates(path, table.columns)
+    there = {case.case_id for found in cases.values() for case in found}
+    held = {column for row in rows.values() for column in row}
+    absent = [name for name in table.columns if name in used and rows and name not in held]
+    without_image = [case_id for case_id in rows if case_id not in there]
+    if (folder / "dataset.json").is_file():
+        without_image = []  # the table of a dataset also holds the training cases, whose images lie elsewhere
+    return rows, [
+        *(_unmatched("column-missing", "the table lacks a covariate that the model reads", f"a column {name!r}", CASES)
+          for name in absent),
+        *(_unmatched("row-missing", "the table has no row of this case, so its covariates are missing", "", case_id)
+          for case_id in sorted(there - set(rows))),
+        *(_unmatched("row-without-image", "the row is not used, for no image has this case_id",
+                     "the name of its images without channel and ending, leading zeros included", case_id)
+          for case_id in without_image),
+    ]  # fmt: skip
+
+
+def _unmatched(check: str, what: str, expected: str, case_id: str) -> Finding:
+    return Finding("warning", check, what, "", expected, case_id, CLINICAL)
 
 
 def _find_modality(

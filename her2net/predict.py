@@ -25,13 +25,14 @@ from her2net.fuse.logistic import apply_fusion, choose_model, present_modalities
 from her2net.fuse.stage import FUSION
 from her2net.inference import predict_files
 from her2net.input_check import FINDING_COLUMNS, Finding, UnlikeTrainingWarning, inspect_case
-from her2net.new_folder import find_cases
+from her2net.new_folder import find_cases, find_covariates
 from her2net.paths import DatasetPaths, find_roots, find_trained, folder_name
 from her2net.plan.machine import choose_device
 from her2net.plan.table_schema import CLINICAL
 from her2net.predictions import Predictions, make_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
-from her2net.raw.rows import CASES, read_covariates
+from her2net.raw.problems import enumerate_names
+from her2net.tabular.encode import find_unseen
 from her2net.tabular.features import FeatureTable, covariate_table, has_lesion, radiomics_table
 from her2net.tabular.radiomics import radiomics_at_hand, require_mirp
 from her2net.tabular.stage import mean_of_folds
@@ -85,8 +86,11 @@ class Predictor:
             UnlikeTrainingWarning: some images are unlike the training images; see `findings`.
         """
         cases, ignored = find_cases(Path(folder), self.plan)
-        clinic, path = self.plan.tables.get(CLINICAL), Path(folder) / CASES
-        covariates = read_covariates(path, clinic.columns) if clinic and CLINICAL in self.model.tables and path.is_file() else {}
+        covariates: dict[str, dict[str, str]] = {}
+        if CLINICAL in self.model.tables:
+            used = {code.name for record in self.model.tables[CLINICAL] for code in record.model.encoding.columns}
+            covariates, unmatched = find_covariates(Path(folder), self.plan.tables[CLINICAL], used, cases)
+            ignored += unmatched
         return self.predict_cases(cases, covariates=covariates, tta=tta, quiet=quiet, found_before=ignored)
 
     def predict_cases(
@@ -113,7 +117,7 @@ class Predictor:
             findings += found
             tables[name] = _as_predictions([case.case_id for case in cases], probs, patients or {})
         for name, features in self._describe(files, covariates or {}, n_workers=n_workers, quiet=quiet).items():
-            findings += self._compare_mirp(name, features)
+            findings += [*self._compare_mirp(name, features), *self._compare_levels(name, features)]
             probs = mean_of_folds(self.model.tables[name], features)
             tables[name] = _as_predictions(list(features.case_ids), probs, patients or {})
         if self.model.fusion is not None:
@@ -160,6 +164,12 @@ class Predictor:
         expected = ", ".join(sorted(versions))
         return [Finding("warning", "mirp-version", what, here, expected, case_id, modality) for case_id in features.case_ids]
 
+    def _compare_levels(self, name: str, features: FeatureTable) -> list[Finding]:
+        """Warn of every level of a covariate that no fold has seen in training."""
+        unseen = find_unseen(features, [record.model.encoding for record in self.model.tables[name]])
+        return [Finding("warning", "level-unseen", f"the level of {column} was not seen in training, so it counts as missing",
+                        level[:60], enumerate_names(known), case_id, name) for case_id, column, level, known in unseen]  # fmt: skip
+
     def _compare_sets(self, fused: Mapping[str, Predictions]) -> list[Finding]:
         """Warn of every case that is fused from less than it has, because no fusion model is of all of it."""
         found, models = [], self.model.fusion.models if self.model.fusion else []
@@ -174,15 +184,16 @@ class Predictor:
         """Return one row per case and model: probability, threshold chosen on OOF predictions, decision, warnings.
 
         With more than two classes the decision is the most probable class and the threshold is empty. `warnings` is
-        how many `findings` there are of the images that the probability was made from, and of the fusion's choice of a model.
+        how many `findings` there are of the images and covariates that the probability was made from, and of the fusion's choice
+        of a model.
         """
         counts = Counter((finding.case_id, finding.modality) for finding in self.findings)
         rows: list[dict[str, object]] = []
         for name, table in tables.items():
             threshold = self.model.thresholds.models[name].value if table.n_classes == 2 else None
             table_plan = self.plan.tables.get(name)
-            own = [name] if table_plan is None else [table_plan.modality or ""]
-            sources = own if name != FUSION else [*self.plan.modalities, FUSION]
+            own = [name] if table_plan is None else [table_plan.modality or name]
+            sources = own if name != FUSION else [*{*self.plan.modalities, *self.model.fused, FUSION}]
             for case_id, probs in zip(table.case_ids, table.probs, strict=True):
                 label = int(probs.argmax()) if threshold is None else int(probs[1] >= threshold)
                 shown = float(probs[1]) if threshold is not None else float(probs.max())

@@ -1,20 +1,23 @@
-"""A folder of new images: files are matched as those of a dataset are, and whatever is not used is named."""
+"""A folder of new images: files are matched as in training; what is not used, and what the table lacks, is named."""
 
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from archive_factory import make_model, with_tiny_network
+from archive_factory import make_model, with_tiny_network, write_made_archive
 from raw_factory import box_mask, smooth_noise, write_png
 
+from her2net import Predictor
 from her2net.errors import RawDataError
-from her2net.input_check import Finding
+from her2net.input_check import Finding, UnlikeTrainingWarning
 from her2net.new_folder import find_cases
 from her2net.plan.schema import Plan
+from her2net.predictions import Predictions
 from her2net.raw.images import read_image
 from her2net.trained import TrainedModel
 
@@ -25,6 +28,11 @@ NFC, NFD = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainedModel]:
     with with_tiny_network():
         yield make_model(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def model_file(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_made_archive(tmp_path_factory.mktemp("archive") / "m.her2net", model)
 
 
 @pytest.fixture
@@ -105,3 +113,49 @@ def test_a_sidecar_that_is_read_is_not_said_to_be_ignored(plan: Plan, tmp_path: 
     for path in (tmp_path / "US").glob("*.png"):
         path.rename(path.with_name(path.name.replace(".png", ".nii.gz")))
     assert ("P1.json", "US", "file-ignored") in checks(find_cases(tmp_path, flat)[1]), "volume files tell their spacing themselves"
+
+
+def predict_with_table(model_file: Path, folder: Path, table: str) -> tuple[Predictor, dict[str, Predictions]]:
+    """Predict the images 001 and 002, of which the model reads age and sex."""
+    write_images(folder, "US/001.png", "US/002.png")
+    write_masks(folder, "masks/US/001.png", "masks/US/002.png")
+    (folder / "cases.csv").write_text(table, encoding="utf-8")
+    predictor = Predictor(model_file, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnlikeTrainingWarning)
+        return predictor, predictor.predict(folder, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("case_id,age,sex\n001,50,f\n002,60,M\n", []),
+        ("case_id,age,sex\n001,50,f\n002,,\n", []),
+        ("case_id,age,sex\n1,50,f\n002,60,m\n", [("001", "row-missing"), ("1", "row-without-image")]),
+        ("case_id,age,sex\n", [("001", "row-missing"), ("002", "row-missing")]),
+        ("case_id,Alter,SEX\n001,50,f\n002,60,m\n", [("cases.csv", "column-missing")]),
+        ("case_id,age,sex\n001,50,f\n002,60,w\n", [("002", "level-unseen")]),
+    ],
+)
+def test_what_a_table_lacks_is_named(model_file: Path, tmp_path: Path, table: str, expected: list[tuple[str, str]]) -> None:
+    predictor, tables = predict_with_table(model_file, tmp_path / "new", table)
+    assert [(f.case_id, f.check) for f in predictor.findings if f.modality == "CLIN"] == expected
+    assert all("CLIN" in str(f) for f in predictor.findings if f.modality == "CLIN")
+    if ("002", "level-unseen") in expected:
+        said = next(str(f) for f in predictor.findings if f.check == "level-unseen")
+        assert said == "CLIN 002: the level of sex was not seen in training, so it counts as missing; found w, expected f, m."
+        assert {r["case_id"]: r["warnings"] for r in predictor.decide(tables) if r["model"] == "CLIN"} == {"001": 0, "002": 1}
+
+
+def test_a_table_in_the_other_unicode_form_fits_its_images(model_file: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "new", f"US/{NFD}.png")
+    predictor, tables = predict_with_table(model_file, tmp_path / "new", f"case_id,age,sex\n{NFD},50,f\n001,5,f\n002,5,m\n")
+    assert set(tables["CLIN"].case_ids) == {NFC, "001", "002"}
+    assert not [f for f in predictor.findings if f.modality == "CLIN"]
+
+
+def test_the_training_cases_of_a_dataset_need_no_image(model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/dataset.json").touch()
+    predictor, _ = predict_with_table(model_file, tmp_path / "new", "case_id,age,sex\n001,50,f\n003,60,m\n")
+    assert [(f.case_id, f.check) for f in predictor.findings if f.modality == "CLIN"] == [("002", "row-missing")]

@@ -73,7 +73,8 @@ def read_case_table(
 def read_covariates(path: Path, kinds: Mapping[str, CovariateKind]) -> dict[str, dict[str, str]]:
     """Read covariates of new cases from a table with `case_id`: case id -> column -> cell, empty where missing.
 
-    A column that the table lacks is missing in every case. Levels stay as they are spelled: `encode` knows those of training.
+    Ids are in composed Unicode form. A column that the table lacks is in no row. Levels stay as they are spelled: `encode` knows
+    those of training.
 
     Raises:
         RawDataError: not a table, no `case_id`, a case that stands twice, or a cell of another kind; lists them all.
@@ -88,7 +89,7 @@ def read_covariates(path: Path, kinds: Mapping[str, CovariateKind]) -> dict[str,
     messages = [str(item) for item in errors_of(problems)]
     found: dict[str, dict[str, str]] = {}
     for row in table.rows:
-        case_id, where = row.cells[id_column], f"{path.name} row {row.number}"
+        case_id, where = normalise(row.cells[id_column]), f"{path.name} row {row.number}"
         values = {n: _clean_value(row.cells[column], kinds[n], table.decimal_comma) for n, column in columns.items()}
         if case_id in found:
             messages.append(describe(f"case {case_id!r} stands twice", where=where, remedy="Keep one row."))

@@ -5,6 +5,8 @@ All of it is fitted on training patients alone and kept as JSON, so that it can 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from pydantic import Field
 
@@ -84,6 +86,19 @@ def encode(table: FeatureTable, encoding: Encoding) -> np.ndarray:
         values = _numbers(table.columns.get(term.column, absent), code, term.level)
         out[:, j] = np.clip((values - term.mean) / term.sd, -LIMIT_SD, LIMIT_SD)
     return out
+
+
+def find_unseen(table: FeatureTable, encodings: Sequence[Encoding]) -> list[tuple[str, str, str, list[str]]]:
+    """Return (case id, column, level, known levels) wherever a level is one that no encoding knows: each takes it for missing."""
+    known: dict[str, list[str]] = {}
+    for code in (code for encoding in encodings for code in encoding.columns if is_text(code.kind)):
+        known[code.name] = list(dict.fromkeys([*known.get(code.name, []), *code.levels]))
+    found = []
+    for name in (name for name in known if name in table.columns):
+        keys = {word_key(level) for level in known[name]}
+        cells = zip(table.case_ids, table.columns[name].tolist(), strict=True)
+        found += [(case_id, name, level, known[name]) for case_id, level in cells if level and word_key(level) not in keys]
+    return found
 
 
 def _fit_column(name: str, values: np.ndarray, kind: CovariateKind, transform: str) -> ColumnCode:
