@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from her2net import pipeline
-from her2net.errors import PlanError
+from her2net.errors import MissingArtefactError, PlanError
 from her2net.fuse.choose import (
     METHOD_NAMES,
     METHODS,
@@ -130,6 +130,28 @@ def test_a_single_table_without_a_class_is_refused() -> None:
     tables["B"] = tables["B"].take(tables["B"].labels == 0)
     with pytest.raises(PlanError, match="fusion of B: no case of class 'positive' has it"):
         fit_fusion(tables, SUBSETS, CLASSES, 1.0, method="logistic")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sets_with_a_table_that_no_case_has_are_left_out(method: str) -> None:
+    """As where no test case has covariates and the fusion is fitted on the test cases."""
+    whole = make_tables(lacking=0.0)
+    subsets = [["A"], ["A", "B"]]
+    models = fit_fusion({"A": whole["A"]}, subsets, CLASSES, 1.0, method=method)  # type: ignore[arg-type]
+    assert [model.modalities for model in models] == [["A"]]
+    left_out = list_left_out({"A": whole["A"]}, subsets, CLASSES, method)  # type: ignore[arg-type]
+    assert [(item.modalities, item.reason) for item in left_out] == [(["A", "B"], "no case has B")]
+    assert apply_fusion(whole, models).case_ids == whole["A"].case_ids
+    with pytest.raises(PlanError, match="fusion of B: no case has B"):
+        fit_fusion({"A": whole["A"]}, SUBSETS, CLASSES, 1.0, method=method)  # type: ignore[arg-type]
+
+
+def test_a_modality_that_no_test_case_has_cannot_be_fitted_on_them(copied: DatasetPaths) -> None:
+    project = load_project(copied)
+    (copied.model("MRI") / "test.csv").unlink()
+    labels = {case.case_id: 0 for case in project.dataset.test}
+    with pytest.raises(MissingArtefactError, match=r"no test predictions of MRI to fit on\. Use --fit-on oof"):
+        fuse_modalities(copied, project.plan, project.splits.folds(project.plan.splits), fit_on="test", test_labels=lambda: labels)
 
 
 def test_which_sets_have_a_model_is_decided_without_the_held_out_patients() -> None:

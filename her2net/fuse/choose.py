@@ -120,9 +120,12 @@ def find_unfit(
     tables: Mapping[str, Predictions], subsets: Sequence[Sequence[str]], class_names: Sequence[str],
     *, method: Method, without_patients: frozenset[str] = frozenset(),
 ) -> dict[tuple[str, ...], str]:  # fmt: skip
-    """Return the sets of tables that a method cannot be fitted for, and why: a class of which no case has all of them."""
+    """Return the sets of tables that a method cannot be fitted for, and why: a table is not there, or a class has no case with all."""
     labels, found = known_labels(tables, without_patients), {}
     for subset in map(tuple, subsets):
+        if absent := [name for name in subset if name not in tables]:
+            found[subset] = f"no case has {' or '.join(absent)}"
+            continue
         counts = np.bincount([labels[c] for c in _cases_with(tables, subset, labels)], minlength=len(class_names))
         needed = method == "logistic" or (method != "mean" and len(subset) == 1)
         if needed and (counts == 0).any():

@@ -114,7 +114,7 @@ def fuse_modalities(
         covariates: fuse the clinical covariates as well.
 
     Raises:
-        MissingArtefactError: a modality is not ensembled, or there is no test table to fit on.
+        MissingArtefactError: a modality is not ensembled, or has no test table to fit on.
     """
     made_from = fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates)
     sources = fusion_sources(plan, covariates=covariates)
@@ -129,8 +129,10 @@ def fuse_modalities(
     else:
         method, per_fold = plan.fusion.method, [plan.fusion.method] * len(folds)
     if fit_on == "test":
-        if not test or test_labels is None:
-            raise MissingArtefactError(f"{paths.results}: no test predictions to fit on. Use --fit-on oof.")
+        absent = [name for name in plan.modalities if name not in test]
+        if absent or test_labels is None:
+            of = f" of {', '.join(absent)}" if absent else ""
+            raise MissingArtefactError(f"{paths.results}: no test predictions{of} to fit on. Use --fit-on oof.")
         known = dict(test_labels())
         fitted = {k: t.with_labels(known) for k, t in test.items()}
         left_out = list_left_out(fitted, subsets, names, method)
