@@ -100,7 +100,10 @@ def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof", covariates
     with hold(project.paths.model(FUSION), "the fusion"):
         sweep_temporaries(project.paths.model(FUSION))
         _check_tables(project, fusion_sources(project.plan, covariates=covariates))
-        return fuse_modalities(project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels, covariates=covariates)
+        return fuse_modalities(
+            project.paths, project.plan, folds, fit_on=fit_on, test_labels=labels, covariates=covariates,
+            label_cells=digest_test_label_cells(project.dataset) if fit_on == "test" else "",
+        )  # fmt: skip
 
 
 def _check_tables(project: Project, models: Sequence[str]) -> None:
@@ -258,7 +261,7 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
             ensemble(project, name, tta=False, device=train_options.device, quiet=train_options.quiet)
     _run_tables(project, train_options.quiet, say)
     if FUSION in status.model_names(project) and _needed(status.fusion_state(project), say):
-        fuse(project, covariates=status.fusion_has_covariates(project))
+        fuse(project, **status.fusion_choices(project))
     evaluation = evaluate(project, recorded_options(paths)) if _needed(status.evaluation_state(project), say) else None
     explain_some(project, train_options, say)
     if _needed(status.report_state(project), say):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from her2net.ensemble import EnsembleRecord, ensemble_inputs
 from her2net.errors import Her2netError, MissingArtefactError, StaleArtefactError, join_problems
@@ -265,13 +265,25 @@ def fusion_has_covariates(project: Project) -> bool:
         return False
 
 
+def fusion_choices(project: Project) -> dict[str, Any]:
+    """Return the options of the fusion on disk, so that one made anew has them, too."""
+    try:
+        record = FusionRecord.load(project.paths.model(FUSION) / "fusion.json")
+    except Her2netError:
+        return {}
+    return {"fit_on": record.fitted_on, "covariates": fusion_has_covariates(project)}
+
+
 def fusion_state(project: Project) -> StageState:
     """State of the fusion."""
     covariates = fusion_has_covariates(project)
     command, folder = f"her2net_fuse {project.paths.options}" + " --covariates" * covariates, project.paths.model(FUSION)
     try:
         record = FusionRecord.load(folder / "fusion.json")
-        expected = fusion_inputs(project.paths, project.plan, fit_on=record.fitted_on, covariates=covariates)
+        on_test = record.fitted_on == "test"
+        command += " --fit-on test" * on_test
+        expected = fusion_inputs(project.paths, project.plan, fit_on=record.fitted_on, covariates=covariates,
+                                 label_cells=digest_test_label_cells(project.dataset) if on_test else "")  # fmt: skip
     except MissingArtefactError:
         return _or_running(folder, StageState("fuse", "missing", "", command))
     except Her2netError as error:

@@ -165,6 +165,15 @@ def test_fusion_fitted_on_the_test_set_is_marked(copied: DatasetPaths) -> None:
     evaluation = pipeline.evaluate(load_project(copied))
     marked = {metric.cohort for metric in evaluation.metrics if metric.model == "fusion" and metric.remark}
     assert "test" in marked
+    table, case_id = copied.raw / "cases.csv", load_project(copied).dataset.test[0].case_id
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    next(row for row in rows if row[0] == case_id)[rows[0].index("label")] = ""  # and it follows the labels it was fitted on
+    table.write_text("\n".join(map(",".join, rows)) + "\n")
+    found = status.fusion_state(load_project(copied))
+    assert (found.state, found.why, found.command.endswith("--fit-on test")) == ("stale", "changed since: test_label_cells", True)
+    pipeline.run(copied, plan_options(copied.roots.raw.parent), TRAIN, say=lambda text: None)
+    assert FusionRecord.load(copied.model("fusion") / "fusion.json").fitted_on == "test"
+    assert status.fusion_state(load_project(copied)).state == "done"
 
 
 def test_an_edited_plan_is_kept_shown_and_makes_the_folds_stale(copied: DatasetPaths) -> None:

@@ -79,13 +79,19 @@ def load_fusion(path: Path, plan: Plan) -> FusionRecord:
     return record
 
 
-def fusion_inputs(paths: DatasetPaths, plan: Plan, *, fit_on: str, covariates: bool = False) -> dict[str, str]:
+def fusion_inputs(
+    paths: DatasetPaths, plan: Plan, *, fit_on: str, covariates: bool = False, label_cells: str = ""
+) -> dict[str, str]:
     """Digests of the tables that are fused.
+
+    Args:
+        label_cells: digest of the label cells of the test cases where the fusion is fitted on them, else empty.
 
     Raises:
         MissingArtefactError: a modality has no OOF table yet.
     """
     made_from = {"version": str(FUSION_VERSION), "settings": digest_json([plan.fusion.model_dump(), fit_on])}
+    made_from |= {"test_label_cells": label_cells} if label_cells else {}
     for name in fusion_sources(plan, covariates=covariates):
         for part in ("oof", "test"):
             path = paths.model(name) / f"{part}.csv"
@@ -104,7 +110,7 @@ def read_tables(paths: DatasetPaths, names: Sequence[str], part: str) -> dict[st
 
 def fuse_modalities(
     paths: DatasetPaths, plan: Plan, folds: Sequence[Sequence[str]], *, fit_on: Literal["oof", "test"] = "oof",
-    test_labels: Callable[[], Mapping[str, int]] | None = None, covariates: bool = False,
+    test_labels: Callable[[], Mapping[str, int]] | None = None, covariates: bool = False, label_cells: str = "",
 ) -> FusionRecord:  # fmt: skip
     """Fit the fusion, and write its models, its OOF and its test predictions.
 
@@ -112,14 +118,15 @@ def fuse_modalities(
         folds: held-out patients of each fold.
         test_labels: reads the sealed labels; called for `fit_on="test"` only.
         covariates: fuse the clinical covariates as well.
+        label_cells: see `fusion_inputs`.
 
     Raises:
         MissingArtefactError: a modality is not ensembled, or has no test table to fit on.
     """
-    made_from = fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates)
+    made_from = fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates, label_cells=label_cells)
     sources = fusion_sources(plan, covariates=covariates)
     oof, test = (read_tables(paths, sources, part) for part in ("oof", "test"))
-    if fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates) != made_from:
+    if fusion_inputs(paths, plan, fit_on=fit_on, covariates=covariates, label_cells=label_cells) != made_from:
         raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_fuse again.")
     subsets, strength, folder, names = fusion_subsets(plan, sources), plan.fusion.strength, paths.model(FUSION), plan.class_names
     selection: Selection | None = None
