@@ -92,8 +92,10 @@ MUTATIONS: list[Mutation] = [
                 "file systems differ; both are the same letter"),
     ID.accepted("padding in the table", lambda d: written("  C003\u00a0")(d), "spreadsheets pad"),
     ID.accepted("protected zeros of a spreadsheet", lambda d: [renamed("0012")(d), written('="0012"')(d)], "spreadsheets write them"),
-    ID.accepted("patient of 300 letters", patient("p" * 300), "a patient names no file"),
-    ID.accepted("patient like a path", patient("../../x"), "a patient names no file"),
-    ID.accepted("several cases of a patient", patient("P001"), "the patient is the unit of splitting"),
+    ID.accepted("patient of 300 letters", patient("p" * 300), "a patient names no file", commands=(VERIFY,)),
+    ID.accepted("patient like a path", patient("../../x"), "a patient names no file", commands=(VERIFY,)),
+    ID.accepted("several cases of a patient", patient("P001"), "the patient is the unit of splitting", commands=(VERIFY,)),
+    ID.refused("patient renamed whom the user's folds name", patient("P999"), "custom-2 in splits.json", "P003", "P999", "--splits FILE",
+               commands=(PLAN,)),
     ID.accepted("order of rows reversed", rows(lambda t: [t[0], *t[:0:-1]]), "rows are matched by id"),
 ]  # fmt: skip
