@@ -58,7 +58,7 @@ def test_what_leaves_the_image_is_gone_and_nothing_is_left_of_a_dot() -> None:
     assert "eroded" not in dict(change_mask(dot))
 
 
-def test_contours_reach_the_report(copied: DatasetPaths) -> None:
+def test_contours_reach_the_report(copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     project = load_project(copied)
     record = pipeline.contours(project, "MRI", QUIET)
     oof = read_predictions(copied.model("MRI") / "oof.csv")
@@ -78,7 +78,8 @@ def test_contours_reach_the_report(copied: DatasetPaths) -> None:
     assert "Would another outline change the answer?" in page
     assert "MRI: with masks eroded, dilated or shifted" in describe_contours(record)
     assert (copied.report.parent / "figures" / "contours.svg").exists()
-    pipeline.evaluate(project, Options(rule="given", parameter=0.01))  # other decisions: these flips are not theirs
+    given_rule = Options(rule="given", parameter=0.01)  # other decisions: these flips are not theirs
+    monkeypatch.setattr("her2net.explain.contour_record.recorded_options", lambda paths: given_rule)
     assert read_contours(project, "MRI") == []
 
 

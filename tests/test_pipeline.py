@@ -171,8 +171,7 @@ def test_fusion_fitted_on_the_test_set_is_marked(copied: DatasetPaths) -> None:
     table.write_text("\n".join(map(",".join, rows)) + "\n")
     found = status.fusion_state(load_project(copied))
     assert (found.state, found.why, found.command.endswith("--fit-on test")) == ("stale", "changed since: test_label_cells", True)
-    pipeline.run(copied, plan_options(copied.roots.raw.parent), TRAIN, say=lambda text: None)
-    assert FusionRecord.load(copied.model("fusion") / "fusion.json").fitted_on == "test"
+    assert pipeline.fuse(load_project(copied), **status.fusion_choices(load_project(copied))).fitted_on == "test"
     assert status.fusion_state(load_project(copied)).state == "done"
 
 
