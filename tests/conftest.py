@@ -18,8 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from what the code does now")
 
 
-LONGEST = ("test_mutations", "test_resume", "test_pipeline", "test_report", "test_multiclass", "test_explain", "test_fuse", "test_status",
-           "test_privacy", "test_contours", "test_selftest", "test_tabular", "test_input_check")  # fmt: skip
+LONGEST = ("test_mutations", "test_resume", "test_pipeline", "test_report", "test_multiclass", "test_explain", "test_fuse",
+           "test_status", "test_privacy", "test_contours", "test_selftest", "test_tabular", "test_input_check")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
