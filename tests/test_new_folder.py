@@ -132,6 +132,8 @@ def predict_with_table(model_file: Path, folder: Path, table: str) -> tuple[Pred
         ("case_id,age,sex\n001,50,f\n002,60,M\n", []),
         ("case_id,age,sex\n001,50,f\n002,,\n", []),
         ("case_id,age,sex\n1,50,f\n002,60,m\n", [("001", "row-missing"), ("1", "row-without-image")]),
+        ("case_id,age,sex\n001,50,f\n002,60,M\n" + "".join(f"9{i},50,f\n" for i in range(10, 40)),
+         [*((f"9{i}", "row-without-image") for i in range(10, 18)), ("cases.csv", "row-without-image")]),
         ("case_id,age,sex\n", [("001", "row-missing"), ("002", "row-missing")]),
         ("case_id,Alter,SEX\n001,50,f\n002,60,m\n", [("cases.csv", "column-missing")]),
         ("case_id,age,sex\n001,50,f\n002,60,w\n", [("002", "level-unseen")]),
