@@ -60,7 +60,8 @@ def find_covariates(
         cases: modality -> cases.
 
     Returns:
-        Case id -> column -> cell, and a warning for each image without a row, row without an image and column that is absent.
+        Case id -> column -> cell, and a warning for each image without a row, for rows without an image where there are such
+        images, and for each column that is absent.
 
     Raises:
         RawDataError: the table cannot be read; lists every problem.
@@ -72,14 +73,13 @@ def find_covariates(
     there = {case.case_id for found in cases.values() for case in found}
     held = {column for row in rows.values() for column in row}
     absent = [name for name in table.columns if name in used and rows and name not in held]
-    without_image = [case_id for case_id in rows if case_id not in there]
-    if (folder / "dataset.json").is_file():
-        without_image = []  # the table of a dataset also holds the training cases, whose images lie elsewhere
+    without_row = sorted(there - set(rows))
+    without_image = [case_id for case_id in rows if case_id not in there] if without_row else []  # else it is the table of more cases
     return rows, [
         *(_unmatched("column-missing", "the table lacks a covariate that the model reads", f"a column {name!r}", CASES)
           for name in absent),
         *(_unmatched("row-missing", "the table has no row of this case, so its covariates are missing", "", case_id)
-          for case_id in sorted(there - set(rows))),
+          for case_id in without_row),
         *(_unmatched("row-without-image", "the row is not used, for no image has this case_id",
                      "the name of its images without channel and ending, leading zeros included", case_id)
           for case_id in without_image[:LISTED]),

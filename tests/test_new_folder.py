@@ -132,8 +132,10 @@ def predict_with_table(model_file: Path, folder: Path, table: str) -> tuple[Pred
         ("case_id,age,sex\n001,50,f\n002,60,M\n", []),
         ("case_id,age,sex\n001,50,f\n002,,\n", []),
         ("case_id,age,sex\n1,50,f\n002,60,m\n", [("001", "row-missing"), ("1", "row-without-image")]),
-        ("case_id,age,sex\n001,50,f\n002,60,M\n" + "".join(f"9{i},50,f\n" for i in range(10, 40)),
-         [*((f"9{i}", "row-without-image") for i in range(10, 18)), ("cases.csv", "row-without-image")]),
+        ("case_id,age,sex\n001,50,f\n002,60,M\n" + "".join(f"9{i},50,f\n" for i in range(10, 40)), []),
+        ("case_id,age,sex\n001,50,f\n2,60,M\n" + "".join(f"9{i},50,f\n" for i in range(10, 40)),
+         [("002", "row-missing"), ("2", "row-without-image"), *((f"9{i}", "row-without-image") for i in range(10, 17)),
+          ("cases.csv", "row-without-image")]),
         ("case_id,age,sex\n", [("001", "row-missing"), ("002", "row-missing")]),
         ("case_id,Alter,SEX\n001,50,f\n002,60,m\n", [("cases.csv", "column-missing")]),
         ("case_id,age,sex\n001,50,f\n002,60,w\n", [("002", "level-unseen")]),
@@ -154,10 +156,3 @@ def test_a_table_in_the_other_unicode_form_fits_its_images(model_file: Path, tmp
     predictor, tables = predict_with_table(model_file, tmp_path / "new", f"case_id,age,sex\n{NFD},50,f\n001,5,f\n002,5,m\n")
     assert set(tables["CLIN"].case_ids) == {NFC, "001", "002"}
     assert not [f for f in predictor.findings if f.modality == "CLIN"]
-
-
-def test_the_training_cases_of_a_dataset_need_no_image(model_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new/dataset.json").touch()
-    predictor, _ = predict_with_table(model_file, tmp_path / "new", "case_id,age,sex\n001,50,f\n003,60,m\n")
-    assert [(f.case_id, f.check) for f in predictor.findings if f.modality == "CLIN"] == [("002", "row-missing")]
