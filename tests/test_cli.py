@@ -93,3 +93,28 @@ def test_options_of_every_command_are_frozen(request: pytest.FixtureRequest) -> 
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(found)
     assert golden.read_text() == found
+
+
+def test_options_that_would_be_ignored_beside_others_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from her2net.cli import evaluate, explain
+
+    with pytest.raises(SystemExit) as refused:
+        explain.build_parser().parse_args(["US", "--features", "--contours"])
+    assert refused.value.code == 2
+    assert evaluate.main(["--predictions", "a.csv", "-d", "7", "-o", "out"]) == 2
+    assert "Leave -d out" in capsys.readouterr().err
+
+
+def test_all_and_all_folds_are_trained_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from her2net import pipeline, project
+    from her2net.cli import train
+
+    jobs: list = []
+    plan = SimpleNamespace(splits=SimpleNamespace(n_folds=3), tables={})
+    monkeypatch.setattr(train, "resolve_paths", lambda args: None)
+    monkeypatch.setattr(project, "load_project", lambda paths: SimpleNamespace(plan=plan))
+    monkeypatch.setattr(pipeline, "train_folds", lambda _, given: jobs.extend(given) or [])
+    assert train.main(["US", "all", "all-folds", "1", "--device", "cpu"]) == 0
+    assert [fold for _, fold, _ in jobs] == ["all", 0, 1, 2]
