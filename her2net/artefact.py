@@ -128,6 +128,11 @@ def _parse_json(where: object, text: str, remedy: str = "") -> Any:
         raise refuse("nested too deeply to be one of her2net's files.") from None
 
 
+def changed_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names of those inputs in `now` whose digest is not the recorded one, in their order."""
+    return [name for name in now if recorded.get(name) != now[name]]
+
+
 def load_json(path: Path, *, made_by: str = "") -> Any:
     """Read a JSON file strictly: no duplicate keys, no NaN.
 

@@ -41,7 +41,7 @@ def load_networks(paths: DatasetPaths, plan: Plan, modality: str, device: str) -
         command = f"her2net_train {modality} {' '.join(map(str, missing))}"
         raise MissingArtefactError(f"{paths.model(modality)}: folds {missing} are not trained. Run {command} first.")
     refuse_other_plan(paths, plan.modalities[modality], modality, folds)
-    return [load_network(paths, plan.modalities[modality], modality, k, device) for k in folds]
+    return [_read_network(paths, plan.modalities[modality], modality, k, device) for k in folds]
 
 
 def load_network(paths: DatasetPaths, section: ModalityPlan, modality: str, fold: int | str, device: str) -> torch.nn.Module:
@@ -52,6 +52,10 @@ def load_network(paths: DatasetPaths, section: ModalityPlan, modality: str, fold
         StaleArtefactError: damaged, of another run, or trained by another plan.
     """
     refuse_other_plan(paths, section, modality, [fold])
+    return _read_network(paths, section, modality, fold, device)
+
+
+def _read_network(paths: DatasetPaths, section: ModalityPlan, modality: str, fold: int | str, device: str) -> torch.nn.Module:
     path = paths.fold(modality, fold) / FINAL
     state, record = read_checkpoint(path), RunRecord.load(path.with_name("run.json"))
     name, n_channels, n_classes = section.training.network, section.n_inputs, len(section.training.loss_weights)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from her2net.artefact import Artefact, Strict, digest_json
+from her2net.artefact import Artefact, Strict, changed_inputs, digest_json
 from her2net.errors import MissingArtefactError
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan
@@ -147,7 +147,7 @@ def read_galleries(project: Project, modality: str) -> list[Gallery]:
         known = {case.case_id for case in record.cases}
         files = project.files(modality, tuple(case for case in part if case.case_id in known))
         now = explain_inputs(project.paths, modality, project.plan.modalities[modality], folds, files)
-        stale = tuple(name for name in now if record.made_from.get(name) != now[name])
+        stale = tuple(changed_inputs(record.made_from, now))
         items = tuple(_item(path.parent, record, case) for case in record.cases)
         found.append(Gallery(path.parent, record, items, stale))
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from her2net.artefact import digest_json, sweep_temporaries
+from her2net.artefact import changed_inputs, digest_json, sweep_temporaries
 from her2net.ensemble import digest_oof, pool, write_pooled
 from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError
 from her2net.locks import hold
@@ -154,8 +154,7 @@ def refuse_stale_folds(paths: DatasetPaths, name: str, folds: Sequence[TableFold
     Raises:
         StaleArtefactError: names the folds, what changed, and the command.
     """
-    changed = {record.fold: [key for key in inputs if record.made_from.get(key) != inputs[key]]
-               for record, inputs in zip(folds, now, strict=True)}  # fmt: skip
+    changed = {record.fold: changed_inputs(record.made_from, inputs) for record, inputs in zip(folds, now, strict=True)}
     stale = [fold for fold, keys in changed.items() if keys]
     if stale:
         what = ", ".join(sorted({key for keys in changed.values() for key in keys}))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from her2net.artefact import digest_json, sweep_temporaries
+from her2net.artefact import changed_inputs, digest_json, sweep_temporaries
 from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.locks import Lock, hold
 from her2net.networks.pretrained import digest_source
@@ -202,17 +202,13 @@ def _explain_other_plan(plan: ModalityPlan, record: RunRecord) -> list[str]:
     That this her2net trains in another way does not matter: the weights predict as they did.
     """
     now = plan_inputs(recorded_training(plan, record), plan)
-    changed = _changed(record.made_from, {name: digest for name, digest in now.items() if name != "training_version"})
+    changed = changed_inputs(record.made_from, {name: digest for name, digest in now.items() if name != "training_version"})
     other = record.preprocessing not in ("", method_digest(plan.preprocessing))
     return changed + ["preprocessing"] * other
 
 
-def _changed(recorded: dict[str, str], now: dict[str, str]) -> list[str]:
-    return sorted(name for name in now if recorded.get(name) != now[name])
-
-
 def _refuse_other_inputs(folder: Path, record: RunRecord, made_from: dict[str, str]) -> None:
-    changed = _changed(record.made_from, made_from)
+    changed = sorted(changed_inputs(record.made_from, made_from))
     if changed:
         raise StaleArtefactError(
             f"{folder}: this fold was trained from other inputs (changed since: {', '.join(changed)}). "
