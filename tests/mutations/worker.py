@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,13 @@ class Worker:
         raise AssertionError(f"her2net_{' '.join(command)}: {what}")
 
     def stop(self) -> None:
-        """End the child."""
+        """End the child, whoever else may have its pipes open."""
         if self.child is not None:
             self.child.kill()
-            self.child.communicate()
+            self.child.wait(60)
+            for pipe in (self.child.stdin, self.child.stdout):
+                with suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]
             self.child = None
 
     def _start(self) -> None:
