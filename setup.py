@@ -41,8 +41,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "filelock>=3.12",
-                "batchgenerators>=0.25.1"],
+        "dev": ["pytest>=8", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11",
+                "filelock>=3.12", "batchgenerators>=0.25.1"],
         "batchgenerators": ["batchgenerators>=0.25.1"],
         "browser": ["selenium>=4.51"],
         "radiomics": ['mirp>=2.4; python_version >= "3.11"'],
