@@ -14,6 +14,7 @@ from raw_factory import read_rows, spec_of, write_table
 from small_run import TRAIN, plan_options
 
 from her2net import pipeline
+from her2net.cli import evaluate as evaluate_command
 from her2net.evaluate.evaluation import Evaluation, format_summary
 from her2net.fuse.stage import FusionRecord
 from her2net.paths import DatasetPaths
@@ -81,6 +82,17 @@ def test_metrics_are_macro_one_vs_rest_and_ordinal(done: DatasetPaths) -> None:
     assert float(cells["auc"]) == pytest.approx(mean)
     assert "weighted kappa" in format_summary(done.evaluation)
     assert Evaluation.load(done.evaluation / "metrics.json").class_names == list(CLASSES)
+
+
+def test_no_threshold_is_chosen_for_three_classes(
+    done: DatasetPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"her2net_{name}", str(getattr(done.roots, name)))
+    before = {path: path.stat().st_mtime_ns for path in done.evaluation.rglob("*")}
+    assert evaluate_command.main(["-d", "1", "--threshold", "0.3"]) == 2
+    assert "the most probable one is taken" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in done.evaluation.rglob("*")}
 
 
 def test_a_new_case_gets_the_most_probable_class(done: DatasetPaths, tmp_path: Path) -> None:

@@ -386,6 +386,15 @@ def test_optimistic_and_apparent_figures_say_so_everywhere(material: Material, p
         assert matrix.notes[-1] == f"Read with: {text}."
 
 
+def test_captions_of_figures_say_who_is_optimistic(material: Material, tmp_path: Path) -> None:
+    remarks = {"US": "optimistic: epoch chosen on the reported fold", "fusion": "apparent performance: fitted on the test cases"}
+    changed = replace(material, evaluation=material.evaluation.model_copy(update={"remarks": remarks}))
+    captions = {picture.key: picture.caption for picture in make_pictures(changed, tmp_path)}
+    for kind in ("roc", "calibration", "decision_curve", "precision_recall", "confusion"):
+        assert captions[f"{kind}_oof"].endswith(f" Read with: {remarks['US']} (US)."), kind
+        assert captions[f"{kind}_test"].endswith(f" Read with: {remarks['fusion']} (fusion)."), kind
+
+
 def test_a_given_threshold_is_not_said_to_be_chosen(material: Material, pictures: list[Picture]) -> None:
     favourable, given = "a little favourable", "Given beforehand and used unchanged in all cohorts."
     assert favourable in threshold_note(material)

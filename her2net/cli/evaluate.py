@@ -47,7 +47,7 @@ def parse_rule(text: str) -> tuple[str, float | None]:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print a summary."""
     from her2net.errors import PredictionTableError
-    from her2net.evaluate.evaluation import Options, evaluate_files, format_summary
+    from her2net.evaluate.evaluation import Options, evaluate_files, format_summary, refuse_without_effect
     from her2net.evaluate.labels import read_labels
 
     rule, parameter = args.threshold
@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
         if args.labels or args.output:
             raise PredictionTableError("--labels and -o go with --predictions; a dataset has its own labels and folder.")
         paths = resolve_paths(args)
-        pipeline.evaluate(load_project(paths), options)
+        project = load_project(paths)
+        refuse_without_effect({project.plan.n_classes}, options)
+        pipeline.evaluate(project, options)
         folder = paths.evaluation
     elif args.dataset is not None:
         raise PredictionTableError("--predictions evaluates tables instead of a dataset. Leave -d out.")

@@ -34,7 +34,7 @@ from her2net.predictions import Predictions, read_predictions
 __all__ = [
     "COMPARISON_COLUMNS", "EVALUATION_VERSION", "METRIC_COLUMNS", "RESEMBLING", "Evaluation", "GivenLabels", "Options",
     "choose_thresholds", "evaluate_dataset", "evaluate_files", "evaluate_tables", "evaluation_inputs", "fit_thresholds",
-    "format_summary", "recorded_inputs", "recorded_options", "write_evaluation",
+    "format_summary", "recorded_inputs", "recorded_options", "refuse_without_effect", "write_evaluation",
 ]  # fmt: skip
 EVALUATION_VERSION = 6  # raise when the same tables give other figures
 HALF = "threshold 0.5: no out-of-fold predictions to choose one on"
@@ -196,6 +196,7 @@ def evaluate_files(
     _refuse_shared_patients(tables)
     facts = _facts_of(tables, given)
     options = _with_subgroups(options or Options(), facts)
+    refuse_without_effect({table.n_classes for table in tables.values()}, options)
     remarks = _refuse_unfitted_rule(tables, options)
     thresholds = choose_thresholds(tables, options)
     half = Threshold(value=0.5, rule="given", chosen_on="nothing", n=0)
@@ -231,6 +232,26 @@ def _facts_of(tables: Mapping[tuple[str, str], Predictions], given: GivenLabels)
     predicted = {case_id for table in tables.values() for case_id in table.case_ids}
     facts = replace(given.facts, cases=tuple(c for c in given.facts.cases if c.case_id in predicted))
     return facts.with_labels(given.labels)
+
+
+def refuse_without_effect(n_classes: Collection[int], options: Options) -> None:
+    """Refuse what the user asked for where no model could heed it.
+
+    Args:
+        n_classes: of each model.
+
+    Raises:
+        PredictionTableError: a threshold rule or a prevalence for three or more classes alone, an order for two alone.
+    """
+    problems = []
+    if 2 not in n_classes and (options.rule, options.parameter) != ("youden", None):
+        problems.append("--threshold: of three or more classes the most probable one is taken; no threshold decides. Leave it out.")
+    if 2 not in n_classes and options.prevalence is not None:
+        problems.append("--prevalence: predictive values are given for two classes, not for three or more. Leave it out.")
+    if max(n_classes) == 2 and options.ordinal:
+        problems.append("--ordinal: two classes have no order to be weighted by. Leave it out.")
+    if problems:
+        raise PredictionTableError(join_problems("The evaluation was asked for what these tables cannot give.", problems))
 
 
 def _refuse_unfitted_rule(tables: Mapping[tuple[str, str], Predictions], options: Options) -> dict[str, str]:

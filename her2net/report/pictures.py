@@ -13,7 +13,7 @@ import numpy as np
 
 from her2net.artefact import write_bytes
 from her2net.evaluate.figures import DRAWERS, FORMATS, save_figure
-from her2net.evaluate.record import SubgroupMetric
+from her2net.evaluate.record import SubgroupMetric, optimism
 from her2net.evaluate.utility import decision_curve
 from her2net.explain.contour_record import describe_contours, read_contours
 from her2net.fuse.stage import FUSION
@@ -74,7 +74,9 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
             found += [_taken_over(material, folder, kind, cohort, drawn) for kind in DRAWERS]
         found.append(_own(
             folder, f"confusion_{cohort}", draw_confusion(material, cohort),
-            f"Decisions, {cohort_name(cohort)}. Counts, and per cent of each true class.", _describe_confusion(material, cohort),
+            f"Decisions, {cohort_name(cohort)}. Counts, and per cent of each true class."
+            + _read_with(material, material.models, cohort),
+            _describe_confusion(material, cohort),
         ))  # fmt: skip
     found += _table_pictures(material, folder)
     contours = [record for name in material.plan.modalities for record in read_contours(material.project, name)]
@@ -89,7 +91,7 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
         found.append(_own(
             folder, "subgroups", draw_forest(material, subgroups, model, cohort),
             f"AUC of {model} by subgroup, {cohort_name(cohort)}. Diamond and dotted line: all cases. Bars: 95 % intervals. "
-            "Subgroups without both classes have no AUC.", _describe_forest(shown),
+            "Subgroups without both classes have no AUC." + _read_with(material, [model], cohort), _describe_forest(shown),
         ))  # fmt: skip
     return found
 
@@ -140,8 +142,14 @@ def _taken_over(material: Material, folder: Path, kind: str, cohort: str, models
         write_bytes(folder / f"{kind}_{cohort}.{suffix}", (source / f"{kind}_{cohort}.{suffix}").read_bytes())
     sizes = listed([f"{model} n = {len(material.known(model, cohort))}" for model in models])
     rest = "" if material.binary else " Each class against all others."
-    caption = f"{CAPTIONS[kind]}{rest} {cohort_name(cohort).capitalize()}: {sizes}."
+    caption = f"{CAPTIONS[kind]}{rest} {cohort_name(cohort).capitalize()}: {sizes}.{_read_with(material, models, cohort)}"
     return _embed(folder / f"{kind}_{cohort}", caption, _describe_curves(material, kind, cohort, models))
+
+
+def _read_with(material: Material, models: Sequence[str], cohort: str) -> str:
+    """Say which of the models drawn are optimistic; empty if none is."""
+    remark = optimism(material.evaluation.remarks, models, cohort)
+    return f" Read with: {remark}." if remark else ""
 
 
 def _own(folder: Path, key: str, figure: Figure, caption: str, alt: str) -> Picture:

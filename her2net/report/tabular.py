@@ -69,13 +69,14 @@ def added_value_table(material: Material) -> Table | None:
     ]  # fmt: skip
     if not rows:
         return None
+    tests = "; ".join(dict.fromkeys(r.test for r in material.added if r.test))
     headers = ["Question", "Cohort", "n (positive)", "AUC of the base", "AUC of both", "Difference (95 % interval)", "p",
                "p, Holm", "Remark"]  # fmt: skip
     return make_table("added_value", "What radiomics and clinical covariates add to the images, and the reverse", headers, rows,
                       numeric=(2, 3, 4, 5, 6, 7), notes=(
         "Base and both are logistic regressions on the logits of their models, fitted without the patients of the fold "
         "(out-of-fold) or on all out-of-fold predictions (test); a model that would get a negative weight is left out, and a base "
-        "of which nothing is left has AUC 0.5. " + material.added[0].test + ", on the cases that all of them "
+        "of which nothing is left has AUC 0.5. " + tests + ", on the cases that all of them "
         "predict; p adjusted by Holm over the questions of a cohort. An interval across 0 means: not shown to add anything.",
     ))  # fmt: skip
 

@@ -320,6 +320,26 @@ def test_three_classes_are_drawn_against_the_rest_and_compared(tmp_path: Path) -
     assert "weighted_kappa" in {row["metric"] for row in read(out / "metrics.csv")}
 
 
+@pytest.mark.parametrize(
+    ("n_classes", "arguments", "named"),
+    [
+        (3, ["--threshold", "cost=5"], ["--threshold"]),
+        (3, ["--threshold", "0.3", "--prevalence", "0.1"], ["--threshold", "--prevalence"]),
+        (2, ["--ordinal"], ["--ordinal"]),
+    ],
+)
+def test_what_could_have_no_effect_is_refused(
+    n_classes: int, arguments: list[str], named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_predictions(tmp_path / "A.csv", make_table(90, n_classes=n_classes))
+    out = tmp_path / "out"
+    assert command.main(["--predictions", str(tmp_path / "A.csv"), "-o", str(out), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert all(f"{option}: " in said for option in named)
+    assert said.count("Leave it out.") == len(named)
+    assert not out.exists()
+
+
 def test_legends_tell_all_cases_however_many_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures_module, "MAX_DRAWN", 20)
     table = make_table(60)
