@@ -367,6 +367,16 @@ def test_levels_have_one_spelling_and_missing_ones_are_empty(folder: Path) -> No
     assert {level for levels in subgroup_levels(facts_of_dataset(dataset)).values() for level in levels.values()} >= {"Yes", "no", ""}
 
 
+def test_an_ordinal_level_is_the_same_however_its_number_is_written(folder: Path) -> None:
+    rows = read_rows(folder)
+    cells = ["1", "1.0", "2", "2.0", "2,0", "2.5", "?"] + ["3"] * (len(rows) - 8)
+    write_table(folder / "cases.csv", [[*rows[0], "grade"], *([*row, cell] for row, cell in zip(rows[1:], cells, strict=True))],
+                separator=";")  # fmt: skip
+    set_covariates(folder, {"grade": "ordinal"})
+    by_id = {case.case_id: case.covariates["grade"] for case in read_dataset(folder).cases}
+    assert [by_id[row[0]] for row in rows[1:8]] == ["1", "1", "2", "2", "2", "2.5", ""]
+
+
 def test_none_and_minus_are_findings_where_cells_are_words(folder: Path) -> None:
     rows = read_rows(folder)
     cells = ["+", "-", "none", "None"] + ["+"] * (len(rows) - 5)

@@ -211,6 +211,22 @@ def roc_band(
     return low, high
 
 
+def _by_prevalence(models: Curves, alone: str) -> dict[float, tuple[str, list[str]]]:
+    """Group models by the share of positives among their cases, for what a model is compared with hangs on it.
+
+    Args:
+        alone: colour where all models have the same share, as where no case lacks a modality.
+
+    Returns:
+        Share -> colour of the first model that has it, and the models.
+    """
+    found: dict[float, tuple[str, list[str]]] = {}
+    for index, (model, table) in enumerate(models.items()):
+        share = float((table.labels == 1).mean())
+        found.setdefault(share, (COLOURS[index % len(COLOURS)], []))[1].append(model)
+    return found if len(found) > 1 else {share: (alone, names) for share, (_, names) in found.items()}
+
+
 def draw_precision_recall(
     axes: Axes, models: Curves, thresholds: Mapping[str, float], legend: Mapping[str, str]
 ) -> None:
@@ -224,8 +240,8 @@ def draw_precision_recall(
         if model in thresholds and (called := scores >= thresholds[model]).any():
             axes.plot(called[labels == 1].mean(), labels[called].mean(), "o", markersize=4,
                       color=COLOURS[index % len(COLOURS)], markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
-    prevalence = float((next(iter(models.values())).labels == 1).mean())
-    axes.axhline(prevalence, color="0.6", linewidth=0.6)
+    for prevalence, (colour, _) in _by_prevalence(models, "0.6").items():
+        axes.axhline(prevalence, color=colour, linewidth=0.6)
     axes.set(xlabel="Recall (sensitivity)", ylabel="Precision (PPV)", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
 
 
@@ -251,14 +267,20 @@ def draw_calibration(axes: Axes, models: Curves, thresholds: Mapping[str, float]
 
 def draw_decision(axes: Axes, models: Curves, thresholds: Mapping[str, float], legend: Mapping[str, str]) -> None:
     """Decision curves with pointwise 95 % bands, treat-all and treat-none."""
+    treat_all = {}
     for index, (model, table) in enumerate(models.items()):
         curve = decision_curve(table.labels, table.probs[:, 1], np.array(table.patient_ids))
+        treat_all[model] = curve.treat_all
         axes.fill_between(curve.thresholds, curve.model_low, curve.model_high, linewidth=0, alpha=0.1,
                           color=COLOURS[index % len(COLOURS)])  # fmt: skip
         axes.plot(curve.thresholds, curve.model, **_look(index), label=legend[model])
-    axes.plot(curve.thresholds, curve.treat_all, color="0", linewidth=0.8, linestyle=(0, (1, 1)), label="call all positive")
+    groups = _by_prevalence(models, "0")
+    for colour, names in groups.values():
+        whose = f": {', '.join(names)}" if len(groups) > 1 else ""
+        axes.plot(curve.thresholds, treat_all[names[0]], color=colour, linewidth=0.8, linestyle=(0, (1, 1)),
+                  label=f"call all positive{whose}")  # fmt: skip
     axes.axhline(0, color="0.5", linewidth=1.2, label="call none positive")
-    prevalence = float((next(iter(models.values())).labels == 1).mean())
+    prevalence = max(groups)
     axes.set(xlabel="Threshold probability", ylabel="Net benefit", xlim=(0, 1),
              ylim=(-0.25 * prevalence - 0.01, 1.1 * prevalence + 0.01))  # fmt: skip
 

@@ -158,7 +158,11 @@ def _settle_spelling(rows: Sequence[CaseRow], kinds: Mapping[str, CovariateKind]
 def _clean_value(text: str, kind: str, decimal_comma: bool) -> str:
     if kind not in NUMERIC:
         return "" if text.casefold() in MISSING_LEVEL else text
-    return "" if text.casefold() in MISSING_NUMBER else _point(text, decimal_comma)
+    if text.casefold() in MISSING_NUMBER:
+        return ""
+    number = _point(text, decimal_comma)
+    value = _to_number(number) if kind == "ordinal" else None  # 2 and 2.0 are one level
+    return number if value is None else str(int(value) if value.is_integer() else value)
 
 
 def _point(text: str, decimal_comma: bool) -> str:

@@ -91,7 +91,8 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
         found.append(_own(
             folder, "subgroups", draw_forest(material, subgroups, model, cohort),
             f"AUC of {model} by subgroup, {cohort_name(cohort)}. Diamond and dotted line: all cases. Bars: 95 % intervals. "
-            "Subgroups without both classes have no AUC." + _read_with(material, [model], cohort), _describe_forest(shown),
+            "Subgroups without both classes have no AUC." + _how_many(subgroups, shown, model, cohort)
+            + _read_with(material, [model], cohort), _describe_forest(shown),
         ))  # fmt: skip
     return found
 
@@ -126,12 +127,12 @@ def _table_pictures(material: Material, folder: Path) -> list[Picture]:
 
 CAPTIONS = {
     "roc": "ROC curves. Shaded: 95 % band of sensitivity (bootstrap over patients). Dots: the operating points.",
-    "precision_recall": "Precision-recall curves. Grey line: the share of positives, which a coin would reach. "
-    "Dots: the operating points.",
+    "precision_recall": "Precision-recall curves. Level line: the share of positives, which a coin would reach "
+    "(of each model where it differs). Dots: the operating points.",
     "calibration": "Calibration. Lines: observed share of positives by predicted probability (loess). Points: tenths of the "
     "probability scale with 95 % Wilson intervals. Bars: how many cases. On the diagonal a probability means what it says.",
     "decision_curve": "Decision curves. Net benefit of acting on the model at each threshold probability, with 95 % bands, against "
-    "calling all or none positive. A model is of use where it lies above both.",
+    "calling all or none positive (for each model, where the share of positives differs). A model is of use where it lies above both.",
 }
 
 
@@ -144,6 +145,11 @@ def _taken_over(material: Material, folder: Path, kind: str, cohort: str, models
     rest = "" if material.binary else " Each class against all others."
     caption = f"{CAPTIONS[kind]}{rest} {cohort_name(cohort).capitalize()}: {sizes}.{_read_with(material, models, cohort)}"
     return _embed(folder / f"{kind}_{cohort}", caption, _describe_curves(material, kind, cohort, models))
+
+
+def _how_many(every: Sequence[SubgroupMetric], shown: Sequence[SubgroupMetric], model: str, cohort: str) -> str:
+    n = sum((row.model, row.cohort) == (model, cohort) for row in every)
+    return f" The first {len(shown)} of {n}; subgroups.csv has them all." if n > len(shown) else ""
 
 
 def _read_with(material: Material, models: Sequence[str], cohort: str) -> str:

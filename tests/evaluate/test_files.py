@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from her2net.evaluate.facts import CaseFacts, Facts, subgroup_levels
 from her2net.evaluate.figures import DRAWERS, FORMATS, write_figures
 from her2net.evaluate.labels import read_labels
 from her2net.evaluate.thresholds import Thresholds
+from her2net.evaluate.utility import decision_curve
 from her2net.paths import DatasetPaths, Roots
 from her2net.predictions import make_predictions, read_predictions, write_predictions
 
@@ -318,6 +320,21 @@ def test_three_classes_are_drawn_against_the_rest_and_compared(tmp_path: Path) -
     pairs = {row["metric"]: row for row in read(out / "comparisons.csv")}
     assert set(pairs) == {"auc", "accuracy", "brier"}
     assert "weighted_kappa" in {row["metric"] for row in read(out / "metrics.csv")}
+
+
+def test_models_of_other_cases_are_drawn_against_calling_all_of_their_own_positive(tmp_path: Path) -> None:
+    every, some = make_table(80), make_table(80).take((np.arange(80) % 2 == 0) | (np.arange(80) < 20))
+    legend = {"US": "US", "MRI": "MRI"}
+    for models in ({"US": every, "MRI": every}, {"US": every, "MRI": some}):
+        draw = lambda how, models=models: figures_module.draw_figure({"": partial(how, models=models, thresholds={}, legend=legend)})
+        shares = {name: float((table.labels == 1).mean()) for name, table in models.items()}
+        lines = {line.get_label(): line.get_ydata() for line in draw(figures_module.draw_decision).axes[0].lines}
+        alike = len(set(shares.values())) == 1
+        for name, table in models.items():
+            found = lines["call all positive" if alike else f"call all positive: {name}"]
+            np.testing.assert_allclose(found, decision_curve(table.labels, table.probs[:, 1]).treat_all)
+        level = [line.get_ydata() for line in draw(figures_module.draw_precision_recall).axes[0].lines]
+        assert {float(y[0]) for y in level if len(y) == 2 and y[0] == y[1]} == set(shares.values())
 
 
 @pytest.mark.parametrize(
