@@ -19,6 +19,7 @@ import numpy as np
 from her2net.artefact import read_text, write_csv
 from her2net.errors import PredictionTableError, describe, join_problems
 from her2net.raw.dataset import Case
+from her2net.raw.names import normalise
 from her2net.raw.table import CONTROL, point_decimal
 
 FIXED_COLUMNS = ("case_id", "patient_id", "fold", "label")
@@ -126,6 +127,8 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
     if separator != ",":  # a spreadsheet that separates cells otherwise may use the comma as decimal point
         numbers = [name for name in header if name == "label" or name.startswith("prob_")]
         rows = [row | {name: point_decimal(row[name]) for name in numbers if row[name]} for row in rows]
+    ids = [name for name in ("case_id", "patient_id") if name in header]
+    rows = [row | {name: normalise(row[name].strip()) for name in ids if row[name]} for row in rows]
     n_classes = sum(name.startswith("prob_") for name in header)
     if n_classes > MAX_CLASSES:
         what = "too many columns of probabilities"

@@ -10,7 +10,7 @@ import numpy as np
 from her2net.evaluate.bootstrap import bootstrap_values, group_cases, interval_from_values
 from her2net.evaluate.estimate import Estimate, has_both_classes, is_clustered, undefined, wald, z_quantile
 from her2net.evaluate.loess import SPAN, Smoother
-from her2net.evaluate.weighted import Statistic, mean_statistic
+from her2net.evaluate.weighted import Statistic
 
 CLIP = 1e-7
 N_BINS = 10
@@ -296,8 +296,3 @@ def error_interval(
     if method == "wider":
         low, high = min(low, made.ci_low), max(high, made.ci_high)
     return Estimate(value, low, high, made.ci_method.replace("percentile", ERROR_METHOD_NAMES[method]), made.reason)
-
-
-def mean_brier_statistic(labels: np.ndarray, probs: np.ndarray) -> Statistic:
-    """Return the Brier score as a function of weights."""
-    return mean_statistic(squared_errors(labels, probs))

@@ -90,6 +90,36 @@ def detectable_auc_difference(
     return (z_quantile(alpha) + z_quantile(2 * (1 - power))) * _difference(labels, scores_a, scores_b, patients)[1]
 
 
+def compare_means(losses_a: np.ndarray, losses_b: np.ndarray, patients: np.ndarray | None = None, *, alpha: float = 0.05) -> Comparison:
+    """Compare the mean losses of two models on the same cases, as Brier scores are, with Student's paired t.
+
+    The bootstrap takes the spread of a few cases for that of all: of two equal models it called 22 % different in six cases.
+
+    Args:
+        losses_a: (n,) loss of each case.
+        losses_b: (n,).
+        patients: (n,) owner of each case; the variance is summed by patient.
+
+    Source:
+        Student 1908, doi:10.2307/2331554.
+    """
+    from scipy.special import stdtr
+
+    change = np.asarray(losses_a, dtype=np.float64) - np.asarray(losses_b, dtype=np.float64)
+    owner = np.arange(len(change)) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
+    df, test = len(np.unique(owner)) - 1, "paired t, clustered by patient" if is_clustered(patients) else "paired t"
+    if df < 1:
+        value = float(change.mean()) if len(change) else NAN
+        return Comparison(value, NAN, NAN, NAN, NAN, test, "fewer than two patients")
+    difference = float(change.mean())
+    error = math.sqrt(float((np.bincount(owner, change - difference) ** 2).sum()) * (df + 1) / df) / len(change)
+    if not error > 1e-12:
+        p = 1.0 if abs(difference) < 1e-12 else NAN
+        return Comparison(difference, NAN, NAN, NAN, p, test, "the two differ alike in every case: no variance")
+    t, half = difference / error, t_quantile(df, alpha) * error
+    return Comparison(difference, difference - half, difference + half, t, float(2 * stdtr(df, -abs(t))), f"{test} with {df} df")
+
+
 def mcnemar_exact(right_a: np.ndarray, right_b: np.ndarray, patients: np.ndarray | None = None) -> Comparison:
     """Compare two accuracies on the same cases with McNemar's exact test; the interval is Tango's.
 

@@ -63,7 +63,7 @@ def auc_interval(
     if method in ("newcombe", "binomial-exact"):
         value = auc(labels, scores)
         if method == "newcombe":
-            return newcombe_interval(value, *_effective_counts(labels, patients), alpha=alpha)
+            return newcombe_interval(value, *effective_counts(labels, patients), alpha=alpha)
         low, high = clopper_pearson(value * len(labels), len(labels), alpha=alpha)
         return Estimate(value, float(low), float(high), "binomial exact")
     value, variance, df = auc_contrast(labels, scores[None], np.ones(1), patients)
@@ -71,7 +71,7 @@ def auc_interval(
     if method == "delong":
         return wald(value, float(np.sqrt(max(variance, 0.0))), "DeLong" + clustered, alpha=alpha, low=0.0, high=1.0)
     if not variance > 0 or value in (0.0, 1.0):
-        return newcombe_interval(value, *_effective_counts(labels, patients), alpha=alpha)
+        return newcombe_interval(value, *effective_counts(labels, patients), alpha=alpha)
     if method == "delong-logit":
         return _logit_interval(value, variance, "DeLong, logit" + clustered, z_quantile(alpha))
     return _logit_interval(value, variance, "DeLong, logit, t" + clustered, t_quantile(df, alpha))
@@ -127,7 +127,7 @@ def _logit_interval(value: float, variance: float, method: str, quantile: float)
     return Estimate(value, float(low), float(high), method)
 
 
-def _effective_counts(labels: np.ndarray, patients: np.ndarray | None) -> tuple[int, int]:
+def effective_counts(labels: np.ndarray, patients: np.ndarray | None) -> tuple[int, int]:
     """Return the positives and negatives, counted as patients where one owns several cases: the careful choice."""
     if patients is None:
         return int((labels == 1).sum()), int((labels == 0).sum())
@@ -181,7 +181,7 @@ def pr_auc_interval(
             pr_auc_statistic(groups, means), groups, patients, method="bca" if method == "bootstrap" else "percentile",
             n_resamples=n_resamples, alpha=alpha, rng=rng, counts=counts, value=value,
         )  # fmt: skip
-    n_pos, _ = _effective_counts(labels, patients)
+    n_pos, _ = effective_counts(labels, patients)
     inside = min(max(value, 0.25 / n_pos), 1 - 0.25 / n_pos)
     limits = _logit_interval(inside, inside * (1 - inside) / n_pos, "", z_quantile(alpha))
     return Estimate(value, min(limits.ci_low, value), max(limits.ci_high, value), "logit")

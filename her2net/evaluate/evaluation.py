@@ -6,7 +6,6 @@ the two stages that may open the test labels, and each opening is recorded.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from her2net.artefact import digest_file, digest_json
-from her2net.errors import LeakageError, MissingArtefactError, PredictionTableError, StaleArtefactError, join_problems
+from her2net.errors import (
+    MissingArtefactError,
+    PredictionTableError,
+    StaleArtefactError,
+    join_problems,
+)
 from her2net.evaluate.facts import Facts, facts_digest, subgroup_levels
 from her2net.evaluate.files import write_evaluation
-from her2net.evaluate.labels import GivenLabels, put_in_labels, refuse_contradictions
+from her2net.evaluate.labels import GivenLabels, put_in_labels
 from her2net.evaluate.record import (
     COMPARISON_COLUMNS,
     METRIC_COLUMNS,
@@ -25,6 +29,14 @@ from her2net.evaluate.record import (
     Evaluation,
     Settings,
     format_summary,
+)
+from her2net.evaluate.side_by_side import (
+    cohort_of,
+    refuse_contradictions,
+    refuse_mixture,
+    refuse_same_names,
+    refuse_shared_patients,
+    share_patients,
 )
 from her2net.evaluate.tables import Options, evaluate_tables, options_of
 from her2net.evaluate.thresholds import Rule, Threshold, Thresholds, choose_rule_in_out, choose_threshold
@@ -36,7 +48,7 @@ __all__ = [
     "choose_thresholds", "evaluate_dataset", "evaluate_files", "evaluate_tables", "evaluation_inputs", "fit_thresholds",
     "format_summary", "recorded_inputs", "recorded_options", "refuse_without_effect", "write_evaluation",
 ]  # fmt: skip
-EVALUATION_VERSION = 6  # raise when the same tables give other figures
+EVALUATION_VERSION = 7  # raise when the same tables give other figures
 HALF = "threshold 0.5: no out-of-fold predictions to choose one on"
 
 
@@ -184,16 +196,18 @@ def evaluate_files(
     given = labels if isinstance(labels, GivenLabels) else GivenLabels(dict(labels or {}))
     tables: dict[tuple[str, str], Predictions] = {}
     read = [(file, read_predictions(file, made_by="")) for file in files]
-    _refuse_same_names(read)
+    refuse_same_names(read)
     for file, table in read:
         table = table if labels is None else put_in_labels(file, table, given)
         if not (table.labels >= 0).any():
             raise PredictionTableError(
                 f"{file}: no case has a label. Fill the label column, or give --labels cases.csv."
             )
-        tables[file.stem, _cohort_of(table)] = table
+        refuse_mixture(file, table)
+        tables[file.stem, cohort_of(table)] = table
+    tables = share_patients(tables)
     refuse_contradictions(tables)
-    _refuse_shared_patients(tables)
+    refuse_shared_patients(tables)
     facts = _facts_of(tables, given)
     options = _with_subgroups(options or Options(), facts)
     refuse_without_effect({table.n_classes for table in tables.values()}, options)
@@ -203,26 +217,11 @@ def evaluate_files(
     thresholds = dict.fromkeys(remarks, half) | thresholds
     names = given.class_names or [str(c) for c in range(max(table.n_classes for table in tables.values()))]
     evaluation = evaluate_tables(tables, thresholds, remarks, names, options)
-    made_from = {f"{file.stem}/{_cohort_of(table)}.csv": digest_file(file) for file, table in read}
+    made_from = {f"{file.stem}/{cohort_of(table)}.csv": digest_file(file) for file, table in read}
     made_from |= {} if labels is None else {"labels": digest_json(given.labels)}
     evaluation = evaluation.model_copy(update={"made_from": made_from})
     write_evaluation(folder, evaluation, Thresholds(made_from=made_from, models=thresholds), tables, facts)
     return evaluation
-
-
-def _refuse_shared_patients(tables: Mapping[tuple[str, str], Predictions]) -> None:
-    """Refuse a model that is tested on patients of its own training.
-
-    Raises:
-        LeakageError: names them.
-    """
-    for model in [name for name, cohort in tables if cohort == "oof" and (name, "test") in tables]:
-        shared = sorted(set(tables[model, "oof"].patient_ids) & set(tables[model, "test"].patient_ids))
-        if shared:
-            raise LeakageError(
-                f"{model}: {len(shared)} patients of its test table are in its out-of-fold table, so the model was trained on "
-                f"them: {', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''}. Leave them out of one of the two."
-            )
 
 
 def _facts_of(tables: Mapping[tuple[str, str], Predictions], given: GivenLabels) -> Facts | None:
@@ -270,18 +269,3 @@ def _refuse_unfitted_rule(tables: Mapping[tuple[str, str], Predictions], options
             f"{options.rule!r} on. Give a threshold as a number instead, or leave --threshold out (0.5 is taken then)."
         )
     return dict.fromkeys(lacking, HALF)
-
-
-def _cohort_of(table: Predictions) -> str:
-    return "oof" if any(table.folds) else "test"
-
-
-def _refuse_same_names(files: Sequence[tuple[Path, Predictions]]) -> None:
-    parts = Counter((file.stem, _cohort_of(table)) for file, table in files)
-    repeated = sorted({name for (name, _), n in parts.items() if n > 1})
-    if repeated:
-        headline = (
-            f"A model is named after its file, and {', '.join(repeated)} occurs twice. Rename one. (Two files of one name go "
-            "together if one is out-of-fold, with the column fold filled, and the other is of test cases.)"
-        )
-        raise PredictionTableError(join_problems(headline, [str(file) for file, _ in files if file.stem in repeated]))

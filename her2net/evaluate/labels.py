@@ -9,6 +9,7 @@ from pathlib import Path
 from her2net.errors import PredictionTableError, join_problems
 from her2net.evaluate.facts import Facts, facts_of_rows
 from her2net.predictions import Predictions
+from her2net.raw.names import normalise
 from her2net.raw.problems import enumerate_names, errors_of
 from her2net.raw.rows import CaseRow, load_rows
 from her2net.raw.spec import DatasetSpec, load_spec
@@ -87,7 +88,7 @@ def _parse_labels(table: Table, names: Mapping[str, int], *, declared: bool) -> 
     labels: dict[str, int] = {}
     wrong, unknown = [], set()
     for row in table.rows:
-        key, text = row.cells[case_id], row.cells[label]
+        key, text = normalise(row.cells[case_id]), row.cells[label]
         if key in labels:
             wrong.append(f"row {row.number}: the case_id {key!r} occurs twice")
         number = -1 if not text else numbers.get(text.casefold(), _class_number(text))
@@ -125,7 +126,8 @@ def _obvious_names(table: Table) -> list[str]:
 
 def _patients(table: Table, column: str) -> dict[str, str]:
     case_id, patient = table.find_column("case_id") or "", table.find_column(column)
-    return {row.cells[case_id]: row.cells[patient] for row in table.rows if row.cells[patient]} if patient else {}
+    found = table.rows if patient else []
+    return {normalise(row.cells[case_id]): normalise(row.cells[patient or ""]) for row in found if row.cells[patient or ""]}
 
 
 def put_in_labels(file: Path, table: Predictions, given: GivenLabels) -> Predictions:
@@ -160,25 +162,3 @@ def put_in_labels(file: Path, table: Predictions, given: GivenLabels) -> Predict
     if table.patient_ids == table.case_ids:
         table = table.with_patients(given.patients)
     return table.with_labels({c: int(v) for c, v in zip(table.case_ids, merged, strict=True) if v >= 0})
-
-
-def refuse_contradictions(tables: Mapping[tuple[str, str], Predictions]) -> None:
-    """Refuse tables that give a case different labels, patients or numbers of classes.
-
-    Raises:
-        PredictionTableError: every contradiction, with the two tables.
-    """
-    seen: dict[str, tuple[str, int, str]] = {}
-    problems = []
-    classes = {model: table.n_classes for (model, _), table in tables.items()}
-    if len(set(classes.values())) > 1:
-        problems.append("they have different numbers of classes: " + ", ".join(f"{m} {n}" for m, n in classes.items()))
-    for (model, _), table in tables.items():
-        for case_id, label, patient in zip(table.case_ids, table.labels.tolist(), table.patient_ids, strict=True):
-            other, known, owner = seen.setdefault(case_id, (model, label, patient))
-            if known != label and known >= 0 <= label:
-                problems.append(f"{case_id}: label {known} in {other}, {label} in {model}")
-            if owner != patient and case_id not in (owner, patient):
-                problems.append(f"{case_id}: patient {owner!r} in {other}, {patient!r} in {model}")
-    if problems:
-        raise PredictionTableError(join_problems("The prediction tables contradict each other.", problems))

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from her2net.evaluate.bootstrap import n_resamples_for
-from her2net.evaluate.calibration import mean_brier_statistic
+from her2net.evaluate.calibration import squared_errors
 from her2net.evaluate.comparisons import (
     Comparison,
     bonferroni,
     compare_aucs,
+    compare_means,
     corrected_resampled_t,
     detectable_auc_difference,
     holm,
@@ -77,8 +78,8 @@ def _pair(
         return [{"metric": metric, "n": len(shared), **_row(comparison)} for metric, comparison in found.items()]
     labels, a, b = one.labels, one.probs[:, 1], two.probs[:, 1]
     found = {"auc": compare_aucs(labels, a, b, patients)}
-    makers = {"pr_auc": pr_auc_statistic, "brier": mean_brier_statistic}
-    resampled = {name: (make(labels, a), make(labels, b)) for name, make in makers.items()}
+    found["brier"] = compare_means(squared_errors(labels, a), squared_errors(labels, b), patients)
+    resampled = {"pr_auc": (pr_auc_statistic(labels, a), pr_auc_statistic(labels, b))}
     if cut_a is not None and cut_b is not None:
         called_a, called_b = a >= cut_a.value, b >= cut_b.value
         found |= _decided(labels, called_a, called_b, patients)
@@ -115,8 +116,8 @@ def _several_classes(
     areas = [macro_auc_statistic(labels, p) for p in probs]
     found = _resampled({"auc": (areas[0], areas[1])}, labels, patients, seed, absent_classes(labels, one.n_classes))
     found["accuracy"] = mcnemar_exact(right_a, right_b, patients)
-    brier = [mean_brier_statistic(labels, p) for p in probs]
-    return found | _resampled({"brier": (brier[0], brier[1])}, labels, patients, seed, "")
+    errors = [squared_errors(labels, p) for p in probs]
+    return found | {"brier": compare_means(errors[0], errors[1], patients)}
 
 
 def _resampled(

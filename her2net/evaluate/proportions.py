@@ -11,6 +11,7 @@ import numpy as np
 from her2net.evaluate.estimate import NAN, Estimate, is_clustered, undefined, z_quantile
 
 ProportionMethod = Literal["wilson", "clopper-pearson"]
+INFINITE = "infinite"
 METHOD_NAMES = {"wilson": "Wilson", "clopper-pearson": "Clopper-Pearson"}
 DEFAULT_PROPORTION_METHOD: ProportionMethod = "wilson"
 """Chosen by the coverage simulation of benchmarks/coverage.py; see docs/explanation/intervals.md."""
@@ -204,7 +205,7 @@ def _ratio(a: int, n_a: int, b: int, n_b: int, alpha: float, worth: float) -> Es
     low, high = (float(share_a / share_b * np.exp(sign * half)) for sign in (-1, 1))
     method += ", half a case added" if corrected else ""
     if b == 0:
-        reason = "0 / 0" if a == 0 else "infinite: its denominator is a rate of 0; the lower limit holds"
+        reason = "0 / 0" if a == 0 else f"{INFINITE}: its denominator is a rate of 0; the lower limit holds"
         return Estimate(NAN, NAN if a == 0 else low, NAN, method, reason)
     return Estimate(a / n_a * n_b / b, min(low, a / n_a * n_b / b), high, method)
 
@@ -260,7 +261,10 @@ def predictive_values_at(prevalence: float, positive_ratio: Estimate, negative_r
     to_ppv: Callable[[float], float] = lambda ratio: odds * ratio / (1 + odds * ratio)
     to_npv: Callable[[float], float] = lambda ratio: 1 / (1 + odds * ratio)
     p, n, method = positive_ratio, negative_ratio, "from the likelihood ratio"
-    return {
-        "ppv": Estimate(to_ppv(p.value), to_ppv(p.ci_low), to_ppv(p.ci_high), method, p.reason),
-        "npv": Estimate(to_npv(n.value), to_npv(n.ci_high), to_npv(n.ci_low), method, n.reason),
-    }
+    ppv = Estimate(to_ppv(p.value), to_ppv(p.ci_low), to_ppv(p.ci_high), method, p.reason)
+    npv = Estimate(to_npv(n.value), to_npv(n.ci_high), to_npv(n.ci_low), method, n.reason)
+    if p.reason.startswith(INFINITE):
+        ppv = Estimate(1.0, to_ppv(p.ci_low), 1.0, method)
+    if n.reason.startswith(INFINITE):
+        npv = Estimate(0.0, 0.0, to_npv(n.ci_low), method)
+    return {"ppv": ppv, "npv": npv}

@@ -120,7 +120,7 @@ class Certainty(Strict):
         permutation_p: one-sided, of an AUC above 0.5.
         permutation: how that was found.
         half_width: half the width of the interval that this many cases are expected to give.
-        cases_for_005: cases for an interval of ± 0.05, at this AUC and prevalence.
+        cases_for_005: cases for an interval of ± 0.05, at this AUC and prevalence; patients where some have several cases.
         advice: the same in words.
         remark: what it has to be read with.
     """

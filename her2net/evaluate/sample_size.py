@@ -39,15 +39,15 @@ def cases_for_half_width(auc: float, prevalence: float, target: float, *, alpha:
     return high
 
 
-def size_advice(auc: float, n_pos: int, n_neg: int, *, target: float = 0.05) -> str:
-    """Say how wide the interval is by design, and how many cases a narrower one needs."""
+def size_advice(auc: float, n_pos: int, n_neg: int, *, target: float = 0.05, unit: str = "cases") -> str:
+    """Say how wide the interval is by design, and how many cases, or patients, a narrower one needs."""
     if not math.isfinite(auc) or n_pos == 0 or n_neg == 0:
         return ""
     n, planned = n_pos + n_neg, min(max(auc, 0.5), 0.99)
     width, needed = half_width(planned, n, n_pos / n), cases_for_half_width(planned, n_pos / n, target)
     found = f"{planned:.2f}" if auc >= 0.5 else f"0.50 (found: {auc:.2f})"
-    text = f"With {n} cases ({n_pos} positive) and an AUC of {found} the interval is about ±{width:.2f}"
-    return f"{text}; ±{target:g} needs about {needed} cases." if needed > n else f"{text}."
+    text = f"With {n} {unit} ({n_pos} positive) and an AUC of {found} the interval is about ±{width:.2f}"
+    return f"{text}; ±{target:g} needs about {needed} {unit}." if needed > n else f"{text}."
 
 
 def auc_permutation_p(

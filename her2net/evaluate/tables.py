@@ -15,7 +15,8 @@ from her2net.evaluate.cohort_metrics import (
     multiclass_metrics,
     recalibrated_metrics,
 )
-from her2net.evaluate.estimate import Estimate
+from her2net.evaluate.discrimination import effective_counts
+from her2net.evaluate.estimate import Estimate, is_clustered
 from her2net.evaluate.pairwise import Tables, compare_models, finite_or_none
 from her2net.evaluate.patients import OF_PATIENTS, pool_patients
 from her2net.evaluate.recalibration import Recalibration, choose_recalibration
@@ -234,14 +235,15 @@ def _certainty(
             p = auc_permutation_p_of_many(table.labels, scores, patients)
         else:
             p = auc_permutation_p(table.labels, scores, patients, rng=np.random.default_rng([options.seed, 5]))
-        n, n_positive = len(table), int(table.labels.sum())
-        planned = min(max(value, 0.5), 0.99)
+        several = is_clustered(patients)  # then cases say less than their number
+        n_positive, n_negative = effective_counts(table.labels, patients if several else None)
+        share, planned = n_positive / (n_positive + n_negative), min(max(value, 0.5), 0.99)
         rows.append(Certainty(
-            model=model, cohort=cohort, permutation_p=finite_or_none(p), n=n, n_positive=n_positive,
+            model=model, cohort=cohort, permutation_p=finite_or_none(p), n=len(table), n_positive=int(table.labels.sum()),
             permutation="normal" if many else "9999 permutations",
-            half_width=half_width(planned, n, n_positive / n),
-            cases_for_005=cases_for_half_width(planned, n_positive / n, WANTED_HALF_WIDTH),
-            advice=size_advice(value, n_positive, n - n_positive, target=WANTED_HALF_WIDTH),
+            half_width=half_width(planned, n_positive + n_negative, share),
+            cases_for_005=cases_for_half_width(planned, share, WANTED_HALF_WIDTH),
+            advice=size_advice(value, n_positive, n_negative, target=WANTED_HALF_WIDTH, unit="patients" if several else "cases"),
             remark=optimism(optimistic, [model], cohort),
         ))  # fmt: skip
     return rows
