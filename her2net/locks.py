@@ -6,7 +6,8 @@ neither on flock nor on HDF5's locking, which network file systems lack or only 
 
 It says who holds it, and its time is refreshed every 15 s. A holder on this machine that has ended is
 recognised at once by its process number and start time; one on another machine once the
-file has not been refreshed for 3 minutes. Then the next process takes over.
+file has not been refreshed for 3 minutes. Then the next process takes over. A copy of a lock, in a copy of
+the folder it guarded, is refreshed by nobody and so goes the same way.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ from pydantic import Field, ValidationError
 
 from her2net.artefact import Strict, explain_write_failure
 from her2net.errors import LockError, WriteError
+from her2net.processes import HIDDEN, machine_name, process_start
 
 HEARTBEAT_S = 15.0
 STALE_S = 180.0  # more than the minute for which network file systems may show an old time
 BREAKER_STALE_S = 30.0
 POLL_S = 0.2
-HIDDEN = "hidden"  # there is such a process, but another user's, and the system does not say more
+RETRIES_S = (0.0, 0.1, 1.0)  # to release a lock on a network file system that is away for a moment
 
 Say = Callable[[str], None]
+_held: set[str] = set()
+"""Tokens of the locks that this process holds now; any other that names it was left behind."""
 
 
 class Holder(Strict):
@@ -47,6 +51,7 @@ class Holder(Strict):
         started: of the process, so that a later process of the same number is told apart.
         since: UTC.
         token: unique to this holding of the lock.
+        path: of the lock; another one tells of a copy.
     """
 
     host: str
@@ -56,6 +61,7 @@ class Holder(Strict):
     command: str
     since: str
     token: str
+    path: str = ""
 
     def __str__(self) -> str:
         return f"{self.command!r} (process {self.pid} on {self.host}, since {self.since} UTC)"
@@ -85,9 +91,14 @@ class Lock:
                     os.utime(self.path)
 
     def _release(self) -> None:
-        if self._is_mine():
+        for pause in RETRIES_S:
+            time.sleep(pause)
             with suppress(OSError):
-                self.path.unlink()
+                found = read_holder(self.path)
+                if found is not None and found.token == self.holder.token:
+                    self.path.unlink()
+                if found is not None or not os.path.lexists(self.path):
+                    return
 
     def _is_mine(self) -> bool:
         found = read_holder(self.path)
@@ -113,20 +124,23 @@ def hold(target: Path, what: str, *, wait: bool = True, say: Say | None = None) 
         LockError: somebody else holds it, and `wait` is false.
         WriteError: the lock cannot be written.
     """
-    path, me, told = lock_beside(target), _describe_self(), False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while not _create(path, me):
-            told = _wait_for_other(path, what, wait, say or _say, told)
-    except OSError as error:
-        raise WriteError(explain_write_failure(path, error)) from error
+    path, told = lock_beside(target), False
+    me = _describe_self(path)
     lock, ended = Lock(path, me), threading.Event()
-    _sweep(path)
-    threading.Thread(target=lock._refresh, args=(ended,), daemon=True, name="her2net lock").start()
+    _held.add(me.token)
     try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while not _create(path, me):
+                told = _wait_for_other(path, what, wait, say or _say, told)
+        except OSError as error:
+            raise WriteError(explain_write_failure(path, error)) from error
+        _sweep(path)
+        threading.Thread(target=lock._refresh, args=(ended,), daemon=True, name="her2net lock").start()
         yield lock
     finally:
         ended.set()
+        _held.discard(me.token)
         lock._release()
 
 
@@ -159,43 +173,23 @@ def read_holder(path: Path) -> Holder | None:
 
 def is_alive(path: Path, holder: Holder | None) -> bool:
     """Whether the holder still works; an unreadable lock is given the time of one on another machine."""
-    if holder is not None and holder.machine == _machine():
-        return process_start(holder.pid) in (holder.started, HIDDEN)
+    if holder is not None and holder.machine == machine_name():
+        mine = holder.pid == os.getpid()
+        if process_start(holder.pid) not in (holder.started, HIDDEN) or (mine and holder.token not in _held):
+            return False
+        here = holder.path in ("", os.path.realpath(path))
+        if mine or here:
+            return here
     try:
         return _file_server_time(path) - path.stat().st_mtime < STALE_S
     except OSError:
         return False
 
 
-def process_start(pid: int) -> str | None:
-    """Return a text that tells a process from any other of the same number; `None` once it has ended."""
-    if sys.platform == "linux":  # in ticks since boot, which no change of the clock moves
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass  # another user's
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
-            return HIDDEN
-        return None if fields[0] in "ZX" else fields[19]
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
-    except psutil.NoSuchProcess:
-        return None
-    except psutil.AccessDenied:
-        return HIDDEN
-
-
 def _wait_for_other(path: Path, what: str, wait: bool, say: Say, told: bool) -> bool:
     """Clear the lock of a dead holder, or wait a moment for a living one; return whether a message was given."""
     holder = read_holder(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         return told
     if not is_alive(path, holder):
         if _clear(path, holder):
@@ -258,7 +252,7 @@ def _clear(path: Path, dead: Holder | None) -> bool:
         return False
     try:
         found = read_holder(path)
-        still = path.exists() and found == dead and not is_alive(path, found)
+        still = os.path.lexists(path) and found == dead and not is_alive(path, found)
         if still:
             path.unlink(missing_ok=True)
         return still
@@ -288,22 +282,13 @@ def _file_server_time(path: Path) -> float:
             probe.unlink()
 
 
-def _describe_self() -> Holder:
+def _describe_self(path: Path) -> Holder:
     name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
     return Holder(
-        host=platform.node() or "unknown", machine=_machine(), pid=os.getpid(), started=process_start(os.getpid()) or "",
+        host=platform.node() or "unknown", machine=machine_name(), pid=os.getpid(), started=process_start(os.getpid()) or "",
         command=" ".join([name, *sys.argv[1:]])[:200], token=secrets.token_hex(8),
-        since=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
+        since=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S"), path=os.path.realpath(path),
     )  # fmt: skip
-
-
-def _machine() -> str:
-    """Name of the space in which process numbers are unique: containers may share a host's name, and reboots keep it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return platform.node()
 
 
 def _say(text: str) -> None:

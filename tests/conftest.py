@@ -65,7 +65,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
 
 def copy_run(run: DatasetPaths, root: Path, *, without: str = "") -> DatasetPaths:
     """Copy a finished run, to be damaged; files that match `without` stay behind."""
-    shutil.copytree(run.roots.raw.parent, root, ignore=shutil.ignore_patterns(without))
+    shutil.copytree(run.roots.raw.parent, root, ignore=shutil.ignore_patterns(without, ".*.lock"))
     return make_paths(root)
 
 
@@ -97,5 +97,5 @@ def copied(done: DatasetPaths, tmp_path: Path) -> DatasetPaths:
     def copy(source: str, target: str) -> None:
         (os.link if source.endswith(".pt") else shutil.copy2)(source, target)
 
-    shutil.copytree(done.roots.raw.parent, tmp_path / "copy", copy_function=copy)
+    shutil.copytree(done.roots.raw.parent, tmp_path / "copy", copy_function=copy, ignore=shutil.ignore_patterns(".*.lock"))
     return make_paths(tmp_path / "copy")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,8 @@ import pytest
 
 from her2net import locks
 from her2net.errors import LockError, WriteError
-from her2net.locks import STALE_S, Holder, find_holder, hold, lock_beside, process_start, read_holder, wait_until_free
+from her2net.locks import STALE_S, Holder, find_holder, hold, lock_beside, read_holder, wait_until_free
+from her2net.processes import process_start
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -122,7 +125,7 @@ def test_the_lock_of_a_killed_process_clears_itself_at_once(tmp_path: Path, reap
 
 
 def test_a_later_process_of_the_same_number_is_not_the_holder(tmp_path: Path) -> None:
-    me = locks._describe_self()
+    me = locks._describe_self(lock_beside(tmp_path / "x"))
     put_lock(tmp_path / "x", **{**me.model_dump(), "started": "1"})
     assert find_holder(tmp_path / "x") is None
     with hold(tmp_path / "x", "x", wait=False):
@@ -146,6 +149,83 @@ def test_a_lock_that_says_nothing_gets_the_time_of_one_on_another_machine(tmp_pa
     os.utime(path, (time.time() - STALE_S - 5,) * 2)
     with hold(tmp_path / "x", "x", wait=False):
         pass
+
+
+@needs_fork
+def test_a_copy_of_a_lock_is_not_held_although_the_holder_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may be copied while somebody is at work in it, and nobody will ever release the copy."""
+    pid, said = fork(lambda: _hold_for(tmp_path / "a" / "plan", 60)), []
+    try:
+        _wait_for(lambda: find_holder(tmp_path / "a" / "plan"))
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        assert find_holder(tmp_path / "b" / "plan") is not None, "it may be the same folder under another name"
+        old = time.time() - STALE_S - 5
+        for folder in "ab":
+            os.utime(lock_beside(tmp_path / folder / "plan"), (old, old))
+        assert find_holder(tmp_path / "b" / "plan") is None
+        assert find_holder(tmp_path / "a" / "plan") is not None, "where it stands, the process alone decides"
+        with hold(tmp_path / "b" / "plan", "the plan", wait=False, say=said.append):
+            pass
+        assert "takes over" in said[0]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_process_does_not_wait_for_a_copy_of_its_own_lock(tmp_path: Path) -> None:
+    with hold(tmp_path / "a" / "plan", "x"):
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        wait_until_free(tmp_path / "b" / "plan", "x")
+        with hold(tmp_path / "b" / "plan", "x", wait=False):
+            assert find_holder(tmp_path / "a" / "plan") is not None
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_release_that_fails_for_a_moment_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+    unlink, left = Path.unlink, [failures]
+
+    def fail(self: Path, missing_ok: bool = False) -> None:
+        if self.name == ".x.lock" and left[0]:
+            left[0] -= 1
+            raise OSError(5, "Input/output error")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(locks, "RETRIES_S", (0.0, 0.01, 0.01))
+    monkeypatch.setattr(Path, "unlink", fail)
+    with hold(tmp_path / "x", "x"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_could_not_be_released_does_not_hold_up_its_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "RETRIES_S", ())
+        with hold(tmp_path / "x", "x"):
+            pass
+    assert lock_beside(tmp_path / "x").exists()
+    assert find_holder(tmp_path / "x") is None
+    wait_until_free(tmp_path / "x", "x")
+    with hold(tmp_path / "x", "x", wait=False):
+        pass
+
+
+def test_a_lock_that_never_came_to_work_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError), hold(tmp_path / "x", "x"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_nothing_is_no_lock_for_ever(tmp_path: Path) -> None:
+    lock_beside(tmp_path / "x").symlink_to(tmp_path / "nothing")
+    with hold(tmp_path / "x", "x", wait=False):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_holder_refreshes_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,7 +246,8 @@ def test_a_plan_of_another_name_is_stale_too(copied: DatasetPaths) -> None:
         load_project(other)
 
 
-def test_who_is_at_work_is_shown(done: DatasetPaths) -> None:
+def test_who_is_at_work_is_shown(copied: DatasetPaths) -> None:
+    done = copied  # other processes read the run that all tests share, and would wait for its locks
     with hold(done.evaluation, "x"), hold(done.fold("US", 1), "x"), hold(done.preprocessed, "x"):
         found = states(done)
     running = {name for name, state in found.items() if state.state == "running"}

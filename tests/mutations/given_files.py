@@ -103,7 +103,7 @@ def lock(content: bytes, *, old: bool = True) -> Damage:
 
 
 def holder(**changes: object) -> bytes:
-    return json.dumps(locks._describe_self().model_dump() | changes).encode()
+    return json.dumps(locks._describe_self(Path("x")).model_dump() | {"path": ""} | changes).encode()
 
 
 def special(make: Callable[[Path], object]) -> Damage:
