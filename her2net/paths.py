@@ -96,7 +96,7 @@ def _check_utf8(folder: Path) -> None:
 
 def _matches(folder: str, wanted: str) -> bool:
     number, name = DATASET_FOLDER.match(folder).groups()  # type: ignore[union-attr]
-    return wanted in (folder, name) or (wanted.isdigit() and int(wanted) == int(number))
+    return wanted in (folder, name) or (wanted.isdecimal() and int(wanted) == int(number))
 
 
 def folder_name(model: str) -> str:

@@ -260,7 +260,7 @@ def test_licences(tmp_path: Path) -> None:
     assert read_licence("CC-BY-NC-4.0").identifier == "CC-BY-NC-4.0"
     assert read_licence("MIT OR Apache-2.0").text == "SPDX-License-Identifier: MIT OR Apache-2.0\n"
     assert (read_licence(str(text)).text, read_licence(None).identifier) == ("Do good.", None)
-    for wrong in ("no/such/file", "missing.txt", "", "do what you like!"):
+    for wrong in ("no/such/file", "missing.txt", "", "do what you like!", "A" * 201):
         with pytest.raises(ArchiveError):
             read_licence(wrong)
 

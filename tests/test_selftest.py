@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from her2net.project import Project, load_project
 from her2net.raw.dataset import Case
 from her2net.raw.phantoms import make_us
 from her2net.selftest import stage
-from her2net.selftest.columns import metadata_columns, predict_from_columns, size_columns
+from her2net.selftest.columns import can_be_judged, metadata_columns, predict_from_columns, size_columns
 from her2net.selftest.inputs import background_only, choose_region, fits, outline_only, permute_labels, shrink
 from her2net.selftest.record import SelfTest, word_verdict
 from her2net.train.data import FoldCases, select_fold
@@ -196,6 +197,28 @@ def test_columns_predict_held_out_patients_alone(project: Project) -> None:
     first = np.isin(table.patient_ids, folds[0])
     np.testing.assert_array_equal(table.probs[first], again.probs[first])  # their own labels play no part
     assert not np.array_equal(table.probs[~first], again.probs[~first])
+
+
+def test_masks_of_one_class_alone_leave_their_probes_out_and_say_so(project: Project, tmp_path: Path) -> None:
+    shutil.copytree(project.paths.roots.raw.parent, tmp_path / "copy")
+    paths = make_paths(tmp_path / "copy", project.paths.folder)
+    for case in project.dataset.train:
+        if case.label == 0:
+            for name, path in case.masks.items():
+                (paths.raw / "masksTr" / name / path.name).unlink()
+    pipeline.plan(paths, plan_options(tmp_path / "copy", splits=str(tmp_path / "copy" / "folds.json")))
+    record = pipeline.selftest(load_project(paths), n_permutations=1, device="cpu", quiet=True)
+    for modality in ("US", "BAD"):
+        assert "lesion size" not in {row.probe for row in record.results if row.modality == modality}
+        assert record.skipped[f"{modality} lesion size"].startswith("too few cases")
+        assert row_of(record, modality, "metadata").auc > 0.95
+
+
+def test_what_can_be_judged() -> None:
+    cases = [case_of(f"c{i}", f"p{i}", i % 2) for i in range(4)]
+    assert can_be_judged(cases, [["p0", "p1"], ["p2", "p3"]], 2)
+    assert not can_be_judged(cases, [["p0", "p1", "p2", "p3"], []], 2), "nobody is left to learn from"
+    assert not can_be_judged(cases[::2], [["p0"], ["p2"]], 2), "one class only"
 
 
 def test_more_permutations_narrow_the_interval() -> None:

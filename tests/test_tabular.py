@@ -39,6 +39,7 @@ from her2net.tabular import features as features_module
 from her2net.tabular import radiomics
 from her2net.tabular.added import measure_added_value
 from her2net.tabular.encode import encode, fit_encoding
+from her2net.tabular.explain import _most_used
 from her2net.tabular.features import FeatureTable, update_features
 from her2net.tabular.learn import Trial, apply_model, estimate, fit_model, fit_with
 from her2net.tabular.radiomics import describe_arrays, require_mirp
@@ -154,6 +155,17 @@ def test_a_stored_model_predicts_as_it_did_when_it_was_fitted(tmp_path: Path) ->
         probs = apply_model(TableFold.load(tmp_path / "model.json").model, table)
         x = encode(table, model.encoding)
         assert np.allclose(probs, estimate(x, labels, trial, 0).predict_proba(x), atol=1e-9)
+
+
+def test_a_covariate_that_does_not_vary_says_nothing_and_is_no_hindrance() -> None:
+    table, labels = make_table(40, 1), np.arange(40) % 2
+    table.columns["f0"][:] = 3.0
+    trial = Trial(learner="elastic_net", settings={"C": 0.1, "l1_share": 0.5}, log_loss=0)
+    model = fit_with(table, labels, 2, BOTH, trial)
+    record = TableFold(table="CLIN", fold="0", settings=BOTH, n_held_out_cases=0, model=model, environment={})
+    assert not model.encoding.terms
+    np.testing.assert_allclose(apply_model(model, table), 0.5)
+    assert _most_used([record], ["f0"]) == []
 
 
 def test_encoding_knows_nothing_of_new_cases_and_survives_them() -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from her2net.archive.manifest import LICENCE, MAX_TEXT_BYTES
+from her2net.archive.manifest import LICENCE, MAX_LICENCE, MAX_TEXT_BYTES
 from her2net.artefact import read_text
 from her2net.errors import ArchiveError, describe
 
@@ -37,7 +37,7 @@ def read_licence(chosen: str | None) -> Licence:
         if not text.strip() or len(text.encode()) > MAX_TEXT_BYTES:
             raise ArchiveError(describe("an empty or overlong licence", where=path, found=f"{len(text)} characters"))
         return Licence(f"see {LICENCE}", text)
-    if path.suffix.lower() in (".txt", ".md") or not IDENTIFIER.fullmatch(chosen):
+    if path.suffix.lower() in (".txt", ".md") or not IDENTIFIER.fullmatch(chosen) or len(chosen) > MAX_LICENCE:
         raise ArchiveError(describe("neither a licence identifier nor a file", where="--licence", found=chosen,
                                     expected="an SPDX identifier such as CC-BY-4.0, or a text file"))
     return Licence(chosen, f"SPDX-License-Identifier: {chosen}\n")

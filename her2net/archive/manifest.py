@@ -14,6 +14,7 @@ from her2net.version import __version__
 
 SUFFIX = ".her2net"
 MANIFEST, PLAN, FINGERPRINT = "manifest.json", "plan.json", "fingerprint.json"
+MAX_LICENCE = 200
 THRESHOLDS, FUSION_FILE, CARD, LICENCE = "thresholds.json", "fusion.json", "model_card.md", "licence.txt"
 VECTORS = "test_vectors.safetensors"
 
@@ -53,7 +54,7 @@ class Manifest(Artefact):
 
     her2net_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")] = __version__
     format: Literal["her2net model archive"] = "her2net model archive"
-    licence: Annotated[str, Field(pattern=r"^[ -~]{1,200}$")] | None
+    licence: Annotated[str, Field(pattern=rf"^[ -~]{{1,{MAX_LICENCE}}}$")] | None
     preprocessing_version: int
     features_version: int | None = None
     tta: dict[str, bool]

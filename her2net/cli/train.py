@@ -17,7 +17,7 @@ def parse_fold(text: str) -> int | str:
     """Parse a fold number, `all` (train on every case) or `all-folds`."""
     if text in ("all", ALL_FOLDS):
         return text
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a fold number, 'all' or '{ALL_FOLDS}'")
     return int(text)
 

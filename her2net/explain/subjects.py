@@ -60,7 +60,7 @@ def find_class(plan: Plan, text: str) -> int | Literal["predicted"]:
         return plan.class_names.index(text)
     if text == "predicted":
         return "predicted"
-    if text.isdigit() and int(text) < plan.n_classes:
+    if text.isdecimal() and int(text) < plan.n_classes:
         return int(text)
     expected = "predicted, " + ", ".join(f"{name} ({i})" for i, name in enumerate(plan.class_names))
     raise PlanError(describe("no such class", where="--class", found=text, expected=expected))

@@ -89,7 +89,7 @@ def metric_name(metric: str, class_names: list[str]) -> str:
         if metric.endswith(suffix):
             return metric_name(metric.removesuffix(suffix), class_names) + words
     stem, _, number = metric.partition("_class_")
-    if number.isdigit() and int(number) < len(class_names):
+    if number.isdecimal() and int(number) < len(class_names):
         return f"{metric_name(stem, class_names)}, {class_names[int(number)]} against the rest"
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
 

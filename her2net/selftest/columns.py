@@ -83,6 +83,12 @@ def _informative(columns: Columns) -> Columns:
     return {name: values for name, values in columns.items() if len({v for v in values if not math.isnan(v)}) > 1}
 
 
+def can_be_judged(cases: Sequence[Case], folds: Sequence[Sequence[str]], n_classes: int) -> bool:
+    """Whether every class has a case, and somebody is left to learn from whichever fold is held out."""
+    owners = {case.patient_id for case in cases}
+    return len({case.label for case in cases}) == n_classes and all(owners - set(fold) for fold in folds)
+
+
 def predict_from_columns(
     cases: Sequence[Case], columns: Mapping[str, Sequence[float]], folds: Sequence[Sequence[str]], n_classes: int,
     *, seed: int,

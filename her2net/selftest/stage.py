@@ -31,6 +31,7 @@ from her2net.project import Project
 from her2net.raw.dataset import Case
 from her2net.selftest.columns import (
     Columns,
+    can_be_judged,
     metadata_columns,
     predict_from_columns,
     size_columns,
@@ -225,7 +226,9 @@ def _probe(
         "metadata": (modality.cases, metadata_columns(modality.cases, [scans[c.case_id] for c in modality.cases], modality.name)),
     }
     for probe, (cases, columns) in tables.items():
-        if columns:
+        if columns and not can_be_judged(cases, project.splits.folds(project.plan.splits), project.plan.n_classes):
+            skipped[probe] = "too few cases: a class or the training part of a fold has none"
+        elif columns:
             rows.append(_row_of_columns(modality, probe, cases, columns, image_auc))
         else:
             skipped[probe] = "no case has a mask" if not cases else "it is the same in all cases"

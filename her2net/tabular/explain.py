@@ -180,6 +180,8 @@ def _most_used(folds: Sequence[TableFold], used: Sequence[str]) -> list[str]:
     weight = dict.fromkeys(used, 0.0)
     for record in folds:
         columns = [term.column for term in record.model.encoding.terms]
+        if not columns:  # nothing varies among its training cases
+            continue
         if record.model.trees:
             counts = np.zeros(len(columns))
             for tree in record.model.trees:
