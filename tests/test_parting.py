@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_paths
 from raw_factory import change_cell, read_rows, write_dataset, write_table
-from small_run import plan_options
+from small_run import MACHINE, plan_options
 
 from her2net.errors import PlanError
 from her2net.paths import DatasetPaths
@@ -48,6 +49,55 @@ def drop_patient(paths: DatasetPaths, patient: str) -> None:
 def copy_image(paths: DatasetPaths, patient: str, other: str) -> None:
     folder = paths.raw / "imagesTr/US"
     shutil.copyfile(folder / f"C{patient[1:]}.png", folder / f"C{other[1:]}.png")
+
+
+def drop_images(paths: DatasetPaths, modality: str, patients: list[str]) -> None:
+    for patient in patients:
+        case = f"C{patient[1:]}"
+        for file in [*paths.raw.glob(f"*/{modality}/{case}.*"), *paths.raw.glob(f"*/{modality}/{case}_*")]:
+            file.unlink()
+
+
+def test_a_modality_without_a_class_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path, n_patients=12)
+    positive = [row[2] for row in read_rows(paths.raw)[1:] if row[1] in ("1", "positive")]
+    assert 4 <= len(positive) <= 8
+    drop_images(paths, "MRI", positive)
+    with pytest.raises(PlanError, match=r"MRI: no training case of class positive has this modality\. Take the modality out"):
+        plan(paths)
+    assert not paths.plan.exists()
+
+
+def test_a_class_of_a_modality_that_lies_in_one_fold_is_refused(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path, n_patients=8)
+    positive = {row[2] for row in read_rows(paths.raw)[1:] if row[1] in ("1", "positive")}
+    drop_images(paths, "MRI", [patient for patient in OWN[0] if patient in positive])
+    with pytest.raises(PlanError, match="MRI fold 1: all cases of class positive that have it are held out together"):
+        bring_own_folds(paths)
+
+
+def test_a_recorded_card_must_know_every_speed_where_there_is_none(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine could measure")
+    paths, file = make_cohort(tmp_path), tmp_path / "card.json"
+    card = MACHINE.model_copy(update={"device": "cuda", "name": "a card", "samples_per_s": {}})
+    card.save(file)
+    with pytest.raises(PlanError, match=r"card\.json: samples_per_s: holds no speed of a network to be considered.*found 'none'"):
+        plan(paths, machine=file, budget_h=1.0)
+    with pytest.raises(PlanError, match="is of another device than --device"):
+        plan(paths, machine=file, device="cpu")
+    assert not paths.plan.exists()
+
+
+@pytest.mark.parametrize(("key", "value", "says"), [("drop_path", 0.1, "nothing is dropped where the classifier is solved")])
+def test_an_edit_that_could_not_be_trained_is_refused_with_the_plan(tmp_path: Path, key: str, value: float, says: str) -> None:
+    paths = make_cohort(tmp_path)
+    plan(paths)
+    values = json.loads(paths.plan.read_text())
+    values["modalities"]["US"]["training"][key] = value
+    paths.plan.write_text(json.dumps(values))
+    with pytest.raises(PlanError, match=rf"modalities\.US\.training\.{key}: .*{says}"):
+        plan(paths)
 
 
 def test_own_folds_outlive_a_corrected_label(tmp_path: Path) -> None:

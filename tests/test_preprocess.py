@@ -53,6 +53,24 @@ def test_lesion_box_agrees_with_all_voxels(seed: int) -> None:
     assert (found[1] == voxels.max(0) + 1).all()
 
 
+@pytest.mark.parametrize("value", [0, 37, 255])
+def test_a_crop_that_shows_nothing_is_measured_by_the_image(value: int) -> None:
+    """Else what lies just beside it would be thousands of standard deviations away, up to the largest float16."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(40, 200, (1, 80, 80)).astype(np.uint8)
+    normal = prepare_arrays(Volume(pixels, None), box_mask((80, 80), (30, 50), (30, 50)), make_plan()).image
+    pixels[0, 20:60, 20:60] = value
+    blank = prepare_arrays(Volume(pixels, None), box_mask((80, 80), (30, 50), (30, 50)), make_plan(stored_vox=[40, 40])).image
+    assert np.abs(blank).max() < 8
+    assert np.abs(center(blank, 16)).max() < 0.1
+    assert 0.1 < normal.astype(float).std() < 1.2
+
+
+def center(image: np.ndarray, n: int) -> np.ndarray:
+    first = (image.shape[-1] - n) // 2
+    return image[..., first : first + n, first : first + n]
+
+
 def test_paper_window_is_the_box_and_fifty_pixels_cut_at_the_border() -> None:
     plan = make_plan(margin=50.0, margin_unit="px", aspect="squash")
     start, stop = crop_window((np.array([100, 20]), np.array([140, 90])), (300, 400), None, plan)

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import BENCHMARKS
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from her2net import memory, pipeline, status
@@ -42,7 +44,7 @@ from her2net.train.checkpoint import FINAL, LATEST, PREVIOUS, read_checkpoint
 from her2net.train.data import FoldData, load_part, select_fold
 from her2net.train.fold import TrainOptions, train_fold
 from her2net.train.footprint import estimate_footprint
-from her2net.train.loop import make_optimizer, predict_probs, training_step
+from her2net.train.loop import balanced_batches, make_optimizer, predict_probs, training_step
 from her2net.train.record import RunRecord
 
 OPTIONS = TrainOptions(epochs=2, quiet=True)
@@ -342,6 +344,17 @@ def test_a_loss_that_is_not_finite_ends_training_and_names_the_cases(paths: Data
     with pytest.raises(TrainingError, match=rf"epoch 0, step \d+: the loss is nan\..*{cases.training[0].case_id}"):
         train_fold(project.paths, project.plan, "US", 0, cases, OPTIONS, load_damaged)
     assert not (paths.fold("US", 0) / FINAL).exists()
+
+
+@given(st.integers(1, 200), st.integers(1, 32))
+def test_no_case_is_alone_in_a_batch(n_cases: int, batch_size: int) -> None:
+    """Its spread, by which batch normalisation divides, would be nothing."""
+    batches = list(balanced_batches(n_cases, batch_size, torch.Generator().manual_seed(0)))
+    assert sorted(torch.cat(batches).tolist()) == list(range(n_cases))
+    sizes = sorted(map(len, batches))
+    assert sizes[0] >= min(2, batch_size, n_cases)
+    assert sizes[-1] - sizes[0] <= 1
+    assert sizes[-1] <= max(batch_size, 3 if batch_size > 1 else 1)
 
 
 def test_prediction_halves_its_batches_too() -> None:

@@ -22,6 +22,8 @@ from her2net.networks.scattering import (
 from her2net.networks.wavelets import N_DIRECTIONS, N_SCALES, POOLED_VOX, Scattering
 from her2net.plan.augmentation import mirrors_only
 from her2net.plan.schema import TrainingPlan
+from her2net.train.footprint import n_views
+from her2net.train.loop import flip_axes
 from her2net.train.solve import describe_views, solve_classifier
 
 
@@ -172,6 +174,15 @@ def test_mirrored_cases_belong_together() -> None:
     views = describe_views(network, x, training_plan(2), (24, 24))
     assert views.shape[:2] == (3, 2)
     torch.testing.assert_close(views[:, 1], network.coefficients(x.flip(-1)))
+
+
+def test_an_axis_that_is_never_flipped_is_not_mirrored_either() -> None:
+    plan = training_plan(2)
+    never = plan.model_copy(update={"augmentation": plan.augmentation.model_copy(update={"flip_probability": 0.0})})
+    network = build_network("scattering_2d", n_channels=1, n_classes=2)
+    assert describe_views(network, images(3, 1, 24, 24), never, (24, 24)).shape[:2] == (3, 1)
+    assert (n_views(plan), n_views(never)) == (2, 1)
+    assert (flip_axes(plan), flip_axes(never)) == ([1], [])
 
 
 @pytest.mark.parametrize("size", [(48, 48), (8, 24, 24)])

@@ -77,6 +77,13 @@ def mask_us(folder: Path, array: np.ndarray) -> None:
 
 
 MRI_MASK = box_mask((8, 24, 24), (2, 6, 7), (6, 15, 17))
+def whitened_us(folder: Path, *place: slice) -> None:
+    path = folder / "imagesTr/US/C003.png"
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[place] = 255
+    Image.fromarray(pixels).save(path)
+
+
 IMAGE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {
     "truncated": (
         lambda f: os.truncate(f / "imagesTr/US/C003.png", 700),
@@ -127,6 +134,9 @@ IMAGE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {
     "mask of everything": (
         lambda f: mask_us(f, np.ones((48, 64), np.uint8)),
         "warning", "mask-covers-image", "masksTr/US/C003.png", "100%"),
+    "lesion in one grey": (
+        lambda f: whitened_us(f, slice(0, 48), slice(0, 60)),
+        "warning", "crop-constant", "imagesTr/US/C003.png", "found '255'"),
     "mask of one voxel": (
         lambda f: mask_us(f, box_mask((48, 64), (12, 20), (13, 21))),
         "warning", "mask-tiny", "masksTr/US/C003.png", "only 1 voxel"),

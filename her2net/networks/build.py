@@ -175,10 +175,15 @@ def _check_numbers(spec: NetworkSpec, n_channels: int, n_classes: int, drop_path
     for key, value in (("drop_path", drop_path), ("dropout", dropout)):
         if not 0.0 <= value < 1.0:
             raise PlanError(f"network {spec.name}: {key} is {value}, expected a number in [0, 1).")
+    if why := why_nothing_is_dropped(spec, drop_path, dropout):
+        raise PlanError(f"network {spec.name}: {why}")
+
+
+def why_nothing_is_dropped(spec: NetworkSpec, drop_path: float, dropout: float = 0.0) -> str:
+    """Say why a network has no stochastic depth or dropout of its own; empty if it has, or if none is asked for."""
     if spec.solved and (drop_path or dropout):
-        raise PlanError(f"network {spec.name}: nothing is dropped where the classifier is solved. Set drop_path and dropout to 0.")
-    if drop_path and spec.ndim == 3:
-        raise PlanError(f"network {spec.name}: MONAI's ResNet has no stochastic depth. Set drop_path to 0.")
+        return "nothing is dropped where the classifier is solved. Set drop_path and dropout to 0."
+    return "MONAI's ResNet has no stochastic depth. Set drop_path to 0." if drop_path and spec.ndim == 3 else ""
 
 
 def _build_timm(spec: NetworkSpec, n_channels: int, n_classes: int, drop_path: float, dropout: float) -> nn.Module:

@@ -6,11 +6,12 @@ The schema says what a plan may look like; this says what would fail later, in a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from her2net.errors import PlanError, describe
-from her2net.networks.build import network_spec
+from her2net.networks.build import network_spec, why_nothing_is_dropped
 from her2net.plan.schema import ModalityPlan, Plan
-from her2net.raw.dataset import DatasetSpec
+from her2net.raw.dataset import Case, DatasetSpec
 from her2net.raw.images import is_3d
 
 MAX_BATCH_VOXELS = 2**31
@@ -34,11 +35,42 @@ def _check_section(path: str, section: ModalityPlan) -> list[str]:
     elif any(n < least for n, least in zip(sizes.input_vox, spec.min_size, strict=True)):
         needs = f"less than network {spec.name} needs, {list(spec.min_size)}"
         problems.append(f"{path}.preprocessing.input_vox: {sizes.input_vox} is {needs}.")
+    if why := why_nothing_is_dropped(spec, section.training.drop_path):
+        problems.append(f"{path}.training.drop_path: {section.training.drop_path:g}, but of {spec.name} {why}")
     n_voxels = section.inference.batch_size * section.n_inputs * math.prod(sizes.stored_vox)
     if n_voxels > MAX_BATCH_VOXELS:
         problems.append(f"{path}: inference.batch_size and preprocessing.stored_vox make a batch of {n_voxels:,} voxels, "
                         f"expected at most {MAX_BATCH_VOXELS:,}.")
     return problems
+
+
+def check_classes(plan: Plan, cases: Sequence[Case], folds: Sequence[Sequence[str]]) -> list[str]:
+    """List the folds in which a modality could not be trained, for it has no case of a class left.
+
+    Args:
+        cases: training cases.
+        folds: held-out patients of each.
+    """
+    problems = []
+    for name in plan.modalities:
+        having = [case for case in cases if name in case.images]
+        lacking = _absent(plan, having)
+        if lacking:
+            remedy = "Take the modality out of dataset.json, or add such cases."
+            problems.append(describe(f"no training case of class {lacking} has this modality", where=name, remedy=remedy))
+            continue
+        for k, fold in enumerate(folds):
+            lacking = _absent(plan, [case for case in having if case.patient_id not in set(fold)])
+            if lacking:
+                what = f"all cases of class {lacking} that have it are held out together"
+                remedy = "Take fewer folds, or bring your own with --splits."
+                problems.append(describe(what, where=f"{name} fold {k}", remedy=remedy))
+    return problems
+
+
+def _absent(plan: Plan, cases: Sequence[Case]) -> str:
+    found = {case.label for case in cases}
+    return ", ".join(name for c, name in enumerate(plan.class_names) if c not in found)
 
 
 def check_fit(plan: Plan, spec: DatasetSpec, folder: str) -> list[str]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from her2net.artefact import digest_json
-from her2net.errors import MissingArtefactError, PlanError, RawDataError
+from her2net.errors import MissingArtefactError, PlanError, RawDataError, describe, join_problems
 from her2net.fingerprint import Fingerprint, extract_fingerprint
 from her2net.networks.pretrained import pretrained_at_hand
 from her2net.paths import DatasetPaths
+from her2net.plan.check import check_classes
 from her2net.plan.machine import (
     Machine,
     choose_device,
@@ -77,6 +78,9 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
     own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
     splits, said = settle_splits(dataset, plan, own_file, verification, holdout, old_splits)
     remarks += said
+    problems = check_classes(plan, dataset.train, splits.folds(plan.splits))
+    if problems:
+        raise PlanError(join_problems(f"{paths.raw}: what there is of a modality cannot be trained on.", problems))
     settled, said = settle_tables(
         plan, fingerprint, usable_covariates(dataset.spec.covariates, dataset.spec.site), radiomics=radiomics_at_hand(),
         fewest=lambda table: count_fewest(cases_with(table, dataset.train, scan), splits.folds(plan.splits), plan.n_classes),
@@ -166,7 +170,12 @@ def _settle_plan(
             )
 
     def measure(network: str, input_vox: list[int], n_channels: int, batch_size: int) -> float:
-        known = machine.samples_per_s.get(speed_key(network, input_vox, n_channels, batch_size))
+        key = speed_key(network, input_vox, n_channels, batch_size)
+        known = machine.samples_per_s.get(key)
+        if known is None and machine.device not in ("cpu", choose_device("auto")):
+            what, remedy = "holds no speed of a network to be considered", "Plan this dataset on that machine, and give its plan."
+            found = ", ".join(machine.samples_per_s) or "none"
+            raise PlanError(describe(what, where=f"{options.machine}: samples_per_s", found=found, expected=key, remedy=remedy))
         return known or measure_speed(network, input_vox, n_channels, batch_size, machine)
 
     plan = make_plan(PlanRequest(
@@ -198,7 +207,11 @@ def _settle_scheme(
 def _settle_machine(options: PlanOptions, old: Plan | None) -> Machine:
     """Reuse a recorded measurement: the one given, or that of the plan on disk if it was made on this machine."""
     if options.machine is not None:
-        return read_machine(options.machine)
+        given = read_machine(options.machine)
+        if options.device not in ("auto", given.device):
+            raise PlanError(describe("is of another device than --device", where=str(options.machine), found=given.device,
+                                     expected=options.device, remedy="Leave --device out, or give that device's file."))
+        return given
     here = inspect_machine(choose_device(options.device))
     if old is None or old.machine is None:
         return here

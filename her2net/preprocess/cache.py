@@ -31,7 +31,7 @@ from her2net.preprocess.layout import Layout, create, opened, reserve, text_type
 from her2net.preprocess.prepare import PreparedCase, prepare_case
 from her2net.progress import choose_workers, map_in_processes
 
-CACHE_VERSION = 2  # raise when the same plan gives other arrays
+CACHE_VERSION = 3  # raise when the same plan gives other arrays
 DIGEST_TYPE = text_type([digest_bytes(b"")])
 
 

@@ -19,6 +19,10 @@ from her2net.raw.burned_in import inpaint_marks
 from her2net.raw.images import Volume, read_image, read_mask
 
 MIN_STD = 1e-6
+NEXT_TO_NOTHING = 1e-3
+"""Share of the mean of a crop below which its spread is compared with that of the image, which takes a look at all of it."""
+SHOWS_NOTHING = 0.01
+"""Share of the image's spread below which that of a crop is no unit: what lies beside it would be thousands of them away."""
 MAX_RATIO = 4.0
 MIN_SIGNAL = 0.05
 """Share of the 99.5th percentile of the crop below which signal counts as this much."""
@@ -123,7 +127,13 @@ def _statistics(
         inside = [
             slice(max(int(np.floor(a)), 0), max(int(np.ceil(b)), 1)) for a, b in zip(*window, strict=True)
         ]
-        array = array[(slice(None), *inside)]
-    flat = array.reshape(1 if plan.joint_channels else len(array), -1).astype(np.float32)
-    shape = (-1, *(1,) * (array.ndim - 1))
-    return flat.mean(axis=1).reshape(shape), np.maximum(flat.std(axis=1), MIN_STD).reshape(shape)
+        part = array[(slice(None), *inside)]
+    else:
+        part = array
+    rows = lambda a: a.reshape(1 if plan.joint_channels else len(a), -1).astype(np.float32)
+    flat, shape = rows(part), (-1, *(1,) * (array.ndim - 1))
+    mean, std = flat.mean(axis=1), flat.std(axis=1)
+    if (std < np.maximum(NEXT_TO_NOTHING * np.abs(mean), MIN_STD)).any():
+        spread = rows(array).std(axis=1)
+        std = np.where(std < SHOWS_NOTHING * spread, spread, std)
+    return mean.reshape(shape), np.maximum(std, MIN_STD).reshape(shape)

@@ -154,6 +154,11 @@ class _Inspection:
         crop = grow_box(lesion, mask.shape)
         inside = tuple(slice(a, b) for a, b in zip(lesion.start, lesion.stop, strict=True))
         self.fields["crop"] = _measure(image.array[(slice(None), *crop)])
+        for index, channel in enumerate(image.array):
+            if (part := channel[crop]).min() == part.max() and channel.min() < channel.max():
+                remedy = "It shows nothing there: look at the image, and export it again or remove the case's modality."
+                what = "the lesion and what surrounds it have one value"
+                self.add("warning", "crop-constant", index, what, found=f"{part.flat[0]:g}", remedy=remedy)
         self.fields["mask"] = _measure([channel[inside][mask[inside]] for channel in image.array])
 
     def _check_mask_values(self, path: Path, values: np.ndarray, mask: np.ndarray) -> None:

@@ -86,7 +86,7 @@ def footprint_of(plan: ModalityPlan, training: TrainingPlan) -> Footprint:
 
 def n_views(training: TrainingPlan) -> int:
     """How often a case is shown to a solved network: as it is, and mirrored along each axis that is flipped."""
-    return 1 + sum(training.augmentation.flip_axes)
+    return 1 + len(training.augmentation.mirrored_axes)
 
 
 def images_bytes(stored_vox: list[int], n_channels: int, n_cases: int) -> int:

@@ -145,9 +145,15 @@ def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | 
 
 
 def balanced_batches(n_cases: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Shuffle all cases into batches of nearly equal size, each at most `batch_size`, none of a single case."""
+    """Shuffle all cases into batches of nearly equal size, none of a single case unless `batch_size` is 1."""
     order = torch.randperm(n_cases, generator=generator)
-    yield from torch.tensor_split(order, max(1, math.ceil(n_cases / batch_size)))
+    yield from torch.tensor_split(order, count_batches(n_cases, batch_size))
+
+
+def count_batches(n_cases: int, batch_size: int) -> int:
+    """Return how many batches of at most `batch_size`; of batches of 2 one has 3 if a case would be alone, which has no variance."""
+    n = math.ceil(n_cases / batch_size)
+    return max(1, min(n, n_cases // 2) if batch_size > 1 else n)
 
 
 def train_epoch(
@@ -175,7 +181,7 @@ def train_epoch(
     torch.manual_seed(seed)  # dropout and stochastic depth draw from the global generator
     device, n_classes = next(model.parameters()).device, len(plan.loss_weights)
     weights = torch.tensor(plan.loss_weights, device=device)
-    steps = max(1, math.ceil(len(labels) / plan.batch_size))
+    steps = count_batches(len(labels), plan.batch_size)
     losses: list[Tensor] = []
     model.train()
     timeline.start()
@@ -230,7 +236,7 @@ def exact_convolutions() -> AbstractContextManager[None]:
 
 def flip_axes(plan: TrainingPlan) -> list[int]:
     """Spatial axes along which training flips, hence along which test-time augmentation may."""
-    return [axis for axis, flipped in enumerate(plan.augmentation.flip_axes) if flipped]
+    return plan.augmentation.mirrored_axes
 
 
 @torch.inference_mode()

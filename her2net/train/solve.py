@@ -55,7 +55,7 @@ def describe_views(model: ScatteringNetwork, images: Tensor, plan: TrainingPlan,
         images: (N, C, *stored_vox).
     """
     ndim, device = images.ndim - 2, model.classifier.weight.device
-    mirrored = [(), *((axis - ndim,) for axis, flipped in enumerate(plan.augmentation.flip_axes) if flipped)]
+    mirrored = [(), *((axis - ndim,) for axis in plan.augmentation.mirrored_axes)]
 
     def describe(batch: Tensor) -> Tensor:
         x = center_crop(batch, input_vox).to(device).float()
