@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 
-from her2net.errors import MissingArtefactError, PlanError, StaleArtefactError, join_problems
+from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.fingerprint import dataset_digest
 from her2net.locks import wait_until_free
 from her2net.paths import DatasetPaths
-from her2net.plan.check import check_fit, check_sections
+from her2net.plan.check import check_fit, check_sections, refuse_unusable
 from her2net.plan.schema import Plan
 from her2net.preprocess.cache import CaseFiles, row_digest
 from her2net.raw.dataset import Case, RawDataset, read_dataset, seal_holdout
@@ -102,9 +102,7 @@ def load_planned(paths: DatasetPaths) -> Project:
             f"{paths.plan}: no such plan. Run her2net_plan first" + (f", or name one of {', '.join(have)} with -p." if have else ".")
         )
     plan = Plan.load(paths.plan)
-    problems = check_sections(plan) + check_fit(plan, dataset.spec, paths.folder)
-    if problems:
-        raise PlanError(join_problems(f"{paths.plan}: cannot be used. Correct it, or delete it and run her2net_plan.", problems))
+    refuse_unusable(paths.plan, check_sections(plan) + check_fit(plan, dataset.spec, paths.folder))
     splits = load_splits(paths.splits, dataset)
     if splits.holdout is not None:
         dataset = seal_holdout(dataset, splits.holdout.patients)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
-from her2net.errors import PlanError, describe
+from her2net.errors import PlanError, describe, join_problems
 from her2net.networks.build import network_spec, why_nothing_is_dropped
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.raw.dataset import Case, DatasetSpec
@@ -16,6 +17,16 @@ from her2net.raw.images import is_3d
 
 MAX_BATCH_VOXELS = 2**31
 """Batch size × channels × voxels of a prepared image."""
+
+
+def refuse_unusable(path: Path, problems: Sequence[str]) -> None:
+    """Refuse a plan that has problems.
+
+    Raises:
+        PlanError: lists them all.
+    """
+    if problems:
+        raise PlanError(join_problems(f"{path}: cannot be used. Correct it, or delete it and run her2net_plan.", list(problems)))
 
 
 def check_sections(plan: Plan) -> list[str]:
