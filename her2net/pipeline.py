@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-from her2net import status
+from her2net import require, status
 from her2net.archive.licence import Licence
 from her2net.archive.write import WrittenArchive, export_model
 from her2net.artefact import sweep_temporaries
@@ -86,7 +86,7 @@ def ensemble(project: Project, modality: str, *, tta: bool, device: str, quiet: 
     test, folder = project.test(modality), project.paths.model(modality)
     with hold(folder, f"the ensemble of {modality}"):
         sweep_temporaries(folder)
-        status.require_fresh_folds(project, modality, range(project.plan.splits.n_folds))
+        require.require_fresh_folds(project, modality, range(project.plan.splits.n_folds))
         return ensemble_modality(
             project.paths, project.plan, modality, project.training(modality), test, project.files(modality, test),
             tta=tta, device=choose_device(device), quiet=quiet,
@@ -107,16 +107,19 @@ def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof", covariates
 
 
 def _check_tables(project: Project, models: Sequence[str]) -> None:
-    """Refuse OOF tables that somebody changed so that they are no longer of this dataset."""
-    for name in models:
+    """Refuse OOF tables of stages that are not done, and those that somebody changed so that they are no longer of this dataset."""
+    tables = {name: read_predictions(project.paths.model(name) / "oof.csv") for name in models}
+    require.require_models(project, [name for name in models if name != FUSION])
+    for name, table in tables.items():
         path = project.paths.model(name) / "oof.csv"
         cases = _predicted_cases(project, name)
-        table = read_predictions(path)
         command = "her2net_fuse" if name == FUSION else f"her2net_ensemble {name}"
         check_table(path, table, cases, n_classes=project.plan.n_classes, made_by=command)
         absent = sorted({case.case_id for case in cases} - set(table.case_ids))
         if absent:
             raise StaleArtefactError(f"{path}: lacks {', '.join(absent[:5])}. Run {command} to make it anew.")
+    if FUSION in models:  # last: a changed table makes it stale, and is what has to be named then
+        require.require_models(project, [FUSION])
 
 
 def _predicted_cases(project: Project, name: str) -> tuple[Case, ...]:
@@ -175,7 +178,7 @@ def _evaluate_added_value(project: Project, evaluation: Evaluation, labels: Call
 
 def report(project: Project, *, paper: bool = False, pseudonymise: bool = False) -> Path:
     """Write the report of a fresh evaluation; opens the test labels once more, and records it."""
-    status.require_evaluation(project)
+    require.require_evaluation(project)
     labels = partial(read_test_labels, project.dataset, purpose=OWN_PURPOSE, log=project.paths.test_openings)
     key = load_key(project.paths.pseudonym_key) if pseudonymise else None
     folder = project.paths.report.parent
@@ -236,7 +239,7 @@ def _fresh_subjects(
     project: Project, modality: str, options: ExplainOptions
 ) -> tuple[list[Subject], ExplainOptions]:
     subjects = choose_subjects(project, modality, options)
-    status.require_fresh_folds(project, modality, sorted({fold for subject in subjects for fold in subject.folds}))
+    require.require_fresh_folds(project, modality, sorted({fold for subject in subjects for fold in subject.folds}))
     return subjects, replace(options, device=choose_device(options.device))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from her2net.ensemble import EnsembleRecord, ensemble_inputs
-from her2net.errors import Her2netError, MissingArtefactError, StaleArtefactError, join_problems
+from her2net.errors import Her2netError, MissingArtefactError
 from her2net.evaluate.evaluation import evaluation_inputs, recorded_inputs
 from her2net.evaluate.facts import facts_of_dataset
 from her2net.fuse.sources import fusion_sources
@@ -34,6 +34,7 @@ from her2net.train.data import ALL, select_fold
 from her2net.train.fold import TrainOptions, fold_inputs, is_complete, read_record, recorded_training
 
 State = Literal["done", "stale", "running", "interrupted", "missing"]
+VANISHED = "files of the finished fold have vanished"
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,25 @@ def _plan_state(project: Project, command: str) -> tuple[StageState, Project]:
 def _later_states(project: Project) -> list[StageState]:
     """States after the plan; what rests on a stage that is not done is not done either."""
     states, tables = [], []
-    for name in project.plan.modalities:
-        folds = [fold_state(project, name, k) for k in range(project.plan.splits.n_folds)]
-        tables.append(_after(folds, ensemble_state(project, name)))
-        states += [cache_state(project, name), *folds, tables[-1]]
-    for name in project.plan.tables:
-        folds = [table_fold_state(project, name, k) for k in range(project.plan.splits.n_folds)]
-        tables.append(_after(folds, table_ensemble_state(project, name)))
-        states += [*features_state(project, name), *folds, tables[-1]]
+    for name in (*project.plan.modalities, *project.plan.tables):
+        *folds, pooled = model_states(project, name)
+        tables.append(_after(folds, pooled))
+        inputs = [cache_state(project, name)] if name in project.plan.modalities else features_state(project, name)
+        states += [*inputs, *folds, tables[-1]]
     if FUSION in model_names(project):
         tables.append(_after(tables, fusion_state(project)))
         states.append(tables[-1])
     evaluation = _after(tables, evaluation_state(project))
     return [*states, evaluation, _after([evaluation], report_state(project))]
+
+
+def model_states(project: Project, name: str) -> list[StageState]:
+    """State of each fold of a model, then of its pooled tables; of the fusion, which has no folds, the latter alone."""
+    if name == FUSION:
+        return [fusion_state(project)]
+    of_fold, of_pooled = (table_fold_state, table_ensemble_state) if name in project.plan.tables else (fold_state, ensemble_state)
+    pooled = of_pooled(project, name)  # first: a training that begins just now is seen below
+    return [*(of_fold(project, name, fold) for fold in range(project.plan.splits.n_folds)), pooled]
 
 
 def _after(earlier: Sequence[StageState], state: StageState) -> StageState:
@@ -172,23 +179,10 @@ def fold_state(project: Project, modality: str, fold: int, options: TrainOptions
     if changed:
         return StageState(stage, "stale", f"changed since: {changed}", f"{command} --restart")
     if record.status == "finished" and not is_complete(folder, record):
-        return StageState(stage, "interrupted", "files of the finished fold have vanished", command)
+        return StageState(stage, "interrupted", VANISHED, command)
     if record.status == "finished" and record.epochs_done >= training.epochs:
         return StageState(stage, "done", f"{record.epochs_done} epochs", command)
     return StageState(stage, "interrupted", f"{record.epochs_done} of {training.epochs} epochs", command)
-
-
-def require_fresh_folds(project: Project, modality: str, folds: Sequence[int]) -> None:
-    """Refuse to go on with folds that were trained from other inputs than there are now.
-
-    Raises:
-        StaleArtefactError: names each, what changed, and the command.
-    """
-    stale = [found for found in (fold_state(project, modality, fold) for fold in folds) if found.state == "stale"]
-    if stale:
-        lines = [f"{found.stage}: stale ({found.why}). Run {found.command} first." for found in stale]
-        headline = f"{project.paths.model(modality)}: folds were trained from other inputs than there are now."
-        raise StaleArtefactError(join_problems(headline, lines))
 
 
 def ensemble_state(project: Project, modality: str) -> StageState:
@@ -304,20 +298,6 @@ def evaluation_state(project: Project) -> StageState:
         return StageState("evaluate", "stale", str(error), command)
     outputs = [folder / name for name in ("metrics.csv", "comparisons.csv", "thresholds.json")]
     return _or_running(folder, _judge("evaluate", recorded, expected, command, outputs))
-
-
-def require_evaluation(project: Project) -> None:
-    """Refuse to go on without a fresh evaluation.
-
-    Raises:
-        MissingArtefactError: there is none.
-        StaleArtefactError: it was made from other predictions.
-    """
-    found = evaluation_state(project)
-    if found.state != "done":
-        error = MissingArtefactError if found.state == "missing" else StaleArtefactError
-        why = f" ({found.why})" if found.why else ""
-        raise error(f"{project.paths.evaluation}: the evaluation is {found.state}{why}. Run {found.command} first.")
 
 
 def report_state(project: Project) -> StageState:

@@ -29,6 +29,7 @@ from her2net.evaluate.record import Evaluation
 from her2net.evaluate.tables import evaluate_tables
 from her2net.evaluate.thresholds import Threshold
 from her2net.paths import DatasetPaths
+from her2net.plan.stage import plan_dataset
 from her2net.predictions import Predictions
 from her2net.project import load_project
 from her2net.report import cautions, mistakes, use, words
@@ -44,6 +45,7 @@ from her2net.report.stage import ReportRecord
 from her2net.report.tabular import _choose_chances, clinical_scales, fusion_scales
 from her2net.report.thumbnails import OUTLINE, SIDE_PX, draw_thumbnail
 from her2net.tabular.record import TableExplanation, TermWeight
+from her2net.tabular.stage import ensemble_table
 
 EVIL = '<script>alert("x")</script>'
 TABLES = {
@@ -288,6 +290,11 @@ def test_hostile_cells_of_the_raw_table_stay_text(copied: DatasetPaths, capsys: 
     (copied.raw / "dataset.json").write_text(json.dumps(spec))
     table = (copied.raw / "cases.csv").read_text()
     (copied.raw / "cases.csv").write_text(table.replace("grade", "<b>grade", 1))
+    plan, _ = plan_dataset(copied, plan_options(copied.roots.raw.parent))
+    project = load_project(copied)
+    for fold in range(plan.splits.n_folds):
+        pipeline.train_table(project, "CLIN", fold, restart=True, quiet=True)
+    ensemble_table(project, "CLIN", quiet=True)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("raw", "preprocessed", "results"):
             patch.setenv(f"her2net_{name}", str(getattr(copied.roots, name)))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from small_run import TRAIN, plan_options
 
-from her2net import pipeline, status
+from her2net import pipeline, require, status
 from her2net.cli import status as status_command
 from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.locks import hold
@@ -172,6 +172,53 @@ def test_edits_of_the_plan_concern_what_depends_on_them(copied: DatasetPaths) ->
     found = states(copied)
     assert (found["cache MRI"].state, found["cache US"].state) == ("missing", "done")
     assert {found[f"train MRI fold {k}"].state for k in range(4)} == {"stale"}
+
+
+def test_fuse_evaluate_and_report_refuse_what_is_not_done_before_them(copied: DatasetPaths) -> None:
+    before = {path: path.read_bytes() for path in copied.results.rglob("*.*") if path.is_file()}
+    edit_plan(copied, "US", "preprocessing", margin=0.9)
+    edit_plan(copied, "MRI", "training", loss_weights=[1.0, 7.0])
+    project = load_project(copied)
+    for stage in (pipeline.fuse, pipeline.evaluate, pipeline.report):
+        with pytest.raises(StaleArtefactError, match="earlier stages are not done") as refusal:
+            stage(project)
+        lines = str(refusal.value).splitlines()
+        assert "train US fold 0: stale (changed since: held_out_cases, training_cases)" in lines[1]
+        assert lines[-1] == ("  - train MRI fold 3: stale (changed since: training_plan). "
+                             "Run her2net_train MRI 3 -d Dataset001_Small --restart first.")  # fmt: skip
+        assert len(lines) == 9
+    assert before == {path: path.read_bytes() for path in copied.results.rglob("*.*") if path.is_file()}
+
+
+def test_a_stale_fusion_is_neither_evaluated_nor_reported(copied: DatasetPaths) -> None:
+    path = copied.model("MRI") / "oof.csv"
+    table = read_predictions(path)
+    write_predictions(path, replace(table, probs=table.probs[:, ::-1].copy()))
+    project, told = load_project(copied), r"fuse: stale \(changed since: MRI/oof\.csv\)\. Run her2net_fuse -d Dataset001_Small first\."
+    with pytest.raises(StaleArtefactError, match=told):
+        pipeline.evaluate(project)
+    with pytest.raises(StaleArtefactError, match=told):
+        pipeline.report(project)
+    write_predictions(path, table)
+    (copied.fold("MRI", 2) / "checkpoint_final.pt").unlink()
+    require.require_evaluation(project)  # the tables are what they were
+    (copied.fold("MRI", 2) / "oof.csv").unlink()
+    with pytest.raises(StaleArtefactError, match=r"train MRI fold 2: interrupted \(files of .* vanished\)\. Run her2net_train MRI 2 "):
+        pipeline.fuse(project)
+    path.unlink()
+    with pytest.raises(MissingArtefactError, match=r"oof\.csv: no such file\. Run her2net_ensemble first\."):
+        pipeline.evaluate(project)
+
+
+def test_a_fold_in_training_hinders_the_report_alone(copied: DatasetPaths) -> None:
+    (copied.fold("US", 1) / "run.json").unlink()
+    project, models = load_project(copied), ["US", "MRI", "CLIN", "fusion"]
+    with pytest.raises(StaleArtefactError, match=r"train US fold 1: missing\. Run her2net_train US 1 "):
+        require.require_models(project, models)
+    with hold(copied.fold("US", 1), "x"):
+        require.require_models(project, models)
+        with pytest.raises(StaleArtefactError, match=r"train US fold 1: running \(by .*\)\. Wait until it has ended\."):
+            pipeline.report(project)
 
 
 def test_a_fold_trained_anew_from_the_same_to_something_else_makes_what_rests_on_it_stale(
