@@ -152,14 +152,8 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     labels = cache(partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings))
     names = status.model_names(project)
     _check_tables(project, names)
-    remarks = dict(project.plan.optimistic)
-    if remarks and FUSION in names:
-        remarks[FUSION] = next(iter(remarks.values()))
-    if FUSION in names:
-        fused = FusionRecord.load(project.paths.model(FUSION) / "fusion.json")
-        remarks[FUSION] = "; ".join(part for part in (remarks.get(FUSION, ""), fused.remark) if part)
     evaluation = evaluate_dataset(
-        project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=remarks,
+        project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=status.evaluation_remarks(project),
         resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
         options=options, facts=facts_of_dataset(project.dataset), label_cells=digest_test_label_cells(project.dataset),
     )  # fmt: skip

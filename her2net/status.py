@@ -291,7 +291,8 @@ def evaluation_state(project: Project) -> StageState:
     try:
         recorded = recorded_inputs(project.paths)
         cells = digest_test_label_cells(project.dataset)
-        expected = evaluation_inputs(project.paths, model_names(project), facts_of_dataset(project.dataset), cells)
+        facts, remarks = facts_of_dataset(project.dataset), evaluation_remarks(project)
+        expected = evaluation_inputs(project.paths, model_names(project), facts, cells, remarks)
     except MissingArtefactError:
         return _or_running(folder, StageState("evaluate", "missing", "", command))
     except Her2netError as error:
@@ -326,6 +327,19 @@ def model_names(project: Project) -> list[str]:
     plan = project.plan
     fused = fusion_sources(plan, covariates=fusion_has_covariates(project))
     return [*plan.modalities, *plan.tables, *([FUSION] if len(fused) > 1 else [])]
+
+
+def evaluation_remarks(project: Project) -> dict[str, str]:
+    """Return model -> why its figures are optimistic; what is fused says so of the fusion, too.
+
+    Raises:
+        MissingArtefactError: not fused yet.
+    """
+    remarks = dict(project.plan.optimistic)
+    if FUSION in model_names(project):
+        fused = FusionRecord.load(project.paths.model(FUSION) / "fusion.json")
+        remarks[FUSION] = "; ".join(filter(None, [*list(remarks.values())[:1], fused.remark]))
+    return remarks
 
 
 def _judge(

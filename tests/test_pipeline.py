@@ -176,6 +176,21 @@ def test_fusion_fitted_on_the_test_set_is_marked(copied: DatasetPaths) -> None:
     assert status.fusion_state(load_project(copied)).state == "done"
 
 
+def test_the_remark_of_a_fusion_makes_the_evaluation_stale_where_its_tables_are_the_same(copied: DatasetPaths) -> None:
+    text = json.loads(copied.plan.read_text())
+    text["fusion"]["method"] = "mean"
+    copied.plan.write_text(json.dumps(text))
+    project = load_project(copied)
+    pipeline.fuse(project)
+    pipeline.evaluate(project)
+    tables = [(copied.model("fusion") / name).read_bytes() for name in ("oof.csv", "test.csv")]
+    for fit_on, state, why in (("oof", "done", ""), ("test", "stale", "changed since: remarks"), ("oof", "done", "")):
+        pipeline.fuse(project, fit_on=fit_on)
+        assert tables == [(copied.model("fusion") / name).read_bytes() for name in ("oof.csv", "test.csv")]
+        found = status.evaluation_state(project)
+        assert (found.state, found.why) == (state, why)
+
+
 def test_an_edited_plan_is_kept_shown_and_makes_the_folds_stale(copied: DatasetPaths) -> None:
     text = json.loads(copied.plan.read_text())
     text["modalities"]["US"]["training"]["learning_rate"] = 0.0007

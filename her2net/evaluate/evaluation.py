@@ -53,19 +53,23 @@ HALF = "threshold 0.5: no out-of-fold predictions to choose one on"
 
 
 def evaluation_inputs(
-    paths: DatasetPaths, models: Sequence[str], facts: Facts | None = None, label_cells: str = ""
-) -> dict[str, str]:
-    """Digests of the tables that are evaluated, of the covariates by which that is done, and of the sealed labels.
+    paths: DatasetPaths, models: Sequence[str], facts: Facts | None = None, label_cells: str = "",
+    optimistic: Mapping[str, str] | None = None,
+) -> dict[str, str]:  # fmt: skip
+    """Digests of the tables that are evaluated, of the covariates by which that is done, of the sealed labels and of remarks.
 
     Args:
         label_cells: digest of the label cells of the test cases, which says that labels were filled in or corrected;
             empty without test cases.
+        optimistic: model -> remark that its figures carry; empty for none.
 
     Raises:
         MissingArtefactError: a model has no OOF table; names the command that makes it.
     """
     made_from = {"version": str(EVALUATION_VERSION)} | ({} if facts is None else {"covariates": facts_digest(facts)})
     made_from |= {"test_label_cells": label_cells} if label_cells else {}
+    remarks = {model: remark for model, remark in (optimistic or {}).items() if remark}
+    made_from |= {"remarks": digest_json(remarks)} if remarks else {}
     for model in models:
         for part in ("oof", "test"):
             path = paths.model(model) / f"{part}.csv"
@@ -107,13 +111,13 @@ def evaluate_dataset(
         label_cells: digest of the label cells of the test cases, taken before they are opened; see `evaluation_inputs`.
     """
     options = _with_subgroups(options or Options(), facts)
-    made_from = evaluation_inputs(paths, models, facts, label_cells)
+    made_from = evaluation_inputs(paths, models, facts, label_cells, optimistic)
     tables: dict[tuple[str, str], Predictions] = {}
     for model in models:
         tables[model, "oof"] = read_predictions(paths.model(model) / "oof.csv")
         if f"{model}/test.csv" in made_from:
             tables[model, "test"] = read_predictions(paths.model(model) / "test.csv")
-    if evaluation_inputs(paths, models, facts, label_cells) != made_from:
+    if evaluation_inputs(paths, models, facts, label_cells, optimistic) != made_from:
         raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_evaluate again.")
     if test_labels is not None and any(cohort == "test" for _, cohort in tables):
         labels = dict(test_labels())

@@ -25,7 +25,7 @@ from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
 from her2net.project import Project, load_project
 from her2net.raw.dataset import digest_test_label_cells
-from her2net.status import model_names
+from her2net.status import evaluation_remarks, model_names
 from her2net.train import run as train_run
 from her2net.train.fold import TrainOptions
 
@@ -77,7 +77,8 @@ def _record_evaluation(project: Project) -> None:
     """Write the record of an evaluation of one figure: a whole one takes ten times as long."""
     paths = project.paths
     cells = digest_test_label_cells(project.dataset)
-    made_from = evaluation_inputs(paths, model_names(project), facts_of_dataset(project.dataset), cells)
+    facts, remarks = facts_of_dataset(project.dataset), evaluation_remarks(project)
+    made_from = evaluation_inputs(paths, model_names(project), facts, cells, remarks)
     one = Metric(model="US", cohort="oof", metric="auc", value=0.5, ci_low=0.1, ci_high=0.9, ci_method="DeLong", n=8, n_positive=4,
                  threshold=None)  # fmt: skip
     evaluation = Evaluation(made_from=made_from, class_names=list(project.plan.class_names), remarks={}, metrics=[one], comparisons=[])
