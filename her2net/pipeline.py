@@ -107,7 +107,7 @@ def fuse(project: Project, *, fit_on: Literal["oof", "test"] = "oof", covariates
 
 
 def _check_tables(project: Project, models: Sequence[str]) -> None:
-    """Refuse OOF tables of stages that are not done, and those that somebody changed so that they are no longer of this dataset."""
+    """Refuse OOF tables of stages that are not done, and those that somebody changed into tables of another dataset."""
     tables = {name: read_predictions(project.paths.model(name) / "oof.csv") for name in models}
     require.require_models(project, [name for name in models if name != FUSION])
     for name, table in tables.items():
@@ -147,15 +147,14 @@ def evaluate(project: Project, options: Options | None = None) -> Evaluation:
 
 
 def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
-    options = options or Options()
-    options = replace(options, ordinal=options.ordinal or project.dataset.spec.ordinal)
     labels = cache(partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings))
     names = status.model_names(project)
     _check_tables(project, names)
     evaluation = evaluate_dataset(
-        project.paths, names, test_labels=labels if project.dataset.test else None, optimistic=status.evaluation_remarks(project),
-        resembling_test_cases=project.splits.resembling_test_cases, class_names=project.plan.class_names,
-        options=options, facts=facts_of_dataset(project.dataset), label_cells=digest_test_label_cells(project.dataset),
+        project.paths, names, test_labels=labels if project.dataset.test else None,
+        optimistic=status.evaluation_remarks(project), resembling_test_cases=project.splits.resembling_test_cases,
+        class_names=project.plan.class_names, options=options, facts=facts_of_dataset(project.dataset),
+        label_cells=digest_test_label_cells(project.dataset), ordinal=project.dataset.spec.ordinal,
     )  # fmt: skip
     if project.plan.tables:
         _evaluate_added_value(project, evaluation, labels)

@@ -129,7 +129,8 @@ def model_states(project: Project, name: str) -> list[StageState]:
     """State of each fold of a model, then of its pooled tables; of the fusion, which has no folds, the latter alone."""
     if name == FUSION:
         return [fusion_state(project)]
-    of_fold, of_pooled = (table_fold_state, table_ensemble_state) if name in project.plan.tables else (fold_state, ensemble_state)
+    is_table = name in project.plan.tables
+    of_fold, of_pooled = (table_fold_state, table_ensemble_state) if is_table else (fold_state, ensemble_state)
     pooled = of_pooled(project, name)  # first: a training that begins just now is seen below
     return [*(of_fold(project, name, fold) for fold in range(project.plan.splits.n_folds)), pooled]
 
@@ -291,8 +292,8 @@ def evaluation_state(project: Project) -> StageState:
     try:
         recorded = recorded_inputs(project.paths)
         cells = digest_test_label_cells(project.dataset)
-        facts, remarks = facts_of_dataset(project.dataset), evaluation_remarks(project)
-        expected = evaluation_inputs(project.paths, model_names(project), facts, cells, remarks)
+        facts, remarks, ordinal = facts_of_dataset(project.dataset), evaluation_remarks(project), project.dataset.spec.ordinal
+        expected = evaluation_inputs(project.paths, model_names(project), facts, cells, remarks, ordinal)
     except MissingArtefactError:
         return _or_running(folder, StageState("evaluate", "missing", "", command))
     except Her2netError as error:

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_paths
+from conftest import copy_run, make_paths
 from pydantic import ValidationError
 from raw_factory import read_rows, spec_of, write_table
 from small_run import TRAIN, plan_options
 
-from her2net import pipeline
+from her2net import pipeline, status
 from her2net.cli import evaluate as evaluate_command
-from her2net.evaluate.evaluation import Evaluation, format_summary
+from her2net.evaluate.evaluation import Evaluation, format_summary, recorded_options
 from her2net.fuse.stage import FusionRecord
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.predict import Predictor, write_tables
 from her2net.predictions import read_predictions
+from her2net.project import load_project
 from her2net.raw.spec import DatasetSpec
 from her2net.raw.synthetic import SyntheticTruth, make_synthetic_dataset
 
@@ -82,6 +83,22 @@ def test_metrics_are_macro_one_vs_rest_and_ordinal(done: DatasetPaths) -> None:
     assert float(cells["auc"]) == pytest.approx(mean)
     assert "weighted kappa" in format_summary(done.evaluation)
     assert Evaluation.load(done.evaluation / "metrics.json").class_names == list(CLASSES)
+
+
+def test_an_order_that_is_taken_back_makes_the_evaluation_stale_and_is_not_asked_for_again(
+    done: DatasetPaths, tmp_path: Path
+) -> None:
+    paths = copy_run(done, tmp_path / "copy")
+    assert status.evaluation_state(load_project(paths)).state == "done"
+    assert not recorded_options(paths).ordinal, "the dataset says so, nobody asked"
+    spec = json.loads((paths.raw / "dataset.json").read_text())
+    (paths.raw / "dataset.json").write_text(json.dumps(spec | {"ordinal": False}))
+    found = status.evaluation_state(load_project(paths))
+    assert (found.state, found.why) == ("stale", "changed since: ordinal")
+    evaluation = pipeline.evaluate(load_project(paths), recorded_options(paths))
+    assert "weighted_kappa" not in {metric.metric for metric in evaluation.metrics}
+    (paths.raw / "dataset.json").write_text(json.dumps(spec))
+    assert status.evaluation_state(load_project(paths)).why == "changed since: ordinal"
 
 
 def test_no_threshold_is_chosen_for_three_classes(

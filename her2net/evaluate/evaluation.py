@@ -54,14 +54,15 @@ HALF = "threshold 0.5: no out-of-fold predictions to choose one on"
 
 def evaluation_inputs(
     paths: DatasetPaths, models: Sequence[str], facts: Facts | None = None, label_cells: str = "",
-    optimistic: Mapping[str, str] | None = None,
+    optimistic: Mapping[str, str] | None = None, ordinal: bool = False,
 ) -> dict[str, str]:  # fmt: skip
-    """Digests of the tables that are evaluated, of the covariates by which that is done, of the sealed labels and of remarks.
+    """Digests of the tables that are evaluated, and of what the dataset, its sealed labels and the models say for that.
 
     Args:
         label_cells: digest of the label cells of the test cases, which says that labels were filled in or corrected;
             empty without test cases.
         optimistic: model -> remark that its figures carry; empty for none.
+        ordinal: whether the dataset gives its classes an order.
 
     Raises:
         MissingArtefactError: a model has no OOF table; names the command that makes it.
@@ -70,6 +71,7 @@ def evaluation_inputs(
     made_from |= {"test_label_cells": label_cells} if label_cells else {}
     remarks = {model: remark for model, remark in (optimistic or {}).items() if remark}
     made_from |= {"remarks": digest_json(remarks)} if remarks else {}
+    made_from |= {"ordinal": str(ordinal)} if ordinal else {}
     for model in models:
         for part in ("oof", "test"):
             path = paths.model(model) / f"{part}.csv"
@@ -98,7 +100,7 @@ def recorded_options(paths: DatasetPaths) -> Options:
 def evaluate_dataset(
     paths: DatasetPaths, models: Sequence[str], *, test_labels: Callable[[], Mapping[str, int]] | None,
     optimistic: Mapping[str, str], resembling_test_cases: Collection[str], class_names: Sequence[str],
-    options: Options | None = None, facts: Facts | None = None, label_cells: str = "",
+    options: Options | None = None, facts: Facts | None = None, label_cells: str = "", ordinal: bool = False,
 ) -> Evaluation:  # fmt: skip
     """Evaluate the OOF and test tables of the models and write `evaluation/`.
 
@@ -109,15 +111,17 @@ def evaluate_dataset(
         options: seed, prevalence, threshold rule and the like.
         facts: covariates and site of each case, for subgroups and Table 1.
         label_cells: digest of the label cells of the test cases, taken before they are opened; see `evaluation_inputs`.
+        ordinal: whether the dataset gives its classes an order, asked for or not; the settings record what was asked for.
     """
-    options = _with_subgroups(options or Options(), facts)
-    made_from = evaluation_inputs(paths, models, facts, label_cells, optimistic)
+    asked = options or Options()
+    options = _with_subgroups(replace(asked, ordinal=asked.ordinal or ordinal), facts)
+    made_from = evaluation_inputs(paths, models, facts, label_cells, optimistic, ordinal)
     tables: dict[tuple[str, str], Predictions] = {}
     for model in models:
         tables[model, "oof"] = read_predictions(paths.model(model) / "oof.csv")
         if f"{model}/test.csv" in made_from:
             tables[model, "test"] = read_predictions(paths.model(model) / "test.csv")
-    if evaluation_inputs(paths, models, facts, label_cells, optimistic) != made_from:
+    if evaluation_inputs(paths, models, facts, label_cells, optimistic, ordinal) != made_from:
         raise StaleArtefactError(f"{paths.results}: a table was written while it was read. Run her2net_evaluate again.")
     if test_labels is not None and any(cohort == "test" for _, cohort in tables):
         labels = dict(test_labels())
@@ -128,7 +132,7 @@ def evaluate_dataset(
     thresholds = choose_thresholds(tables, options)
     tables |= _without(tables, set(resembling_test_cases))
     evaluation = evaluate_tables(tables, thresholds, optimistic, class_names, options)
-    evaluation = evaluation.model_copy(update={"made_from": made_from})
+    evaluation = evaluation.model_copy(update={"made_from": made_from, "settings": asked.settings})
     write_evaluation(paths.evaluation, evaluation, Thresholds(made_from=made_from, models=thresholds), tables, facts)
     return evaluation
 

@@ -78,7 +78,7 @@ def _record_evaluation(project: Project) -> None:
     paths = project.paths
     cells = digest_test_label_cells(project.dataset)
     facts, remarks = facts_of_dataset(project.dataset), evaluation_remarks(project)
-    made_from = evaluation_inputs(paths, model_names(project), facts, cells, remarks)
+    made_from = evaluation_inputs(paths, model_names(project), facts, cells, remarks, project.dataset.spec.ordinal)
     one = Metric(model="US", cohort="oof", metric="auc", value=0.5, ci_low=0.1, ci_high=0.9, ci_method="DeLong", n=8, n_positive=4,
                  threshold=None)  # fmt: skip
     evaluation = Evaluation(made_from=made_from, class_names=list(project.plan.class_names), remarks={}, metrics=[one], comparisons=[])
