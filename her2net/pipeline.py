@@ -43,7 +43,7 @@ from her2net.report.material import OWN_PURPOSE
 from her2net.report.stage import write_report
 from her2net.selftest.record import SelfTest
 from her2net.selftest.stage import run_selftest
-from her2net.tabular.added import measure_added_value, write_added_value
+from her2net.tabular.added import measure_added_value, remove_added_value, write_added_value
 from her2net.tabular.features import cases_with
 from her2net.tabular.record import TableFold
 from her2net.tabular.stage import ensemble_table, train_table_fold
@@ -150,6 +150,8 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     labels = cache(partial(read_test_labels, project.dataset, purpose="evaluate", log=project.paths.test_openings))
     names = status.model_names(project)
     _check_tables(project, names)
+    if not project.plan.tables:
+        remove_added_value(project.paths.evaluation)
     evaluation = evaluate_dataset(
         project.paths, names, test_labels=labels if project.dataset.test else None,
         optimistic=status.evaluation_remarks(project), resembling_test_cases=project.splits.resembling_test_cases,

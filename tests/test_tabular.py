@@ -199,6 +199,17 @@ def test_a_plan_without_tables_is_what_it_was(done: DatasetPaths) -> None:
     assert Plan.parse(bare.model_dump_json(), where="here") == bare
 
 
+def test_evaluating_a_plan_without_tables_removes_what_they_added(copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [copied.evaluation / name for name in ("added_value.csv", "added_value.json")]
+    monkeypatch.setattr(pipeline, "evaluate_dataset", lambda *_, **__: None)  # its own files are none of this test's
+    plan = Plan.load(copied.plan)
+    assert all(path.is_file() for path in left)
+    bare = {"tables": {}, "decisions": [d for d in plan.decisions if not d.path.startswith("tables.")]}
+    plan.model_copy(update=bare).save(copied.plan)
+    pipeline.evaluate(load_project(copied))
+    assert not any(path.exists() for path in left)
+
+
 def test_tables_come_and_go_with_what_can_be_had(done: DatasetPaths) -> None:
     project = load_project(done)
     fingerprint = features_fingerprint(done)

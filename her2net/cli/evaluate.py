@@ -63,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
         refuse_without_effect({project.plan.n_classes}, options)
         pipeline.evaluate(project, options)
         folder = paths.evaluation
-    elif args.dataset is not None:
-        raise PredictionTableError("--predictions evaluates tables instead of a dataset. Leave -d out.")
+    elif args.dataset is not None or args.plan != "auto":
+        surplus = "-d" if args.dataset is not None else "-p"
+        raise PredictionTableError(f"--predictions evaluates tables instead of a dataset and its plan. Leave {surplus} out.")
     elif args.output is None:
         raise PredictionTableError("--predictions needs -o FOLDER, where metrics.csv is to be written.")
     else:

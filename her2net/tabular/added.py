@@ -107,6 +107,12 @@ def write_added_value(folder: Path, rows: Sequence[AddedValue], made_from: Mappi
     AddedValues(made_from=dict(made_from), rows=list(rows)).save(folder / JSON_NAME)
 
 
+def remove_added_value(folder: Path) -> None:
+    """Remove what an earlier evaluation, of a plan with tables, left."""
+    for name in (JSON_NAME, CSV_NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _measure(
     base: Sequence[str], added: Sequence[str], cohort: str, oof: Mapping[str, Predictions],
     tables: Mapping[str, Predictions], folds: Sequence[Sequence[str]],
