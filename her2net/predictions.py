@@ -19,8 +19,7 @@ import numpy as np
 from her2net.artefact import read_text, write_csv
 from her2net.errors import PredictionTableError, describe, join_problems
 from her2net.raw.dataset import Case
-from her2net.raw.names import normalise
-from her2net.raw.table import CONTROL, point_decimal
+from her2net.raw.table import CONTROL, clean_cell, point_decimal
 
 FIXED_COLUMNS = ("case_id", "patient_id", "fold", "label")
 SUM_TOLERANCE = 1e-4
@@ -65,10 +64,6 @@ class Predictions:
         """Return the same predictions with the labels of `case_id -> label`; a case not named gets -1."""
         return replace(self, labels=np.array([labels.get(c, -1) for c in self.case_ids], dtype=np.int64))
 
-    def with_patients(self, patients: dict[str, str]) -> Predictions:
-        """Return the same predictions with the patients of `case_id -> patient`; a case not named is its own."""
-        return replace(self, patient_ids=tuple(patients.get(c) or c for c in self.case_ids))
-
 
 def make_predictions(
     case_ids: list[str], patient_ids: list[str], probs: np.ndarray, *, labels: list[int | None], folds: list[str]
@@ -104,7 +99,7 @@ def write_predictions(path: Path, table: Predictions) -> None:
 def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predictions:
     """Read and check a prediction table from anywhere.
 
-    `patient_id` may be absent (each case is then its own patient), as may `fold` and `label`.
+    `patient_id` may be absent (each case is then its own patient), as may `fold` and `label`. Ids are read without padding.
 
     Raises:
         MissingArtefactError: no such file.
@@ -128,7 +123,7 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
         numbers = [name for name in header if name == "label" or name.startswith("prob_")]
         rows = [row | {name: point_decimal(row[name]) for name in numbers if row[name]} for row in rows]
     ids = [name for name in ("case_id", "patient_id") if name in header]
-    rows = [row | {name: normalise(row[name].strip()) for name in ids if row[name]} for row in rows]
+    rows = [row | {name: clean_cell(row[name]) for name in ids if row[name]} for row in rows]
     n_classes = sum(name.startswith("prob_") for name in header)
     if n_classes > MAX_CLASSES:
         what = "too many columns of probabilities"

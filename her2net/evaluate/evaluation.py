@@ -13,12 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from her2net.artefact import digest_file, digest_json
-from her2net.errors import (
-    MissingArtefactError,
-    PredictionTableError,
-    StaleArtefactError,
-    join_problems,
-)
+from her2net.errors import MissingArtefactError, PredictionTableError, StaleArtefactError, join_problems
 from her2net.evaluate.facts import Facts, facts_digest, subgroup_levels
 from her2net.evaluate.files import write_evaluation
 from her2net.evaluate.labels import GivenLabels, put_in_labels
@@ -32,6 +27,7 @@ from her2net.evaluate.record import (
 )
 from her2net.evaluate.side_by_side import (
     cohort_of,
+    compose_ids,
     refuse_contradictions,
     refuse_mixture,
     refuse_same_names,
@@ -203,7 +199,9 @@ def evaluate_files(
     """
     given = labels if isinstance(labels, GivenLabels) else GivenLabels(dict(labels or {}))
     tables: dict[tuple[str, str], Predictions] = {}
-    read = [(file, read_predictions(file, made_by="")) for file in files]
+    read = [(file, compose_ids(file, read_predictions(file, made_by=""))) for file in files]
+    for file, table in read:
+        refuse_mixture(file, table)
     refuse_same_names(read)
     for file, table in read:
         table = table if labels is None else put_in_labels(file, table, given)
@@ -211,7 +209,6 @@ def evaluate_files(
             raise PredictionTableError(
                 f"{file}: no case has a label. Fill the label column, or give --labels cases.csv."
             )
-        refuse_mixture(file, table)
         tables[file.stem, cohort_of(table)] = table
     tables = share_patients(tables)
     refuse_contradictions(tables)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from her2net.errors import PredictionTableError, join_problems
@@ -13,7 +13,7 @@ from her2net.raw.names import normalise
 from her2net.raw.problems import enumerate_names, errors_of
 from her2net.raw.rows import CaseRow, load_rows
 from her2net.raw.spec import DatasetSpec, load_spec
-from her2net.raw.table import Table, read_table
+from her2net.raw.table import Table, point_decimal, read_table
 
 OBVIOUS_NAMES = {"negative": 0, "positive": 1}
 """The one pair of class names whose numbers need no dataset.json."""
@@ -62,6 +62,7 @@ def read_labels(path: Path) -> GivenLabels:
         raise PredictionTableError(join_problems(f"{path}: the labels cannot be read.", wrong))
     if spec is None:
         return GivenLabels(labels, _obvious_names(table), _patients(table, "patient_id"))
+    rows = [replace(row, case_id=normalise(row.case_id), patient_id=normalise(row.patient_id)) for row in rows]
     facts = facts_of_rows(rows, labels, spec) if rows else None
     return GivenLabels(labels, list(spec.class_names), _patients(table, spec.patient), facts)
 
@@ -91,7 +92,8 @@ def _parse_labels(table: Table, names: Mapping[str, int], *, declared: bool) -> 
         key, text = normalise(row.cells[case_id]), row.cells[label]
         if key in labels:
             wrong.append(f"row {row.number}: the case_id {key!r} occurs twice")
-        number = -1 if not text else numbers.get(text.casefold(), _class_number(text))
+        written = point_decimal(text) if table.decimal_comma else text
+        number = -1 if not text else numbers.get(text.casefold(), _class_number(written))
         if number is None or (declared and number not in (-1, *names.values())):
             unknown.add(text)
         labels[key] = -1 if number is None else number
@@ -133,7 +135,7 @@ def _patients(table: Table, column: str) -> dict[str, str]:
 def put_in_labels(file: Path, table: Predictions, given: GivenLabels) -> Predictions:
     """Put in the labels of another file; labels of the table stay where that file has an empty cell.
 
-    Patients are put in too where the table names none.
+    Patients are put in too, where the table names none for a case.
 
     Raises:
         PredictionTableError: the two disagree, a label is not a class of the table, or a case is unknown.
@@ -159,6 +161,10 @@ def put_in_labels(file: Path, table: Predictions, given: GivenLabels) -> Predict
         merged[i] = new if new >= 0 else old
     if problems:
         raise PredictionTableError(join_problems(f"{file}: its labels and those of --labels do not fit.", problems))
-    if table.patient_ids == table.case_ids:
-        table = table.with_patients(given.patients)
-    return table.with_labels({c: int(v) for c, v in zip(table.case_ids, merged, strict=True) if v >= 0})
+    return name_patients(table, given.patients).with_labels({c: int(v) for c, v in zip(table.case_ids, merged, strict=True) if v >= 0})
+
+
+def name_patients(table: Predictions, patients: Mapping[str, str]) -> Predictions:
+    """Give the cases that are their own patient, because the table names none, the patient of `case_id -> patient`."""
+    owners = zip(table.case_ids, table.patient_ids, strict=True)
+    return replace(table, patient_ids=tuple(patients.get(c, p) if c == p else p for c, p in owners))

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from her2net.errors import LeakageError, PredictionTableError, describe, join_problems
-from her2net.predictions import Predictions
+from her2net.evaluate.labels import name_patients
+from her2net.predictions import Predictions, make_predictions
+from her2net.raw.names import normalise
+from her2net.raw.problems import enumerate_names
 
 
 def cohort_of(table: Predictions) -> str:
     """Return `oof` of a table whose fold is filled, else `test`."""
     return "oof" if any(table.folds) else "test"
+
+
+def compose_ids(file: Path, table: Predictions) -> Predictions:
+    """Return the table with ids in composed Unicode form, so that a name is one name whichever system wrote it.
+
+    Raises:
+        PredictionTableError: two cases have one name then.
+    """
+    cases, patients = ([normalise(name) for name in names] for names in (table.case_ids, table.patient_ids))
+    repeated = sorted(name for name, n in Counter(cases).items() if n > 1)
+    if repeated:
+        what, remedy = f"cases differ only in Unicode form: {enumerate_names(repeated)}", "Give each case its own case_id."
+        raise PredictionTableError(describe(what, where=f"{file}: column case_id", remedy=remedy))
+    labels = [None if label < 0 else label for label in table.labels.tolist()]
+    return make_predictions(cases, patients, table.probs, labels=labels, folds=list(table.folds))
 
 
 def refuse_mixture(file: Path, table: Predictions) -> None:
@@ -49,11 +66,7 @@ def refuse_same_names(files: Sequence[tuple[Path, Predictions]]) -> None:
 def share_patients(tables: Mapping[tuple[str, str], Predictions]) -> dict[tuple[str, str], Predictions]:
     """Give each case the patient that any of the tables names; a table without patients counts each case as its own."""
     known = {c: p for table in tables.values() for c, p in zip(table.case_ids, table.patient_ids, strict=True) if c != p}
-    found = {}
-    for key, table in tables.items():
-        owners = zip(table.case_ids, table.patient_ids, strict=True)
-        found[key] = replace(table, patient_ids=tuple(known.get(c, p) if c == p else p for c, p in owners))
-    return found
+    return {key: name_patients(table, known) for key, table in tables.items()}
 
 
 def refuse_contradictions(tables: Mapping[tuple[str, str], Predictions]) -> None:
