@@ -42,7 +42,7 @@ from her2net.evaluate.calibration import (
     error_statistics,
     squared_errors,
 )
-from her2net.evaluate.comparisons import compare_aucs, mcnemar_exact, paired_bootstrap
+from her2net.evaluate.comparisons import compare_aucs, compare_means, mcnemar_exact, paired_bootstrap
 from her2net.evaluate.discrimination import auc_interval, partial_auc_bounds, pr_auc_interval
 from her2net.evaluate.estimate import Estimate, two_sided_p
 from her2net.evaluate.proportions import mcc_formula, predictive_values_at, threshold_metrics
@@ -223,6 +223,7 @@ def tests_of_nothing(
     yield "DeLong paired", auc.p_value
     yield "DeLong paired, normal always", two_sided_p(auc.statistic)
     yield "McNemar exact", mcnemar_exact(*((x >= s.threshold) == (labels == 1) for x in (scores, rival))).p_value
+    yield "Brier, paired t", compare_means(*(squared_errors(labels, post) for post in posts)).p_value
     nri, idi = net_reclassification(labels, *posts)["nri"], integrated_discrimination(labels, *posts)["idi"]
     yield "NRI", nri.p_value
     yield "NRI, by its interval", float(nri.estimate.ci_low <= 0 <= nri.estimate.ci_high)

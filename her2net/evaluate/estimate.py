@@ -78,3 +78,35 @@ def has_both_classes(labels: np.ndarray) -> bool:
 def is_clustered(patients: np.ndarray | None) -> bool:
     """Whether any patient owns more than one case."""
     return patients is not None and len(np.unique(patients)) < len(patients)
+
+
+def number_owners(patients: np.ndarray | None, n: int) -> np.ndarray:
+    """Return the owner (n,) of each case as a number; each case its own without patients."""
+    return np.arange(n) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class PatientMean:
+    """The mean of the cases of some patients.
+
+    Attributes:
+        deviations: (n_owners,) what each patient moves the mean by, 0 for one who has none of the cases.
+        variance: of the mean, summed by patient; NaN with fewer than two.
+    """
+
+    value: float
+    deviations: np.ndarray
+    variance: float
+    n_patients: int
+
+
+def mean_by_patient(values: np.ndarray, owners: np.ndarray, n_owners: int) -> PatientMean:
+    """Return the mean of values (n,) and its variance over patients.
+
+    Args:
+        owners: (n,) number of the patient of each value, below `n_owners`.
+    """
+    value, n_patients = float(values.mean()), len(np.unique(owners))
+    deviations = np.bincount(owners, values - value, n_owners) / len(values)
+    variance = float((deviations**2).sum()) * n_patients / (n_patients - 1) if n_patients > 1 else NAN
+    return PatientMean(value, deviations, variance, n_patients)

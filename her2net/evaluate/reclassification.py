@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from her2net.evaluate.estimate import NAN, Estimate, has_both_classes, t_quantile, undefined, z_quantile
+from her2net.evaluate.estimate import (
+    NAN,
+    Estimate,
+    has_both_classes,
+    mean_by_patient,
+    number_owners,
+    t_quantile,
+    undefined,
+    z_quantile,
+)
 
 NRI_METHOD = "score test, Agresti-Min interval"
 
@@ -62,7 +71,7 @@ def net_reclassification(
     keys = ("nri_positive", "nri_negative", "nri")
     if not has_both_classes(labels):
         return dict.fromkeys(keys, Reclassified(undefined("one class only", NRI_METHOD), NAN, NAN))
-    owners = _owners(patients, len(move))
+    owners = number_owners(patients, len(move))
     one, two = (_moves(sign * move, np.asarray(labels) == c, owners) for c, sign in ((1, 1.0), (0, -1.0)))
     return dict(zip(keys, (_net([one], alpha), _net([two], alpha), _net([one, two], alpha)), strict=True))
 
@@ -109,11 +118,6 @@ def _net(classes: list[_Moves], alpha: float) -> Reclassified:
     return Reclassified(Estimate(value, low, high, NRI_METHOD, reason), error, math.inf)
 
 
-def _owners(patients: np.ndarray | None, n: int) -> np.ndarray:
-    """Return the owner (n,) of each case as a number."""
-    return np.arange(n) if patients is None else np.unique(patients, return_inverse=True)[1]
-
-
 def integrated_discrimination(
     labels: np.ndarray, probs_old: np.ndarray, probs_new: np.ndarray, *, patients: np.ndarray | None = None,
     alpha: float = 0.05,
@@ -128,18 +132,15 @@ def integrated_discrimination(
     if not has_both_classes(labels):
         return dict.fromkeys(keys, Reclassified(undefined("one class only", "t"), NAN, NAN))
     positive = np.asarray(labels) == 1
-    owners = _owners(patients, len(positive))
+    owners = number_owners(patients, len(positive))
     n_owners = int(owners.max()) + 1
     parts, deviations, variances, spread = [], [], [], 0.0
     for rows, sign in ((positive, 1.0), (~positive, -1.0)):
-        mean = float(change[rows].mean())
-        deviation = sign * np.bincount(owners[rows], change[rows] - mean, n_owners) / rows.sum()
-        deviations.append(deviation)
-        present = len(np.unique(owners[rows]))
-        variance = float((deviation**2).sum()) * present / (present - 1) if present > 1 else NAN
-        variances.append(variance)
-        spread += variance**2 / max(present - 1, 1)
-        parts.append(_interval(sign * mean, variance, present - 1.0, alpha, 1.0))
+        mean = mean_by_patient(sign * change[rows], owners[rows], n_owners)
+        deviations.append(mean.deviations)
+        variances.append(mean.variance)
+        spread += mean.variance**2 / max(mean.n_patients - 1, 1)
+        parts.append(_interval(mean.value, mean.variance, mean.n_patients - 1.0, alpha, 1.0))
     both = 2 * float(deviations[0] @ deviations[1]) * n_owners / max(n_owners - 1, 1)  # patients with cases of either class
     one, two = variances
     whole = _interval(parts[0].estimate.value + parts[1].estimate.value, one + two + both,
