@@ -590,7 +590,11 @@ def test_cautions_know_few_cases_bad_calibration_and_chance(material: Material) 
     def texts(of: Material) -> str:
         return " ".join(c.text for c in cautions.find_cautions(of, count_groups(of)) if c.level == "serious")
 
-    assert "Few cases" in texts(material)
+    known = material.known(*material.headline)
+    for owners, unit in ((known.case_ids, "cases"), (tuple(f"p{i // 2}" for i in range(len(known))), "patients")):
+        smallest = min(len({p for p, label in zip(owners, known.labels, strict=True) if label == c}) for c in range(2))
+        of_these = replace(material, tables=material.tables | {material.headline: replace(known, patient_ids=owners)})
+        assert f"Few {unit}: the smaller class has {smallest} of {len(set(owners))}; at least 100" in texts(of_these)
     splits = material.project.splits
     own = splits.partitions[material.plan.splits.name].model_copy(update={"scheme": "custom"})
     across = [[own.folds[0][0], own.folds[1][0]]]

@@ -39,15 +39,29 @@ def cases_for_half_width(auc: float, prevalence: float, target: float, *, alpha:
     return high
 
 
-def size_advice(auc: float, n_pos: int, n_neg: int, *, target: float = 0.05, unit: str = "cases") -> str:
-    """Say how wide the interval is by design, and how many cases, or patients, a narrower one needs."""
+def size_advice(auc: float, n_pos: int, n_neg: int, *, target: float = 0.05, patients: int = 0) -> str:
+    """Say how wide the interval is by design, and how many cases a narrower one needs.
+
+    Args:
+        patients: where some have several cases, how many there are; `n_pos` and `n_neg` then count those with a case of the
+            class, and one with cases of both counts in each.
+    """
     if not math.isfinite(auc) or n_pos == 0 or n_neg == 0:
         return ""
-    n, planned = n_pos + n_neg, min(max(auc, 0.5), 0.99)
-    width, needed = half_width(planned, n, n_pos / n), cases_for_half_width(planned, n_pos / n, target)
-    found = f"{planned:.2f}" if auc >= 0.5 else f"0.50 (found: {auc:.2f})"
-    text = f"With {n} {unit} ({n_pos} positive) and an AUC of {found} the interval is about ±{width:.2f}"
+    n, planned = patients or n_pos + n_neg, min(max(auc, 0.5), 0.99)
+    width, needed = half_width(planned, n_pos + n_neg, n_pos / (n_pos + n_neg)), needed_for(planned, n_pos, n_neg, target, patients)
+    found, unit = f"{planned:.2f}" if auc >= 0.5 else f"0.50 (found: {auc:.2f})", "patients" if patients else "cases"
+    overlap = patients and n_pos + n_neg > patients
+    of_class = f"{n_pos} with a positive case, {n_neg} with a negative one" if overlap else f"{n_pos} positive"
+    text = f"With {n} {unit} ({of_class}) and an AUC of {found} the interval is about ±{width:.2f}"
     return f"{text}; ±{target:g} needs about {needed} {unit}." if needed > n else f"{text}."
+
+
+def needed_for(auc: float, n_pos: int, n_neg: int, target: float, patients: int = 0) -> int:
+    """Return the fewest cases, or patients as in `size_advice`, whose AUC interval is expected to be at most ± target."""
+    counted = n_pos + n_neg
+    needed = cases_for_half_width(auc, n_pos / counted, target)
+    return math.ceil(needed * patients / counted) if patients else needed
 
 
 def auc_permutation_p(

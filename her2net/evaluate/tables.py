@@ -24,8 +24,8 @@ from her2net.evaluate.record import Certainty, Evaluation, Metric, Settings, Sub
 from her2net.evaluate.sample_size import (
     auc_permutation_p,
     auc_permutation_p_of_many,
-    cases_for_half_width,
     half_width,
+    needed_for,
     size_advice,
 )
 from her2net.evaluate.subgroups import subgroup_aucs
@@ -235,15 +235,15 @@ def _certainty(
             p = auc_permutation_p_of_many(table.labels, scores, patients)
         else:
             p = auc_permutation_p(table.labels, scores, patients, rng=np.random.default_rng([options.seed, 5]))
-        several = is_clustered(patients)  # then cases say less than their number
+        several = len(np.unique(patients)) if is_clustered(patients) else 0  # then cases say less than their number
         n_positive, n_negative = effective_counts(table.labels, patients if several else None)
-        share, planned = n_positive / (n_positive + n_negative), min(max(value, 0.5), 0.99)
+        counted, planned = n_positive + n_negative, min(max(value, 0.5), 0.99)
         rows.append(Certainty(
             model=model, cohort=cohort, permutation_p=finite_or_none(p), n=len(table), n_positive=int(table.labels.sum()),
             permutation="normal" if many else "9999 permutations",
-            half_width=half_width(planned, n_positive + n_negative, share),
-            cases_for_005=cases_for_half_width(planned, share, WANTED_HALF_WIDTH),
-            advice=size_advice(value, n_positive, n_negative, target=WANTED_HALF_WIDTH, unit="patients" if several else "cases"),
+            half_width=half_width(planned, counted, n_positive / counted),
+            cases_for_005=needed_for(planned, n_positive, n_negative, WANTED_HALF_WIDTH, several),
+            advice=size_advice(value, n_positive, n_negative, target=WANTED_HALF_WIDTH, patients=several),
             remark=optimism(optimistic, [model], cohort),
         ))  # fmt: skip
     return rows

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from her2net.evaluate.estimate import is_clustered
 from her2net.evaluate.record import RESEMBLING
 from her2net.report.cohort import Group
 from her2net.report.material import OWN_PURPOSE, Material
@@ -62,11 +65,13 @@ def _size(material: Material) -> Iterator[Caution]:
     if auc is None:
         return
     table = material.known(model, cohort)
-    smallest = min(int((table.labels == c).sum()) for c in range(len(material.class_names)))
+    owners = np.array(table.patient_ids)
+    unit = "patients" if is_clustered(owners) else "cases"  # several cases of a patient say less than their number
+    smallest, n = min(len(np.unique(owners[table.labels == c])) for c in range(len(material.class_names))), len(np.unique(owners))
     if smallest < FEW_OF_A_CLASS:
         advice = next((c.advice for c in material.evaluation.certainty if (c.model, c.cohort) == (model, cohort)), "")
         text = (
-            f"Few cases: the smaller class has {smallest} of {len(table)}; at least {FEW_OF_A_CLASS} of each are advised to "
+            f"Few {unit}: the smaller class has {smallest} of {n}; at least {FEW_OF_A_CLASS} of each are advised to "
             f"validate a model (doi:10.1016/j.jclinepi.2004.06.017). {advice}"
         )
         yield Caution("serious", text.strip())

@@ -304,6 +304,15 @@ def test_size_advice_is_the_inverse_of_the_width() -> None:
     assert size_advice(math.nan, 0, 5) == ""
 
 
+def test_size_advice_counts_patients_where_they_have_several_cases() -> None:
+    cases = size_advice(0.85, 19, 29)
+    assert size_advice(0.85, 19, 29, patients=48) == cases.replace("cases", "patients")
+    both = size_advice(0.85, 20, 20, patients=25)
+    assert both.startswith("With 25 patients (20 with a positive case, 20 with a negative one) and an AUC of 0.85")
+    needed = cases_for_half_width(0.85, 0.5, 0.05)
+    assert f"needs about {math.ceil(needed * 25 / 40)} patients." in both
+
+
 def test_subgroups_say_their_size_and_whether_they_differ() -> None:
     rng = np.random.default_rng(0)
     labels, levels = rng.integers(0, 2, 400), np.repeat(["a", "b", "c", ""], [180, 180, 20, 20])

@@ -298,6 +298,10 @@ def test_patients_with_several_cases_are_said_to_be_clustered() -> None:
     assert "clustered by patient" in methods["A", "auc"]
     assert "clustered by patient" in methods["A", "sensitivity"]
     assert "clustered" not in methods["B", "auc"]
+    certain = {row.model: row for row in found.certainty}
+    assert certain["A"].advice.startswith("With 10 patients (10 with a positive case, 10 with a negative one)")
+    assert certain["B"].advice.startswith("With 40 cases (20 positive)")
+    assert certain["A"].half_width > 1.3 * certain["B"].half_width
 
 
 @pytest.mark.slow
