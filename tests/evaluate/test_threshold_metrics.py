@@ -105,6 +105,23 @@ def test_predictive_values_move_with_prevalence() -> None:
     assert moved["npv"].ci_low < moved["npv"].value < moved["npv"].ci_high
 
 
+def test_predictive_values_of_an_infinite_ratio_are_at_their_bound() -> None:
+    """No false alarm: every call is right, whatever the prevalence; specificity 0: every all-clear is wrong."""
+    plus, minus = likelihood_ratios(Confusion(tp=6, fn=4, tn=10, fp=0))
+    ppv = predictive_values_at(0.1, plus, minus)["ppv"]
+    odds = plus.ci_low / 9
+    assert (ppv.value, ppv.ci_high, ppv.reason) == (1.0, 1.0, "")
+    assert ppv.ci_low == pytest.approx(odds / (1 + odds))
+    plus, minus = likelihood_ratios(Confusion(tp=6, fn=4, tn=0, fp=10))
+    npv = predictive_values_at(0.1, plus, minus)["npv"]
+    assert (npv.value, npv.ci_low, npv.reason) == (0.0, 0.0, "")
+    assert npv.ci_high == pytest.approx(1 / (1 + minus.ci_low / 9))
+    for counts, name in ((Confusion(tp=0, fn=10, tn=10, fp=0), "ppv"), (Confusion(tp=10, fn=0, tn=0, fp=10), "npv")):
+        never = predictive_values_at(0.1, *likelihood_ratios(counts))[name]
+        assert math.isnan(never.value)
+        assert never.reason == "0 / 0"
+
+
 def test_cases_of_one_patient_count_for_less() -> None:
     success, owners = np.repeat([True, False], [30, 10]), np.repeat(np.arange(20), 2)
     clustered, plain = clustered_proportion(success, owners), proportion(30, 40)
