@@ -7,6 +7,7 @@ ending are not told apart, and names are compared in composed Unicode form.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from her2net.artefact import digest_file
@@ -17,11 +18,12 @@ from her2net.plan.table_schema import CLINICAL, TablePlan
 from her2net.preprocess.cache import CaseFiles
 from her2net.raw.images import find_sidecar, is_3d
 from her2net.raw.layout import SUFFIX, list_candidates
-from her2net.raw.names import explain_bad_name
+from her2net.raw.names import explain_bad_name, word_key
 from her2net.raw.rows import CASES, read_covariates
 
 MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
 SIDECAR_ENDINGS = (".json",)
+KNOWN_FOLDERS = ("images", "imagesTr", "imagesTs", "masks", "masksTr", "masksTs")
 LISTED = 8  # rows without an image that are named: the table of a whole cohort may lie beside a few images
 
 
@@ -40,6 +42,7 @@ def find_cases(folder: Path, plan: Plan) -> tuple[dict[str, list[CaseFiles]], li
         raise MissingArtefactError(f"{folder}: no such folder of images.")
     problems: list[str] = []
     ignored: list[Finding] = []
+    _look_for_other_folders(folder, plan, problems, ignored)
     found = {name: _find_modality(folder, name, section, problems, ignored) for name, section in plan.modalities.items()}
     if not any(found.values()) and not problems:
         wanted = " or ".join(f"{name}/<case>{section.file_ending}" for name, section in plan.modalities.items())
@@ -47,6 +50,27 @@ def find_cases(folder: Path, plan: Plan) -> tuple[dict[str, list[CaseFiles]], li
     if problems:
         raise RawDataError(join_problems(f"{folder}: cannot be predicted.", problems))
     return found, ignored
+
+
+def image_places(folder: Path) -> tuple[Path, ...]:
+    """Return the folders that may hold those of the modalities: this one, or `images` or `imagesTs` in it."""
+    return folder, folder / "images", folder / "imagesTs"
+
+
+def _look_for_other_folders(folder: Path, plan: Plan, problems: list[str], ignored: list[Finding]) -> None:
+    """Refuse a folder whose name is that of a modality but for upper and lower case, and warn of others with images in them."""
+    spelled = {word_key(name): name for name in plan.modalities}
+    endings = tuple({section.file_ending.lower() for section in plan.modalities.values()})
+    masks = (folder / "masks", folder / "masksTs")
+    for place in (p for p in (*image_places(folder), *masks) if p.is_dir()):
+        for found in sorted(p for p in place.iterdir() if p.is_dir() and p.name not in (*plan.modalities, *KNOWN_FOLDERS)):
+            name = spelled.get(word_key(found.name))
+            if name is not None and not (place / name).is_dir():  # it is, where the file system does not tell them apart
+                problems.append(describe("the folder is spelled otherwise than the modality", where=found, expected=name,
+                                         remedy="Rename it, or its images are not read."))
+            elif place not in masks and any(path.name.lower().endswith(endings) for path in found.iterdir()):
+                what, expected = "the folder is not read, for no modality has its name", " or ".join(plan.modalities)
+                ignored.append(Finding("warning", "folder-ignored", what, "", expected, found.name, ""))
 
 
 def find_covariates(
@@ -95,8 +119,8 @@ def _unmatched(check: str, what: str, expected: str, case_id: str) -> Finding:
 def _find_modality(
     folder: Path, name: str, section: ModalityPlan, problems: list[str], ignored: list[Finding]
 ) -> list[CaseFiles]:
-    places = (folder / name, folder / "images" / name, folder / "imagesTs" / name)
-    images = _match_images(next((p for p in places if p.is_dir()), None), name, section, problems, ignored)
+    places = [place / name for place in image_places(folder) if (place / name).is_dir()]
+    images = _match_images(places, name, section, problems, ignored)
     masks = _match_masks(folder, name, section, images, problems, ignored)
     cases = []
     for case_id, paths in images.items():
@@ -107,14 +131,15 @@ def _find_modality(
 
 
 def _match_images(
-    folder: Path | None, name: str, section: ModalityPlan, problems: list[str], ignored: list[Finding]
+    places: Sequence[Path], name: str, section: ModalityPlan, problems: list[str], ignored: list[Finding]
 ) -> dict[str, tuple[Path, ...]]:
     """Return case id -> file of each channel, of the cases that have all of them."""
     n_channels, endings = len(section.channels), (section.file_ending.lower(),)
     sidecar_endings = () if is_3d(section.file_ending) else SIDECAR_ENDINGS
     channels: dict[str, dict[int, Path]] = {}
     sidecars: list[Path] = []
-    for stem, path in _list_files(folder, name, endings, problems, ignored, beside=sidecar_endings) if folder else ():
+    listed = (_list_files(place, name, endings, problems, ignored, beside=sidecar_endings) for place in places)
+    for stem, path in chain.from_iterable(listed):
         if path.name.lower().endswith(sidecar_endings):
             sidecars.append(path)
             continue
@@ -124,15 +149,16 @@ def _match_images(
         case_id, channel = _identify(stem, n_channels)
         twice = channels.setdefault(case_id, {}).get(channel)
         if twice is not None:
-            problems.append(describe(f"the same channel of {case_id!r} as {twice.name}", where=path, remedy="Keep one."))
+            problems.append(describe(f"the same channel of {case_id!r} as {twice}", where=path, remedy="Keep one."))
         channels[case_id][channel] = path
     complete = {}
     for case_id, files in sorted(channels.items()):
         if sorted(files) == list(range(n_channels)):
             complete[case_id] = tuple(files[c] for c in range(n_channels))
         else:
-            problems.append(describe("channels do not match the plan", where=f"{folder}/{case_id}", found=sorted(files),
-                                     expected=list(range(n_channels))))
+            where = f"{next(iter(files.values())).parent}/{case_id}"
+            expected = list(range(n_channels))
+            problems.append(describe("channels do not match the plan", where=where, found=sorted(files), expected=expected))
     read = {find_sidecar(paths[0]) for paths in complete.values()}
     for path in (p for p in sidecars if p not in read):
         what = "the sidecar is not read, for no complete image has its name"

@@ -32,6 +32,7 @@ from her2net.plan.table_schema import CLINICAL
 from her2net.predictions import Predictions, make_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.raw.problems import enumerate_names
+from her2net.raw.rows import CASES
 from her2net.tabular.encode import find_unseen
 from her2net.tabular.features import FeatureTable, covariate_table, has_lesion, radiomics_table
 from her2net.tabular.radiomics import radiomics_at_hand, require_mirp
@@ -188,6 +189,7 @@ class Predictor:
         of a model.
         """
         counts = Counter((finding.case_id, finding.modality) for finding in self.findings)
+        of_all = Counter(finding.modality for finding in self.findings if finding.check == "column-missing")
         rows: list[dict[str, object]] = []
         for name, table in tables.items():
             threshold = self.model.thresholds.models[name].value if table.n_classes == 2 else None
@@ -199,7 +201,7 @@ class Predictor:
                 shown = float(probs[1]) if threshold is not None else float(probs.max())
                 rows.append({"case_id": case_id, "model": name, "probability": shown, "threshold": threshold,
                              "decision": self.plan.class_names[label],
-                             "warnings": sum(counts[case_id, source] for source in sources)})  # fmt: skip
+                             "warnings": sum(counts[case_id, source] + of_all[source] for source in sources)})  # fmt: skip
         return rows
 
 
@@ -220,14 +222,20 @@ def _load(source: str | Path | DatasetPaths, plan: str, device: str) -> TrainedM
 
 def summarise_findings(findings: Sequence[Finding]) -> str:
     """Say about how many images there are warnings, and of what kinds; names no case."""
-    n_images = len({(finding.case_id, finding.modality) for finding in findings})
+    n = len({(finding.case_id, finding.modality) for finding in findings if finding.modality and finding.case_id != CASES})
+    what = f"{n} image{'s' * (n > 1)} with warnings" if n else f"{len(findings)} warning{'s' * (len(findings) > 1)}"
     kinds = ", ".join(f"{check} {n}" for check, n in Counter(finding.check for finding in findings).items())
-    return f"{n_images} image{'s' * (n_images > 1)} with warnings ({kinds})"
+    return f"{what} ({kinds})"
 
 
 def write_tables(folder: Path, predictor: Predictor, tables: dict[str, Predictions]) -> list[Path]:
-    """Write `<model>.csv` per table, `decisions.csv` and `warnings.csv`; return what was written."""
+    """Write `<model>.csv` per table, `decisions.csv` and `warnings.csv`; return what was written.
+
+    Tables of models that predict nothing here are removed: they are of other images, and may name patients that the rest hides.
+    """
     written = []
+    for name in set(predictor.model.names) - set(tables):
+        (folder / f"{folder_name(name)}.csv").unlink(missing_ok=True)
     for name, table in tables.items():
         path = folder / f"{folder_name(name)}.csv"
         write_predictions(path, table)

@@ -13,10 +13,13 @@ from archive_factory import make_model, with_tiny_network, write_made_archive
 from raw_factory import box_mask, smooth_noise, write_png
 
 from her2net import Predictor
+from her2net.artefact import write_csv
 from her2net.errors import RawDataError
 from her2net.input_check import Finding, UnlikeTrainingWarning
 from her2net.new_folder import find_cases
+from her2net.paths import folder_name
 from her2net.plan.schema import Plan
+from her2net.predict import summarise_findings, write_tables
 from her2net.predictions import Predictions
 from her2net.raw.images import read_image
 from her2net.trained import TrainedModel
@@ -99,6 +102,48 @@ def test_one_case_in_two_unicode_forms_is_refused(plan: Plan, tmp_path: Path) ->
         find_cases(tmp_path, plan)
 
 
+def test_a_folder_spelled_otherwise_than_its_modality_is_refused(plan: Plan, tmp_path: Path) -> None:
+    write_images(tmp_path, "us/P1.png")
+    if (tmp_path / "US").is_dir():
+        pytest.skip("this file system does not tell upper from lower case")
+    with pytest.raises(RawDataError, match=r"us: the folder is spelled otherwise than the modality, expected US"):
+        find_cases(tmp_path, plan)
+
+
+def test_a_folder_of_no_modality_is_named_if_it_holds_images(plan: Plan, tmp_path: Path) -> None:
+    write_images(tmp_path, "US/P1.png", "XR/P1.png", "notes/readme.txt.png")
+    (tmp_path / "empty").mkdir()
+    found, ignored = find_cases(tmp_path, plan)
+    assert [case.case_id for case in found["US"]] == ["P1"]
+    assert checks(ignored) == [("XR", "", "folder-ignored"), ("notes", "", "folder-ignored")]
+
+
+def test_images_of_every_place_are_read_and_doubles_refused(plan: Plan, tmp_path: Path) -> None:
+    write_images(tmp_path, "US/P1.png", "images/US/P2.png", "imagesTs/US/P3.png")
+    found, _ = find_cases(tmp_path, plan)
+    assert [case.case_id for case in found["US"]] == ["P1", "P2", "P3"]
+    write_images(tmp_path, "images/US/P1.png")
+    with pytest.raises(RawDataError, match=r"images/US/P1\.png: the same channel of 'P1' as .*/US/P1\.png\. Keep one"):
+        find_cases(tmp_path, plan)
+
+
+def test_a_folder_of_tables_holds_those_of_one_call(model_file: Path, tmp_path: Path) -> None:
+    """Tables of images that are not predicted now would stand beside the new ones, with names that those may hide."""
+    write_images(tmp_path / "both", "US/P1.png")
+    predictor = Predictor(model_file, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnlikeTrainingWarning)
+        tables = predictor.predict(tmp_path / "both", quiet=True)
+    out = tmp_path / "out"
+    for name in predictor.model.names:
+        write_csv(out / f"{folder_name(name)}.csv", ["case_id"], [{"case_id": "P0"}])
+    (out / "notes.csv").write_text("mine")
+    write_tables(out, predictor, tables)
+    assert {path.stem for path in out.iterdir()} == {*map(folder_name, tables), "decisions", "warnings", "notes"}
+    assert set(tables) < set(predictor.model.names)
+    assert not [path.name for path in out.iterdir() if "P0" in path.read_text()]
+
+
 def test_a_sidecar_that_is_read_is_not_said_to_be_ignored(plan: Plan, tmp_path: Path) -> None:
     write_images(tmp_path, "US/P1.png", "US/P2_0000.png", "US/P3.png")
     for name in ("US/P1.json", "US/P2.json", "US/P4.json"):
@@ -145,6 +190,9 @@ def test_what_a_table_lacks_is_named(model_file: Path, tmp_path: Path, table: st
     predictor, tables = predict_with_table(model_file, tmp_path / "new", table)
     assert [(f.case_id, f.check) for f in predictor.findings if f.modality == "CLIN"] == expected
     assert all("CLIN" in str(f) for f in predictor.findings if f.modality == "CLIN")
+    if ("cases.csv", "column-missing") in expected:
+        assert {row["warnings"] for row in predictor.decide(tables) if row["model"] == "CLIN"} == {1}
+        assert summarise_findings([f for f in predictor.findings if f.modality == "CLIN"]) == "1 warning (column-missing 1)"
     if ("002", "level-unseen") in expected:
         said = next(str(f) for f in predictor.findings if f.check == "level-unseen")
         assert said == "CLIN 002: the level of sex was not seen in training, so it counts as missing; found w, expected f, m."

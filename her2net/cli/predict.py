@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from her2net.paths import DatasetPaths, find_roots
     from her2net.predict import Predictor, write_tables
     from her2net.pseudonyms import load_key, pseudonym, pseudonymise_table
+    from her2net.raw.rows import CASES
 
     if args.model is not None and (args.input is None or args.output is None or args.dataset is not None):
         raise ArchiveError("--model FILE needs -i FOLDER and -o FOLDER, and takes no -d: the file is all there is of the model.")
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.pseudonymise:
         key = load_key(paths.pseudonym_key)
         tables = {name: pseudonymise_table(table, key) for name, table in tables.items()}
-        predictor.findings = [replace(f, case_id=pseudonym(f.case_id, key)) for f in predictor.findings]
+        predictor.findings = [f if f.case_id == CASES else replace(f, case_id=pseudonym(f.case_id, key)) for f in predictor.findings]
         print(f"key of the pseudonyms: {paths.pseudonym_key} (do not pass it on)")
     folder = args.output or paths.predictions
     for path in write_tables(folder, predictor, tables):
