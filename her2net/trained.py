@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-from her2net.ensemble import EnsembleRecord
-from her2net.errors import PlanError, describe
+from her2net.artefact import changed_inputs
+from her2net.ensemble import EnsembleRecord, ensemble_inputs
+from her2net.errors import PlanError, StaleArtefactError, describe, join_problems
 from her2net.evaluate.evaluation import choose_thresholds, recorded_options
 from her2net.evaluate.thresholds import Thresholds
 from her2net.fingerprint import Fingerprint
 from her2net.fuse.sources import fusion_sources
-from her2net.fuse.stage import FUSION, FusionRecord, load_fusion, read_tables
+from her2net.fuse.stage import FUSION, FusionRecord, fusion_inputs, load_fusion, read_tables
 from her2net.inference import load_networks
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
@@ -58,7 +60,7 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
 
     Raises:
         MissingArtefactError: something is not trained yet; names the command.
-        StaleArtefactError: something was trained by another plan; names the command.
+        StaleArtefactError: something was trained by another plan, or pooled or fused before it was trained; names the command.
     """
     plan = Plan.load(paths.plan)
     names = list(plan.modalities)
@@ -67,6 +69,7 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
     covariates = path.is_file() and FusionRecord.load(path).covariates
     fusion = load_fusion(path, plan) if len(fusion_sources(plan, covariates=covariates)) > 1 else None
     records = {name: EnsembleRecord.load(paths.model(name) / "ensemble.json") for name in names}
+    _refuse_older_tables(paths, plan, records, fusion)
     fitted = {name: load_folds(paths, plan, name) for name in plan.tables}
     for name, folds in fitted.items():
         refuse_stale_folds(paths, name, folds, [plan_inputs(plan.tables[name])] * len(folds))
@@ -76,6 +79,30 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
         plan=plan, fingerprint=_load_fingerprint(paths, names), networks=networks, fusion=fusion,
         thresholds=Thresholds(models=thresholds), tta={name: record.tta for name, record in records.items()}, tables=fitted,
     )  # fmt: skip
+
+
+def _refuse_older_tables(
+    paths: DatasetPaths, plan: Plan, records: Mapping[str, EnsembleRecord], fusion: FusionRecord | None
+) -> None:
+    """Refuse thresholds and a fusion that are of other networks than there are now.
+
+    Raises:
+        StaleArtefactError: names each, and the command.
+    """
+    problems = []
+    for name, record in records.items():
+        now = ensemble_inputs(paths, plan, name, (), tta=record.tta)
+        if changed_inputs(record.made_from, {"folds": now["folds"]}):
+            command = f"her2net_ensemble {name} {paths.options}"
+            problems.append(f"ensemble {name}: made from other folds than there are now. Run {command} first.")
+    if fusion is not None:
+        now = fusion_inputs(paths, plan, fit_on=fusion.fitted_on, covariates=fusion.covariates)
+        changed = changed_inputs(fusion.made_from, {table: digest for table, digest in now.items() if table.endswith("/oof.csv")})
+        if changed:
+            command = f"her2net_fuse {paths.options}{' --covariates' * fusion.covariates}"
+            problems.append(f"fuse: made from other tables than there are now ({', '.join(changed)}). Run {command} first.")
+    if problems:
+        raise StaleArtefactError(join_problems(f"{paths.results}: thresholds and fusion do not belong to these networks.", problems))
 
 
 def _load_fingerprint(paths: DatasetPaths, names: list[str]) -> Fingerprint:

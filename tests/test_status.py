@@ -23,6 +23,7 @@ from her2net.locks import hold
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
+from her2net.predict import Predictor
 from her2net.predictions import read_predictions, write_predictions
 from her2net.project import load_project
 from her2net.train import run as train_run
@@ -242,6 +243,13 @@ def test_a_fold_trained_anew_from_the_same_to_something_else_makes_what_rests_on
     assert record.made_from == former.made_from
     assert not_done(copied) == {"ensemble US", *LATER}
     assert states(copied)["ensemble US"].why == "changed since: folds"
+    with pytest.raises(StaleArtefactError, match=r"ensemble US: made from other folds .*Run her2net_ensemble US -d Dataset001_Small"):
+        Predictor(copied, device="cpu")
+    pipeline.ensemble(load_project(copied), "US", tta=False, device="cpu", quiet=True)
+    with pytest.raises(StaleArtefactError, match=r"fuse: .*\(US/oof\.csv\)\. Run her2net_fuse -d Dataset001_Small"):
+        Predictor(copied, device="cpu")
+    pipeline.fuse(load_project(copied))
+    Predictor(copied, device="cpu")
 
 
 def test_a_changed_table_of_a_fold_makes_its_ensemble_stale(copied: DatasetPaths) -> None:
