@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -375,6 +376,18 @@ def test_an_ordinal_level_is_the_same_however_its_number_is_written(folder: Path
     set_covariates(folder, {"grade": "ordinal"})
     by_id = {case.case_id: case.covariates["grade"] for case in read_dataset(folder).cases}
     assert [by_id[row[0]] for row in rows[1:8]] == ["1", "1", "2", "2", "2", "2.5", ""]
+
+
+def test_a_patient_in_two_unicode_forms_is_one(folder: Path) -> None:
+    """Else a fold would be trained on the patient whom it holds out."""
+    rows = read_rows(folder)
+    column = rows[0].index("patient_id")
+    forms = [unicodedata.normalize(form, "Müller") for form in ("NFD", "NFC")]
+    for row, name in zip(rows[1:3], forms, strict=True):
+        row[column] = name
+    write_table(folder / "cases.csv", rows)
+    by_id = {case.case_id: case.patient_id for case in read_dataset(folder).cases}
+    assert [by_id[row[0]] for row in rows[1:3]] == [forms[0]] * 2
 
 
 def test_none_and_minus_are_findings_where_cells_are_words(folder: Path) -> None:

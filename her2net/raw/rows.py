@@ -143,15 +143,20 @@ def _make_row(row: Row, columns: _Columns, spec: DatasetSpec, decimal_comma: boo
 
 
 def _settle_spelling(rows: Sequence[CaseRow], kinds: Mapping[str, CovariateKind]) -> list[CaseRow]:
-    """Spell each level of a binary or categorical covariate as where it occurs first, so that `yes` is no other level than `Yes`."""
+    """Spell each level of a binary or categorical covariate as where it occurs first, so that `yes` is no other level than `Yes`.
+
+    Likewise a patient and a site in two Unicode forms, in which a patient would stand on both sides of a fold.
+    """
     first: dict[tuple[str, str], str] = {}
+    forms: dict[str, str] = {}
     settled = []
     for row in rows:
         cells = {
             name: text if kinds[name] in NUMERIC else first.setdefault((name, word_key(text)), text)
             for name, text in row.covariates.items()
         }
-        settled.append(replace(row, covariates=cells))
+        patient, site = (name and forms.setdefault(normalise(name), name) for name in (row.patient_id, row.site))
+        settled.append(replace(row, covariates=cells, patient_id=patient or "", site=site))
     return settled
 
 
