@@ -309,7 +309,7 @@ def test_a_full_disk_leaves_nothing_of_an_import(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("arguments", [["-i", "x"], ["-o", "x"], ["-i", "x", "-o", "y", "-d", "1"]])
+@pytest.mark.parametrize("arguments", [["-i", "x"], ["-o", "x"], ["-i", "x", "-o", "y", "-d", "1"], ["-i", "x", "-o", "y", "-p", "b"]])
 def test_an_archive_needs_input_and_output_and_no_dataset(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

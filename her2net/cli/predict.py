@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
     from her2net.pseudonyms import load_key, pseudonym, pseudonymise_table
     from her2net.raw.rows import CASES
 
-    if args.model is not None and (args.input is None or args.output is None or args.dataset is not None):
-        raise ArchiveError("--model FILE needs -i FOLDER and -o FOLDER, and takes no -d: the file is all there is of the model.")
+    surplus = args.dataset is not None or args.plan != "auto"
+    if args.model is not None and (args.input is None or args.output is None or surplus):
+        raise ArchiveError("--model FILE needs -i FOLDER and -o FOLDER, and takes no -d or -p: the file is all there is of the model.")
     if args.model is None:
         paths = resolve_paths(args, trained=True)
         predictor = Predictor(paths, device=args.device)
