@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,8 +18,8 @@ from her2net.fuse.stage import FUSION, FusionRecord, fusion_inputs, load_fusion,
 from her2net.inference import load_networks
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
-from her2net.tabular.record import TableFold
-from her2net.tabular.stage import load_folds, plan_inputs, refuse_stale_folds
+from her2net.tabular.record import TableEnsemble, TableFold
+from her2net.tabular.stage import digest_folds, load_folds, plan_inputs, refuse_stale_folds
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
     covariates = path.is_file() and FusionRecord.load(path).covariates
     fusion = load_fusion(path, plan) if len(fusion_sources(plan, covariates=covariates)) > 1 else None
     records = {name: EnsembleRecord.load(paths.model(name) / "ensemble.json") for name in names}
-    _refuse_older_tables(paths, plan, records, fusion)
     fitted = {name: load_folds(paths, plan, name) for name in plan.tables}
     for name, folds in fitted.items():
         refuse_stale_folds(paths, name, folds, [plan_inputs(plan.tables[name])] * len(folds))
+    _refuse_older_tables(paths, plan, records, fitted, fusion)
     tables = read_tables(paths, [*names, *fitted, *([FUSION] if fusion else [])], "oof")
     thresholds = choose_thresholds({(name, "oof"): table for name, table in tables.items()}, recorded_options(paths))
     return TrainedModel(
@@ -82,24 +82,31 @@ def load_trained(paths: DatasetPaths, device: str) -> TrainedModel:
 
 
 def _refuse_older_tables(
-    paths: DatasetPaths, plan: Plan, records: Mapping[str, EnsembleRecord], fusion: FusionRecord | None
-) -> None:
-    """Refuse thresholds and a fusion that are of other networks than there are now.
+    paths: DatasetPaths, plan: Plan, records: Mapping[str, EnsembleRecord], fitted: Mapping[str, Sequence[TableFold]],
+    fusion: FusionRecord | None,
+) -> None:  # fmt: skip
+    """Refuse thresholds and a fusion that are of other models than there are now; needs no images and no labels.
 
     Raises:
+        MissingArtefactError: a table model is not pooled yet; names the command.
         StaleArtefactError: names each, and the command.
     """
-    problems = []
-    for name, record in records.items():
-        now = ensemble_inputs(paths, plan, name, (), tta=record.tta)
-        if changed_inputs(record.made_from, {"folds": now["folds"]}):
-            command = f"her2net_ensemble {name} {paths.options}"
-            problems.append(f"ensemble {name}: made from other folds than there are now. Run {command} first.")
+    now = {name: ensemble_inputs(paths, plan, name, (), tta=record.tta)["folds"] for name, record in records.items()}
+    now |= {name: digest_folds(paths, name, folds) for name, folds in fitted.items()}
+    pooled = {name: record.made_from for name, record in records.items()}
+    pooled |= {name: TableEnsemble.load(paths.model(name) / "ensemble.json").made_from for name in fitted}
+    problems = [
+        f"ensemble {name}: made from other folds than there are now. Run her2net_ensemble {name} {paths.options} first."
+        for name, folds in now.items()
+        if changed_inputs(pooled[name], {"folds": folds})
+    ]
     if fusion is not None:
-        now = fusion_inputs(paths, plan, fit_on=fusion.fitted_on, covariates=fusion.covariates)
-        changed = changed_inputs(fusion.made_from, {table: digest for table, digest in now.items() if table.endswith("/oof.csv")})
+        on_test = fusion.fitted_on == "test"
+        tables = fusion_inputs(paths, plan, fit_on=fusion.fitted_on, covariates=fusion.covariates)
+        parts = ("/oof.csv", "/test.csv") if on_test else "/oof.csv"
+        changed = changed_inputs(fusion.made_from, {table: digest for table, digest in tables.items() if table.endswith(parts)})
         if changed:
-            command = f"her2net_fuse {paths.options}{' --covariates' * fusion.covariates}"
+            command = f"her2net_fuse {paths.options}{' --covariates' * fusion.covariates}{' --fit-on test' * on_test}"
             problems.append(f"fuse: made from other tables than there are now ({', '.join(changed)}). Run {command} first.")
     if problems:
         raise StaleArtefactError(join_problems(f"{paths.results}: thresholds and fusion do not belong to these networks.", problems))

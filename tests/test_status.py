@@ -261,6 +261,31 @@ def test_a_changed_table_of_a_fold_makes_its_ensemble_stale(copied: DatasetPaths
     assert found["ensemble MRI"].why == found["ensemble CLIN"].why == "changed since: folds"
 
 
+def test_thresholds_of_a_table_model_fitted_anew_are_refused_without_the_raw_data(copied: DatasetPaths) -> None:
+    shutil.rmtree(copied.raw)
+    Predictor(copied, device="cpu")
+    path = copied.fold("CLIN", 2) / "oof.csv"
+    table = read_predictions(path)
+    write_predictions(path, replace(table, probs=table.probs[:, ::-1].copy()))
+    with pytest.raises(StaleArtefactError, match=r"ensemble CLIN: .*Run her2net_ensemble CLIN -d Dataset001_Small") as refused:
+        Predictor(copied, device="cpu")
+    assert "US" not in str(refused.value)
+    assert "her2net_fuse" not in str(refused.value), "it does not fuse the covariates"
+
+
+def test_a_fusion_fitted_on_test_tables_is_refused_once_these_change(copied: DatasetPaths) -> None:
+    pipeline.fuse(load_project(copied), fit_on="test")
+    Predictor(copied, device="cpu")
+    path = copied.model("US") / "test.csv"
+    table = read_predictions(path)
+    write_predictions(path, replace(table, probs=table.probs[:, ::-1].copy()))
+    told = r"fuse: .*\(US/test\.csv\)\. Run her2net_fuse -d Dataset001_Small --fit-on test first"
+    with pytest.raises(StaleArtefactError, match=told):
+        Predictor(copied, device="cpu")
+    pipeline.fuse(load_project(copied))
+    Predictor(copied, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("constant", "stale", "why"),
     [

@@ -169,6 +169,12 @@ def mean_of_folds(folds: Sequence[TableFold], table: FeatureTable) -> np.ndarray
     return np.mean([apply_model(record.model, table) for record in folds], axis=0)
 
 
+def digest_folds(paths: DatasetPaths, name: str, folds: Sequence[TableFold]) -> str:
+    """Digest of the fitted folds and of their predictions of held-out cases."""
+    return digest_json([[record.made_from, digest_json(record.model), digest_oof(paths.fold(name, record.fold))]
+                        for record in folds])  # fmt: skip
+
+
 def ensemble_inputs(project: Project, name: str) -> dict[str, str]:
     """Digests of the fitted folds and of the test cases' features.
 
@@ -178,8 +184,7 @@ def ensemble_inputs(project: Project, name: str) -> dict[str, str]:
     folds = load_folds(project.paths, project.plan, name)
     test = cases_with(project.plan.tables[name], project.dataset.test, project.scan)
     return {
-        "folds": digest_json([[record.made_from, digest_json(record.model), digest_oof(project.paths.fold(name, record.fold))]
-                              for record in folds]),
+        "folds": digest_folds(project.paths, name, folds),
         "test_cases": digest_json(row_digests(project, name, test)),
     }
 
