@@ -65,7 +65,9 @@ def _look_for_other_folders(folder: Path, plan: Plan, problems: list[str], ignor
     for place in (p for p in (*image_places(folder), *masks) if p.is_dir()):
         for found in sorted(p for p in place.iterdir() if p.is_dir() and p.name not in (*plan.modalities, *KNOWN_FOLDERS)):
             name = spelled.get(word_key(found.name))
-            if name is not None and not (place / name).is_dir():  # it is, where the file system does not tell them apart
+            if name is not None and (place / name).is_dir() and found.samefile(place / name):
+                continue  # a file system that does not tell upper from lower case: it is read
+            if name is not None:
                 problems.append(describe("the folder is spelled otherwise than the modality", where=found, expected=name,
                                          remedy="Rename it, or its images are not read."))
             elif place not in masks and any(path.name.lower().endswith(endings) for path in found.iterdir()):

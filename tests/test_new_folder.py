@@ -108,6 +108,19 @@ def test_a_folder_spelled_otherwise_than_its_modality_is_refused(plan: Plan, tmp
         pytest.skip("this file system does not tell upper from lower case")
     with pytest.raises(RawDataError, match=r"us: the folder is spelled otherwise than the modality, expected US"):
         find_cases(tmp_path, plan)
+    write_images(tmp_path, "US/P2.png")
+    with pytest.raises(RawDataError, match=r"us: the folder is spelled otherwise than the modality, expected US"):
+        find_cases(tmp_path, plan)
+
+
+def test_another_name_of_a_folder_that_is_read_is_neither_refused_nor_warned_of(plan: Plan, tmp_path: Path) -> None:
+    """As `us` is one of `US` where a file system does not tell upper from lower case."""
+    write_images(tmp_path, "US/P1.png")
+    if not (tmp_path / "us").is_dir():
+        (tmp_path / "us").symlink_to("US", target_is_directory=True)
+    found, ignored = find_cases(tmp_path, plan)
+    assert [case.case_id for case in found["US"]] == ["P1"]
+    assert not ignored
 
 
 def test_a_folder_of_no_modality_is_named_if_it_holds_images(plan: Plan, tmp_path: Path) -> None:
