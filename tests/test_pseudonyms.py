@@ -101,3 +101,22 @@ def test_predictions_with_pseudonyms_name_no_case(model_file: Path, roots: Roots
     warned = {row["case_id"] for row in csv.DictReader((out[1] / "warnings.csv").open())}
     assert {pseudonym(c, key) for c in plain.case_ids} <= warned, "no masks: every case is warned of"
     assert not list(out[1].glob("*.key"))
+
+
+def test_a_folder_written_to_again_hides_the_cases_of_before_but_not_the_name_of_the_table(
+    model_file: Path, roots: Roots, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = write_dataset(tmp_path / "raw", n_patients=4), tmp_path / "out"
+    (raw / "imagesTr").rename(raw / "images")
+    cases = sorted({path.stem.partition("_")[0] for path in (raw / "images" / "US").iterdir()})
+    call = ["--model", str(model_file), "-i", str(raw), "-o", str(out), "--quiet"]
+    (raw / "cases.csv").write_text("case_id,age,sex\n" + "".join(f"{c},50,f\n" for c in cases))
+    assert predict.main(call) == 0
+    assert (out / "CLIN.csv").is_file()
+    (raw / "cases.csv").write_text("case_id,sex\n" + "".join(f"{c},\n" for c in cases))
+    assert predict.main([*call, "--pseudonymise"]) == 0
+    assert not (out / "CLIN.csv").exists()
+    assert not [c for c in cases for path in out.iterdir() if c in path.read_text()]
+    found = [row for row in csv.DictReader((out / "warnings.csv").open()) if row["check"] == "column-missing"]
+    assert [(row["case_id"], row["expected"]) for row in found] == [("cases.csv", "a column 'age'")]
+    assert "CLIN cases.csv: the table lacks a covariate" in capsys.readouterr().err
