@@ -149,11 +149,11 @@ def _predict_again(
     """Predict a fold's held-out cases once more, with test-time augmentation."""
     import torch
 
-    from her2net.train.loop import flip_axes, predict_probs
+    from her2net.train.loop import predict_probs
 
     section = plan.modalities[modality]
     cache = load_cache(paths.cache(modality, section.preprocessing_digest), table.case_ids)
     probs = predict_probs(network, torch.from_numpy(cache.image).to(device), section.preprocessing.input_vox,
-                          batch_size=section.inference.batch_size, flip_axes=flip_axes(section.training))
+                          batch_size=section.inference.batch_size, flip_axes=section.training.augmentation.mirrored_axes)
     return make_predictions(list(table.case_ids), list(table.patient_ids), probs,
                             labels=[int(label) for label in table.labels], folds=list(table.folds))

@@ -24,7 +24,7 @@ from her2net.preprocess.cache import CaseFiles
 from her2net.progress import choose_workers, map_in_processes
 from her2net.train.checkpoint import FINAL, compare_weights, read_checkpoint
 from her2net.train.fold import refuse_other_plan
-from her2net.train.loop import channels_last, flip_axes, predict_probs
+from her2net.train.loop import channels_last, predict_probs
 from her2net.train.record import RunRecord
 
 
@@ -89,7 +89,7 @@ def predict_files(
         RawDataError: cases cannot be read, or the check found an error; lists them all.
     """
     device = next(networks[0].parameters()).device
-    axes = flip_axes(section.training) if tta else ()
+    axes = section.training.augmentation.mirrored_axes if tta else ()
     size = section.inference.batch_size
     batch: list[np.ndarray] = []
     rows: list[np.ndarray] = []

@@ -135,13 +135,15 @@ def hold(target: Path, what: str, *, wait: bool = True, say: Say | None = None) 
                 told = _wait_for_other(path, what, wait, say or _say, told)
         except OSError as error:
             raise WriteError(explain_write_failure(path, error)) from error
-        _sweep(path)
-        threading.Thread(target=lock._refresh, args=(ended,), daemon=True, name="her2net lock").start()
-        yield lock
+        try:
+            _sweep(path)
+            threading.Thread(target=lock._refresh, args=(ended,), daemon=True, name="her2net lock").start()
+            yield lock
+        finally:
+            ended.set()
+            lock._release()
     finally:
-        ended.set()
         _held.discard(me.token)
-        lock._release()
 
 
 def wait_until_free(target: Path, what: str, *, say: Say | None = None) -> None:

@@ -52,7 +52,7 @@ def find_cases(folder: Path, plan: Plan) -> tuple[dict[str, list[CaseFiles]], li
     return found, ignored
 
 
-def image_places(folder: Path) -> tuple[Path, ...]:
+def _image_places(folder: Path) -> tuple[Path, ...]:
     """Return the folders that may hold those of the modalities: this one, or `images` or `imagesTs` in it."""
     return folder, folder / "images", folder / "imagesTs"
 
@@ -62,7 +62,7 @@ def _look_for_other_folders(folder: Path, plan: Plan, problems: list[str], ignor
     spelled = {word_key(name): name for name in plan.modalities}
     endings = tuple({section.file_ending.lower() for section in plan.modalities.values()})
     masks = (folder / "masks", folder / "masksTs")
-    for place in (p for p in (*image_places(folder), *masks) if p.is_dir()):
+    for place in (p for p in (*_image_places(folder), *masks) if p.is_dir()):
         for found in sorted(p for p in place.iterdir() if p.is_dir() and p.name not in (*plan.modalities, *KNOWN_FOLDERS)):
             name = spelled.get(word_key(found.name))
             if name is not None and (place / name).is_dir() and found.samefile(place / name):
@@ -121,7 +121,7 @@ def _unmatched(check: str, what: str, expected: str, case_id: str) -> Finding:
 def _find_modality(
     folder: Path, name: str, section: ModalityPlan, problems: list[str], ignored: list[Finding]
 ) -> list[CaseFiles]:
-    places = [place / name for place in image_places(folder) if (place / name).is_dir()]
+    places = [place / name for place in _image_places(folder) if (place / name).is_dir()]
     images = _match_images(places, name, section, problems, ignored)
     masks = _match_masks(folder, name, section, images, problems, ignored)
     cases = []

@@ -26,6 +26,7 @@ USERS_TO_MEND = {
     errno.ENOSPC, errno.EDQUOT, errno.ESTALE,
 }  # fmt: skip
 """What is wrong with a disk or a folder in a way that the user can do something about: exit code 2."""
+DEFAULT_PLAN = "auto"
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
@@ -39,7 +40,7 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
 def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     """Add `-d/--dataset`, `-p/--plan` and `--quiet`."""
     parser.add_argument("-d", "--dataset", help="id, name or folder name; may be left out while there is one dataset")
-    parser.add_argument("-p", "--plan", default="auto", help="name of the plan")
+    parser.add_argument("-p", "--plan", default=DEFAULT_PLAN, help="name of the plan")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

@@ -83,12 +83,6 @@ class AugmentationPlan(Strict):
     gamma: Range = (0.7, 1.5)
     gamma_probability: Probability = 0.0
 
-
-    @property
-    def mirrored_axes(self) -> list[int]:
-        """Spatial axes that are mirrored: those that may be flipped, unless none ever is."""
-        return [axis for axis, may in enumerate(self.flip_axes) if may and self.flip_probability > 0]
-
     @model_validator(mode="after")
     def _check_ranges(self) -> AugmentationPlan:
         for key, (lowest, highest) in LIMITS.items():
@@ -117,6 +111,11 @@ class AugmentationPlan(Strict):
     def ndim(self) -> int:
         """Number of spatial axes, 2 or 3."""
         return len(self.flip_axes)
+
+    @property
+    def mirrored_axes(self) -> list[int]:
+        """Spatial axes along which training flips, hence along which test-time augmentation may."""
+        return [axis for axis, may in enumerate(self.flip_axes) if may and self.flip_probability > 0]
 
     @property
     def reach(self) -> float:

@@ -70,8 +70,8 @@ def check_classes(plan: Plan, cases: Sequence[Case], folds: Sequence[Sequence[st
             remedy = "Take the modality out of dataset.json, or add such cases."
             problems.append(describe(f"no training case of class {lacking} has this modality", where=name, remedy=remedy))
             continue
-        for k, fold in enumerate(folds):
-            lacking = _absent(plan, [case for case in having if case.patient_id not in set(fold)])
+        for k, held in enumerate(map(set, folds)):
+            lacking = _absent(plan, [case for case in having if case.patient_id not in held])
             if lacking:
                 what = f"all cases of class {lacking} that have it are held out together"
                 remedy = "Take fewer folds, or bring your own with --splits."

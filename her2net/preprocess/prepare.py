@@ -123,13 +123,12 @@ def _statistics(
     array: np.ndarray, window: tuple[np.ndarray, np.ndarray], plan: PreprocessingPlan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and SD, each (C, 1, ...), of the voxels that the plan names."""
+    part = array
     if plan.statistics == "crop":
         inside = [
             slice(max(int(np.floor(a)), 0), max(int(np.ceil(b)), 1)) for a, b in zip(*window, strict=True)
         ]
         part = array[(slice(None), *inside)]
-    else:
-        part = array
     rows = lambda a: a.reshape(1 if plan.joint_channels else len(a), -1).astype(np.float32)
     flat, shape = rows(part), (-1, *(1,) * (array.ndim - 1))
     mean, std = flat.mean(axis=1), flat.std(axis=1)

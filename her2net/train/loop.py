@@ -234,11 +234,6 @@ def exact_convolutions() -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-def flip_axes(plan: TrainingPlan) -> list[int]:
-    """Spatial axes along which training flips, hence along which test-time augmentation may."""
-    return plan.augmentation.mirrored_axes
-
-
 @torch.inference_mode()
 def predict_probs(
     model: nn.Module, images: Tensor, input_vox: Sequence[int], *, batch_size: int,

@@ -42,7 +42,6 @@ from her2net.train.data import ALL, FoldData
 from her2net.train.loop import (
     channels_last,
     epoch_seed,
-    flip_axes,
     make_average,
     make_optimizer,
     make_scaler,
@@ -199,7 +198,7 @@ class TrainingRun:
     def _predict_held_out(self, precision: str) -> np.ndarray:
         part, section = self.task.parts["held_out"], self.task.section
         tta = section.inference.tta and precision == "fp32"
-        flips = flip_axes(section.training) if tta else ()
+        flips = section.training.augmentation.mirrored_axes if tta else ()
         return predict_probs(
             self._averaged(), torch.from_numpy(part.cache.image), section.preprocessing.input_vox,
             batch_size=section.inference.batch_size, flip_axes=flips, precision=precision,
