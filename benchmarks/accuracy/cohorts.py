@@ -79,6 +79,7 @@ COHORTS: dict[str, Synthetic | Real] = {
     "rare_3d_200": Synthetic(3, 200, positive_share=0.25),
     "thick_3d_200": Synthetic(3, 200, every_slice=2),
     **{f"{sign}_2d_{n}": Synthetic(2, n, sign) for sign in ("core", "texture", "shape") for n in (1000, 1600, 4000)},
+    **{f"{sign}_3d_{n}": Synthetic(3, n, sign) for sign in ("core", "texture") for n in (500, 1500)},
 }
 
 

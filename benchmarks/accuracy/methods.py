@@ -13,7 +13,7 @@ from her2net import pipeline
 from her2net.fuse.stage import FUSION
 from her2net.inference import load_network, predict_files
 from her2net.paths import DatasetPaths
-from her2net.plan.machine import inspect_machine, measure_speed
+from her2net.plan.machine import choose_device, inspect_machine, measure_speed
 from her2net.plan.stage import PlanOptions
 from her2net.predictions import read_predictions
 from her2net.project import Project, load_project
@@ -26,7 +26,7 @@ Method = Callable[[DatasetPaths, float, int], Scores]
 def auto(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
     """her2net as it comes, one model on all training cases: as each fold predicts the cases it holds out."""
     project = _plan(paths, PlanOptions(preset="auto", budget_h=seconds / 3600, n_workers=1, quiet=True))
-    return _train_on_all(project, TrainOptions(seed=seed, quiet=True, restart=True))
+    return _train_on_all(project, TrainOptions(device=choose_device("auto"), seed=seed, quiet=True, restart=True))
 
 
 def auto_radiomics(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
@@ -71,7 +71,7 @@ def _train_on_all(project: Project, options: TrainOptions) -> Scores:
     (name,) = project.plan.modalities
     section, files = project.plan.modalities[name], project.files(name, project.test(name))
     pipeline.train(project, name, "all", options)
-    network = load_network(project.paths, section, name, "all", "cpu")
+    network = load_network(project.paths, section, name, "all", options.device)
     probs, _ = predict_files([network], section, files, tta=False, n_workers=1, quiet=True)
     return dict(zip((file.case_id for file in files), probs[:, 1].tolist(), strict=True))
 
