@@ -10,7 +10,7 @@ from her2net.errors import MissingArtefactError, StaleArtefactError
 from her2net.fingerprint import dataset_digest
 from her2net.locks import wait_until_free
 from her2net.paths import DatasetPaths
-from her2net.plan.check import check_fit, check_sections, refuse_unusable
+from her2net.plan.check import check_edits, check_fit, check_sections, refuse_unusable
 from her2net.plan.schema import Plan
 from her2net.preprocess.cache import CaseFiles, row_digest
 from her2net.raw.dataset import Case, RawDataset, read_dataset, seal_holdout
@@ -102,7 +102,7 @@ def load_planned(paths: DatasetPaths) -> Project:
             f"{paths.plan}: no such plan. Run her2net_plan first" + (f", or name one of {', '.join(have)} with -p." if have else ".")
         )
     plan = Plan.load(paths.plan)
-    refuse_unusable(paths.plan, check_sections(plan) + check_fit(plan, dataset.spec, paths.folder))
+    refuse_unusable(paths.plan, check_sections(plan) + check_edits(plan, paths) + check_fit(plan, dataset.spec, paths.folder))
     splits = load_splits(paths.splits, dataset)
     if splits.holdout is not None:
         dataset = seal_holdout(dataset, splits.holdout.patients)

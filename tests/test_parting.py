@@ -16,7 +16,7 @@ from her2net.errors import PlanError
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
-from her2net.project import load_project
+from her2net.project import load_planned, load_project
 from her2net.splits import Splits
 
 OWN = [["P000", "P001", "P006", "P007"], ["P002", "P003", "P004", "P005"]]
@@ -87,6 +87,27 @@ def test_a_recorded_card_must_know_every_speed_where_there_is_none(tmp_path: Pat
     with pytest.raises(PlanError, match="is of another device than --device"):
         plan(paths, machine=file, device="cpu")
     assert not paths.plan.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("preset", "paper", r'preset: .*"paper", .* for "auto"\. Write "auto" again, and run her2net_plan --preset paper -d '),
+        ("budget_h", None, r"budget_h: .*null, .* for 1\.0\. Write 1\.0 again, and run her2net_plan --budget HOURS -d "),
+        ("name", "mine", r"name: not that of the file; found 'mine', expected 'auto'\. Write that, or rename the file\."),
+    ],
+)
+def test_what_is_asked_for_with_an_option_is_not_edited(tmp_path: Path, key: str, value: object, says: str) -> None:
+    paths = make_cohort(tmp_path)
+    plan(paths)
+    assert not Plan.load(paths.plan).edited
+    values = json.loads(paths.plan.read_text())
+    paths.plan.write_text(json.dumps(values | {key: value}))
+    for options in ({}, {"preset": "paper"}):
+        with pytest.raises(PlanError, match=says):
+            plan(paths, **options)
+    with pytest.raises(PlanError, match=says):
+        load_planned(paths)
 
 
 @pytest.mark.parametrize(("key", "value", "says"), [("drop_path", 0.1, "nothing is dropped where the classifier is solved")])

@@ -5,12 +5,14 @@ The schema says what a plan may look like; this says what would fail later, in a
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from her2net.errors import PlanError, describe, join_problems
 from her2net.networks.build import network_spec, why_nothing_is_dropped
+from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.raw.dataset import Case, DatasetSpec
 from her2net.raw.images import is_3d
@@ -52,6 +54,21 @@ def _check_section(path: str, section: ModalityPlan) -> list[str]:
     if n_voxels > MAX_BATCH_VOXELS:
         problems.append(f"{path}: inference.batch_size and preprocessing.stored_vox make a batch of {n_voxels:,} voxels, "
                         f"expected at most {MAX_BATCH_VOXELS:,}.")
+    return problems
+
+
+def check_edits(plan: Plan, paths: DatasetPaths) -> list[str]:
+    """List edits that would change nothing of what is made by the plan."""
+    problems = []
+    if plan.name != paths.plan_name:
+        remedy = "Write that, or rename the file."
+        problems.append(describe("not that of the file", where="name", found=plan.name, expected=repr(paths.plan_name), remedy=remedy))
+    decided = {decision.path: json.dumps(decision.value) for decision in plan.decisions}
+    for key, option in {"preset": f"--preset {plan.preset}", "budget_h": f"--budget {plan.budget_h or 'HOURS'}"}.items():
+        if key in plan.edited:
+            what = f"edited to {json.dumps(plan.edited[key])}, but all else is still what was chosen for {decided[key]}"
+            remedy = f"Write {decided[key]} again, and run her2net_plan {option} {paths.options}, which plans anew."
+            problems.append(describe(what, where=key, remedy=remedy))
     return problems
 
 

@@ -36,6 +36,8 @@ JITTER = 8  # the cache stores an eighth more than the network sees on each side
 
 
 DEFAULT_REASONS = {
+    "preset": "as asked with --preset; auto without it",
+    "budget_h": "as asked with --budget; without it 2 hours for the preset auto on a CPU, else no limit",
     "ndim": "read from the files",
     "channels": "declared in dataset.json",
     "file_ending": "declared in dataset.json",
@@ -112,7 +114,7 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
 def _explain_the_rest(plan: Plan) -> Plan:
     """Add a decision for every value that no rule derives, so that each value of a plan has its reason."""
     decided = {decision.path for decision in plan.decisions}
-    sections = plan.model_dump(mode="json", include={"modalities", "splits", "fusion"})
+    sections = plan.model_dump(mode="json", include={"preset", "budget_h", "modalities", "splits", "fusion"})
     rest = [
         Decision(path=path, value=value, rule="default", reason=_default_reason(path))
         for path, value in _leaves(sections)

@@ -12,7 +12,7 @@ from her2net.errors import MissingArtefactError, PlanError, RawDataError, descri
 from her2net.fingerprint import Fingerprint, extract_fingerprint
 from her2net.networks.pretrained import pretrained_at_hand
 from her2net.paths import DatasetPaths
-from her2net.plan.check import check_classes, check_sections, refuse_unusable
+from her2net.plan.check import check_classes, check_edits, check_sections, refuse_unusable
 from her2net.plan.machine import (
     Machine,
     choose_device,
@@ -152,6 +152,8 @@ def _settle_plan(
 ) -> tuple[Plan, bool]:
     """Keep the plan on disk while what it was made from is unchanged; else make one."""
     old = _load_or_none(Plan, paths.plan)
+    if old is not None:
+        refuse_unusable(paths.plan, check_edits(old, paths))
     machine = _settle_machine(options, old)
     preset = options.preset or (old.preset if old else "auto")
     budget = options.budget_h or (old.budget_h if old and old.preset == preset else _default_budget(preset, machine))
@@ -167,7 +169,7 @@ def _settle_plan(
         if old.edited:
             raise PlanError(
                 f"{paths.plan}: you edited {', '.join(old.edited)}, and the data or the options have changed since. "
-                "Rename the file to keep it, delete it to plan anew, or plan under another name with -p."
+                "Rename the file, and name in it, to keep it, delete it to plan anew, or plan under another name with -p."
             )
 
     def measure(network: str, input_vox: list[int], n_channels: int, batch_size: int) -> float:

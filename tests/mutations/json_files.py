@@ -201,7 +201,7 @@ MUTATIONS: list[Mutation] = [
     bad("a class more", "class_names", ["negative", "positive", "unsure"], "loss_weights"),
     bad("classes exchanged", "class_names", ["positive", "negative"], "class_names", commands=(TRAIN,)),
     bad("of another dataset", "dataset", "Dataset002_Other", "Dataset002_Other", commands=(TRAIN,)),
-    PLANS.accepted("named otherwise", plan_value("name", "mine"), "a plan goes by the name of its file", commands=(TRAIN,)),
+    bad("named otherwise", "name", "mine", "name: ", "'mine'", "expected 'auto'"),
     bad("budget -1", "budget_h", -1.0),
     bad("unknown preset", "preset", "best"),
     bad("fusion without strength", "fusion.strength", 0.0),
