@@ -50,6 +50,15 @@ def test_the_table_names_existing_layers(name: str) -> None:
     assert len(spec.min_size) == len(spec.stride) == spec.ndim
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_table_says_which_networks_cannot_train_on_a_single_case(name: str) -> None:
+    network, spec = build_network(name, n_channels=1, n_classes=2), NETWORKS[name]
+    assert spec.normalises_batches == any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
+    if spec.normalises_batches:
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            network.train()(some_images(name, 1, n=1))
+
+
 @pytest.mark.parametrize("name", ["resnet10_3d_s2", "resnet10_3d_s122", "resnet10_3d"])
 def test_the_declared_stride_is_the_stride(name: str) -> None:
     network = build_network(name, n_channels=1, n_classes=2).eval()

@@ -110,12 +110,20 @@ def test_what_is_asked_for_with_an_option_is_not_edited(tmp_path: Path, key: str
         load_planned(paths)
 
 
-@pytest.mark.parametrize(("key", "value", "says"), [("drop_path", 0.1, "nothing is dropped where the classifier is solved")])
-def test_an_edit_that_could_not_be_trained_is_refused_with_the_plan(tmp_path: Path, key: str, value: float, says: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "key", "value", "says"),
+    [
+        ("scattering_2d", "drop_path", 0.1, "nothing is dropped where the classifier is solved"),
+        ("resnet10t", "batch_size", 1, r"spread of a batch, which one case does not have\. Set it to 2 or more"),
+    ],
+)
+def test_an_edit_that_could_not_be_trained_is_refused_with_the_plan(
+    tmp_path: Path, network: str, key: str, value: float, says: str
+) -> None:
     paths = make_cohort(tmp_path)
     plan(paths)
     values = json.loads(paths.plan.read_text())
-    values["modalities"]["US"]["training"][key] = value
+    values["modalities"]["US"]["training"] |= {"network": network, key: value}
     paths.plan.write_text(json.dumps(values))
     with pytest.raises(PlanError, match=rf"modalities\.US\.training\.{key}: .*{says}"):
         plan(paths)

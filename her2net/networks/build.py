@@ -54,6 +54,7 @@ class NetworkSpec:
         weighs_places: the classifier has a weight for each place of the last map, instead of one for their mean.
         windows: shares of the crop's edges, about its middle, over which parts of the last map extend, one after the other.
         solved: every layer but the classifier is fixed, and the classifier is solved (`her2net.train.solve`), not stepped.
+        normalises_batches: it divides by the spread of a batch in training, which one case alone does not have.
         source: paper, library and licence of the weights where it restricts their use.
     """
 
@@ -73,6 +74,7 @@ class NetworkSpec:
     weighs_places: bool = False
     windows: tuple[float, ...] = (1.0,)
     solved: bool = False
+    normalises_batches: bool = False
 
 
 def _convnext(size: str, weights: str) -> NetworkSpec:
@@ -86,7 +88,7 @@ def _convnext(size: str, weights: str) -> NetworkSpec:
 def _resnet_2d(name: str, first_conv: str, weights: str) -> NetworkSpec:
     return NetworkSpec(
         name, 2, "timm", name, (16, 16), (32, 32), first_conv, "fc", RESNET_STAGES,
-        f"timm/{name}.{weights}", "model.safetensors", RESNET_2D_SOURCE,
+        f"timm/{name}.{weights}", "model.safetensors", RESNET_2D_SOURCE, normalises_batches=True,
     )  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def _resnet_3d(depth: int, suffix: str, stem_stride: tuple[int, int, int]) -> Ne
     return NetworkSpec(
         f"resnet{depth}_3d{suffix}", 3, "monai", f"resnet{depth}", tuple(max(n // 4, 4) for n in stride), stride,
         "conv1", "fc", RESNET_STAGES, f"TencentMedicalNet/MedicalNet-Resnet{depth}", f"resnet_{depth}_23dataset.pth",
-        RESNET_3D_SOURCE, {"conv1_t_stride": stem_stride, **shortcut},
+        RESNET_3D_SOURCE, {"conv1_t_stride": stem_stride, **shortcut}, normalises_batches=True,
     )  # fmt: skip
 
 

@@ -50,6 +50,9 @@ def _check_section(path: str, section: ModalityPlan) -> list[str]:
         problems.append(f"{path}.preprocessing.input_vox: {sizes.input_vox} is {needs}.")
     if why := why_nothing_is_dropped(spec, section.training.drop_path):
         problems.append(f"{path}.training.drop_path: {section.training.drop_path:g}, but of {spec.name} {why}")
+    if spec.normalises_batches and section.training.batch_size < 2:
+        why = f"{spec.name} normalises by the spread of a batch, which one case does not have"
+        problems.append(f"{path}.training.batch_size: {section.training.batch_size}, but {why}. Set it to 2 or more.")
     n_voxels = section.inference.batch_size * section.n_inputs * math.prod(sizes.stored_vox)
     if n_voxels > MAX_BATCH_VOXELS:
         problems.append(f"{path}: inference.batch_size and preprocessing.stored_vox make a batch of {n_voxels:,} voxels, "
