@@ -152,18 +152,16 @@ def _evaluate_locked(project: Project, options: Options | None) -> Evaluation:
     _check_tables(project, names)
     if not project.plan.tables:
         remove_added_value(project.paths.evaluation)
-    evaluation = evaluate_dataset(
+    return evaluate_dataset(
         project.paths, names, test_labels=labels if project.dataset.test else None,
         optimistic=status.evaluation_remarks(project), resembling_test_cases=project.splits.resembling_test_cases,
         class_names=project.plan.class_names, options=options, facts=facts_of_dataset(project.dataset),
         label_cells=digest_test_label_cells(project.dataset), ordinal=project.dataset.spec.ordinal,
+        write_more=partial(_evaluate_added_value, project, labels) if project.plan.tables else None,
     )  # fmt: skip
-    if project.plan.tables:
-        _evaluate_added_value(project, evaluation, labels)
-    return evaluation
 
 
-def _evaluate_added_value(project: Project, evaluation: Evaluation, labels: Callable[[], Mapping[str, int]]) -> None:
+def _evaluate_added_value(project: Project, labels: Callable[[], Mapping[str, int]], evaluation: Evaluation) -> None:
     names = [*project.plan.modalities, *project.plan.tables]
     oof, test = (read_tables(project.paths, names, part) for part in ("oof", "test"))
     test = {name: table.with_labels(dict(labels())) for name, table in test.items()}

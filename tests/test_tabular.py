@@ -210,6 +210,20 @@ def test_evaluating_a_plan_without_tables_removes_what_they_added(copied: Datase
     assert not any(path.exists() for path in left)
 
 
+def test_an_evaluation_interrupted_before_the_added_value_is_not_complete(
+    copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "write_added_value", kill)
+    monkeypatch.setattr("her2net.evaluate.files.write_figures", lambda *_: [])
+    assert status.evaluation_state(load_project(copied)).state == "done"
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.evaluate(load_project(copied))
+    assert status.evaluation_state(load_project(copied)).state == "missing"
+
+
 def test_tables_come_and_go_with_what_can_be_had(done: DatasetPaths) -> None:
     project = load_project(done)
     fingerprint = features_fingerprint(done)

@@ -97,6 +97,7 @@ def evaluate_dataset(
     paths: DatasetPaths, models: Sequence[str], *, test_labels: Callable[[], Mapping[str, int]] | None,
     optimistic: Mapping[str, str], resembling_test_cases: Collection[str], class_names: Sequence[str],
     options: Options | None = None, facts: Facts | None = None, label_cells: str = "", ordinal: bool = False,
+    write_more: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:  # fmt: skip
     """Evaluate the OOF and test tables of the models and write `evaluation/`.
 
@@ -108,6 +109,7 @@ def evaluate_dataset(
         facts: covariates and site of each case, for subgroups and Table 1.
         label_cells: digest of the label cells of the test cases, taken before they are opened; see `evaluation_inputs`.
         ordinal: whether the dataset gives its classes an order, asked for or not; the settings record what was asked for.
+        write_more: see `write_evaluation`.
     """
     asked = options or Options()
     options = _with_subgroups(replace(asked, ordinal=asked.ordinal or ordinal), facts)
@@ -129,7 +131,7 @@ def evaluate_dataset(
     tables |= _without(tables, set(resembling_test_cases))
     evaluation = evaluate_tables(tables, thresholds, optimistic, class_names, options)
     evaluation = evaluation.model_copy(update={"made_from": made_from, "settings": asked.settings})
-    write_evaluation(paths.evaluation, evaluation, Thresholds(made_from=made_from, models=thresholds), tables, facts)
+    write_evaluation(paths.evaluation, evaluation, Thresholds(made_from=made_from, models=thresholds), tables, facts, write_more)
     return evaluation
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,14 @@ DECISION_COLUMNS = (
 
 def write_evaluation(
     folder: Path, evaluation: Evaluation, thresholds: Thresholds, tables: Mapping[tuple[str, str], Predictions],
-    facts: Facts | None = None,
+    facts: Facts | None = None, write_more: Callable[[Evaluation], None] | None = None,
 ) -> None:  # fmt: skip
     """Write tables and figures; `metrics.json` last, because its presence says that the others are whole.
 
     What an earlier evaluation left here and this one does not make is removed.
+
+    Args:
+        write_more: writes what else belongs to the evaluation.
     """
     (folder / "metrics.json").unlink(missing_ok=True)
     write_csv(folder / "metrics.csv", METRIC_COLUMNS, (metric.model_dump() for metric in evaluation.metrics))
@@ -64,6 +67,8 @@ def write_evaluation(
     cuts = {name: threshold.value for name, threshold in thresholds.models.items()}
     made += write_figures(folder / "figures", tables, cuts, evaluation.class_names)
     _remove_stale(folder, set(made))
+    if write_more is not None:
+        write_more(evaluation)
     evaluation.save(folder / "metrics.json")
 
 
