@@ -50,7 +50,7 @@ def plan_cohort(
     options = PlanOptions(preset="paper", preprocess=False, n_workers=1, quiet=True)
     plan, _ = pipeline.plan(paths, options)
     edited = {name: _edit(section, *settings[name], epochs) for name, section in plan.modalities.items()}
-    plan.model_copy(update={"modalities": edited}).save(paths.plan)
+    plan.model_copy(update={"modalities": edited, "decisions": []}).save(paths.plan)  # else these count as edits, some without effect
     pipeline.plan(paths, PlanOptions(n_workers=1, quiet=True))
     return load_project(paths)
 

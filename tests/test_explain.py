@@ -183,7 +183,7 @@ def test_untrained_and_stale_folds_are_refused(small_run: DatasetPaths, tmp_path
     with pytest.raises(MissingArtefactError, match=r"her2net_train US 2.*--fold"):
         pipeline.explain(load_project(paths), "US", QUIET)
     text = json.loads(paths.plan.read_text())
-    text["modalities"]["MRI"]["training"]["learning_rate"] = 0.0007
+    text["modalities"]["MRI"]["training"]["loss_weights"] = [0.9, 1.1]
     paths.plan.write_text(json.dumps(text))
     with pytest.raises(StaleArtefactError, match="her2net_train MRI 0"):
         pipeline.explain(load_project(paths), "MRI", QUIET)

@@ -129,6 +129,47 @@ def test_an_edit_that_could_not_be_trained_is_refused_with_the_plan(
         plan(paths)
 
 
+IGNORED = [
+    ("epochs", 5), ("batch_size", 4), ("learning_rate", 0.5), ("weight_decay", 0.1), ("warmup_epochs", 2.0), ("ema_decay", 0.9),
+    ("label_smoothing", 0.1), ("gradient_clip", 2.0), ("precision", "fp16"), ("checkpoint", "best"), ("seed", 7),
+    ("initialisation", "pretrained"), ("augmentation.mixup_alpha", 0.4), ("augmentation.noise_probability", 0.5),
+    ("augmentation.flip_probability", 0.5), ("augmentation.engine", "batchgenerators"),
+]  # fmt: skip
+
+
+def test_edits_that_a_solved_network_would_not_heed_are_refused_all_at_once(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path)
+    plan(paths)
+    values = json.loads(paths.plan.read_text())
+    training = values["modalities"]["US"]["training"]
+    assert training["network"] == "scattering_2d"
+    for key, value in IGNORED:
+        part = training["augmentation"] if "." in key else training
+        assert part[key.rpartition(".")[2]] != value
+        part[key.rpartition(".")[2]] = value
+    paths.plan.write_text(json.dumps(values))
+    for use in (plan, load_planned):
+        with pytest.raises(PlanError) as refusal:
+            use(paths)
+        lines = [line for line in str(refusal.value).splitlines() if ", without effect: scattering_2d is solved in one go" in line]
+        assert sorted(line.split(": ")[0] for line in lines) == sorted(f"  - modalities.US.training.{key}" for key, _ in IGNORED)
+    training["network"] = "resnet10t"  # which is trained by steps
+    paths.plan.write_text(json.dumps(values))
+    assert "kept" in plan(paths)[1][0]
+
+
+def test_edits_that_a_solved_network_heeds_are_kept(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path)
+    plan(paths)
+    values = json.loads(paths.plan.read_text())
+    training = values["modalities"]["US"]["training"]
+    training["loss_weights"] = [0.5, 1.5]
+    training["augmentation"] |= {"flip_axes": [True, True], "flip_probability": 0.0}
+    paths.plan.write_text(json.dumps(values))
+    assert "kept" in plan(paths)[1][0]
+    assert len(load_planned(paths).plan.edited) == 3
+
+
 def test_own_folds_outlive_a_corrected_label(tmp_path: Path) -> None:
     paths = make_cohort(tmp_path)
     bring_own_folds(paths)

@@ -32,7 +32,7 @@ from her2net.raw import synthetic
 from her2net.raw.images import read_image, read_mask
 from her2net.raw.synthetic import make_synthetic_dataset
 from her2net.train.data import select_fold
-from her2net.train.fold import read_record, weigh_classes
+from her2net.train.fold import read_record, refuse_other_plan, weigh_classes
 
 
 def test_run_leaves_exactly_these_files(done: DatasetPaths) -> None:
@@ -193,11 +193,11 @@ def test_the_remark_of_a_fusion_makes_the_evaluation_stale_where_its_tables_are_
 
 def test_an_edited_plan_is_kept_shown_and_makes_the_folds_stale(copied: DatasetPaths) -> None:
     text = json.loads(copied.plan.read_text())
-    text["modalities"]["US"]["training"]["learning_rate"] = 0.0007
+    text["modalities"]["US"]["training"]["loss_weights"] = [0.9, 1.1]
     copied.plan.write_text(json.dumps(text))
     plan, remarks = plan_dataset(copied, plan_options(copied.roots.raw.parent))
     assert remarks[0] == "plan auto: kept"
-    assert plan.edited == {"modalities.US.training.learning_rate": 0.0007}
+    assert plan.edited == {"modalities.US.training.loss_weights": [0.9, 1.1]}
     states = {state.stage: state.state for state in status.report_status(copied)}
     assert states["cache US"] == "done"
     assert states["train US fold 0"] == "stale"
@@ -211,7 +211,7 @@ def test_an_edited_plan_is_kept_shown_and_makes_the_folds_stale(copied: DatasetP
     ("section", "edit", "changed"),
     [
         ("preprocessing", {"margin": 0.05, "margin_unit": "lesion"}, "preprocessing"),
-        ("training", {"learning_rate": 0.0007}, "training_plan"),
+        ("training", {"loss_weights": [0.9, 1.1]}, "training_plan"),
         ("inference", {"tta": True}, "training_plan"),
     ],
 )
@@ -229,8 +229,10 @@ def test_networks_trained_by_another_plan_neither_predict_nor_are_ensembled(
 
 
 def test_what_of_an_edit_does_not_concern_trained_networks_is_no_hindrance(copied: DatasetPaths) -> None:
-    edit_plan(copied, "training", {"epochs": 300, "seed": 7})
     edit_plan(copied, "inference", {"batch_size": 3})
+    section = Plan.load(copied.plan).modalities["US"]
+    training = section.training.model_copy(update={"epochs": 300, "seed": 7})
+    refuse_other_plan(copied, section.model_copy(update={"training": training}), "US", range(4))
     assert Predictor(copied, device="cpu").plan.edited
     assert pipeline.ensemble(load_project(copied), "US", tta=False, device="cpu", quiet=True).n_test
 

@@ -434,6 +434,9 @@ def test_a_classifier_that_cannot_be_solved_in_memory_is_refused(paths: DatasetP
     footprint.refuse_what_cannot_fit("US fold 0", plan, training, (300, 100), "cpu")
     with pytest.raises(MemoryLimitError, match="US fold 0: scattering_2d"):
         footprint.refuse_what_cannot_fit("US fold 0", plan, training, (3000, 1000), "cpu")
+    monkeypatch.setattr(footprint, "available_memory", lambda: need.total(4) + need.solving(2 * 300))
+    with pytest.raises(MemoryLimitError, match="Choose a smaller network"):  # no batch of the plan is that of the solver
+        footprint.refuse_what_cannot_fit("US fold 0", plan, training, (300, 100), "cpu")
     assert estimate_footprint("resnet10t", (64, 64), 1).solving(6000) == 0
 
 

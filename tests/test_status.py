@@ -165,7 +165,7 @@ def test_renamed_classes_ask_for_a_new_plan_and_for_no_training(copied: DatasetP
 
 
 def test_edits_of_the_plan_concern_what_depends_on_them(copied: DatasetPaths) -> None:
-    edit_plan(copied, "US", "training", learning_rate=0.0007)
+    edit_plan(copied, "US", "training", loss_weights=[0.9, 1.1])
     assert not_done(copied) == {*STAGES["US"][1:], *LATER}
     assert states(copied)["train US fold 0"].why == "changed since: training_plan"
     assert states(copied)["train US fold 0"].command.endswith("--restart")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from her2net.errors import PlanError, describe, join_problems
-from her2net.networks.build import network_spec, why_nothing_is_dropped
+from her2net.networks.build import NETWORKS, network_spec, why_nothing_is_dropped
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan
 from her2net.raw.dataset import Case, DatasetSpec
@@ -19,6 +19,8 @@ from her2net.raw.images import is_3d
 
 MAX_BATCH_VOXELS = 2**31
 """Batch size × channels × voxels of a prepared image."""
+HEEDED = ("network", "drop_path", "loss_weights", "augmentation.flip_axes")
+"""What a solved network heeds of `training` (`drop_path`: it must be 0), besides whether `augmentation.flip_probability` is 0."""
 
 
 def refuse_unusable(path: Path, problems: Sequence[str]) -> None:
@@ -72,6 +74,20 @@ def check_edits(plan: Plan, paths: DatasetPaths) -> list[str]:
             what = f"edited to {json.dumps(plan.edited[key])}, but all else is still what was chosen for {decided[key]}"
             remedy = f"Write {decided[key]} again, and run her2net_plan {option} {paths.options}, which plans anew."
             problems.append(describe(what, where=key, remedy=remedy))
+    return problems + [problem for name in plan.modalities for problem in _check_solved(plan, name)]
+
+
+def _check_solved(plan: Plan, name: str) -> list[str]:
+    """List edits that a network whose classifier is solved would not heed."""
+    network, problems = plan.modalities[name].training.network, []
+    decided = {decision.path: decision.value for decision in plan.decisions}
+    solved = network in NETWORKS and NETWORKS[network].solved  # of one that is unknown `check_sections` tells
+    for path, value in plan.edited.items() if solved else ():
+        key = path.removeprefix(f"modalities.{name}.training.")
+        heeded = key in HEEDED or (key == "augmentation.flip_probability" and bool(value) != bool(decided[path]))
+        if key != path and not heeded:
+            what = f"edited to {json.dumps(value)}, without effect: {network} is solved in one go, on each case as it is and mirrored"
+            problems.append(describe(what, where=path, remedy=f"Write {json.dumps(decided[path])} again, or choose another network."))
     return problems
 
 

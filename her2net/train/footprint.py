@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from her2net.memory import available_memory, fits_in_memory, refuse_if_too_large
+from her2net.networks.build import network_spec
 from her2net.plan.schema import ModalityPlan, TrainingPlan
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def refuse_what_cannot_fit(
         return
     free, batch_size = available_memory(), min(training.batch_size, n_cases[0])
     fitting = (free - images - solving - need.fixed) // max(need.per_case, 1)
-    if 2 <= fitting < batch_size:
+    if 2 <= fitting < batch_size and not network_spec(training.network).solved:
         remedy = f"Set training.batch_size to {fitting} in the plan, or end other programs."
     needed = images + solving + need.total(batch_size)
     refuse_if_too_large(f"{what}: {training.network} with batches of {batch_size}", needed, free, remedy)

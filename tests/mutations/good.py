@@ -21,7 +21,6 @@ from her2net.evaluate.facts import facts_of_dataset
 from her2net.evaluate.record import Metric
 from her2net.evaluate.thresholds import Thresholds
 from her2net.paths import DatasetPaths
-from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
 from her2net.project import Project, load_project
 from her2net.raw.dataset import digest_test_label_cells
@@ -52,24 +51,20 @@ def make_trained(root: Path) -> DatasetPaths:
         shutil.rmtree(folder)
         shutil.copytree(folder.with_name("US"), folder.with_name("MG"))
     (root / "own.json").write_text(json.dumps(FOLDS), encoding="utf-8")
-    plan, _ = plan_dataset(paths, plan_options(root, splits=str(root / "own.json")))
-    values = plan.model_dump(mode="json")
-    for section in values["modalities"].values():
-        section["training"]["epochs"] = 2
-    Plan.parse(json.dumps(values), where="plan").save(paths.plan)
+    plan_dataset(paths, plan_options(root, splits=str(root / "own.json")))
     project = load_project(paths)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_run, "plot_progress", lambda *_: None)
         patch.setattr(train_run, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         for name in flat:
             for fold in (0, 1):
-                pipeline.train(project, name, fold, TrainOptions(device="cpu", quiet=True))
+                pipeline.train(project, name, fold, TrainOptions(device="cpu", epochs=2, quiet=True))
             pipeline.ensemble(project, name, tta=False, device="cpu", quiet=True)
         pipeline.fuse(project)
         _record_evaluation(project)
         patch.setattr(train_run.TrainingRun, "_finish", _stop)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.train(project, "US", "all", TrainOptions(device="cpu", quiet=True))
+            pipeline.train(project, "US", "all", TrainOptions(device="cpu", epochs=2, quiet=True))
     return paths
 
 

@@ -215,7 +215,7 @@ MUTATIONS: list[Mutation] = [
         path="modalities.CT.ndim")), AUTO, "decisions.0", "'modalities.CT.ndim'"),
     PLANS.refused("decisions a dictionary", plan_value("decisions", {}), AUTO, "decisions"),
     PLANS.accepted("decisions removed", plan_value("decisions", []), "they explain and decide nothing", commands=(PLAN,)),
-    PLANS.accepted("learning rate edited", plan_value(US + "training.learning_rate", 0.5), "the plan is the user's to edit",
+    PLANS.accepted("loss weights edited", plan_value(US + "training.loss_weights", [0.5, 1.5]), "the plan is the user's to edit",
                    "edited by you", commands=(PLAN,)),
 
     *refuse_broken(SPLITS, lambda d: d.splits, "splits.json"),
