@@ -309,11 +309,9 @@ def test_a_full_disk_leaves_nothing_of_an_import(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("arguments", [["-i", "x"], ["-o", "x"], ["-i", "x", "-o", "y", "-d", "1"], ["-i", "x", "-o", "y", "-p", "b"]])
-def test_an_archive_needs_input_and_output_and_no_dataset(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert predict.main(["--model", "a.her2net", *arguments]) == 2
+@pytest.mark.parametrize("arguments", ["-i x", "-o x", "-i x -o y -d 1", "-i x -o y -p b", "-i x -o y -p auto"])
+def test_an_archive_needs_input_and_output_and_no_dataset(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict.main(["--model", "a.her2net", *arguments.split()]) == 2
     assert "needs -i FOLDER and -o FOLDER" in capsys.readouterr().err
 
 

@@ -103,7 +103,7 @@ def test_options_that_would_be_ignored_beside_others_are_refused(capsys: pytest.
     assert refused.value.code == 2
     assert evaluate.main(["--predictions", "a.csv", "-d", "7", "-o", "out"]) == 2
     assert "Leave -d out" in capsys.readouterr().err
-    assert evaluate.main(["--predictions", "a.csv", "-p", "paper", "-o", "out"]) == 2
+    assert evaluate.main(["--predictions", "a.csv", "-p", "auto", "-o", "out"]) == 2
     assert "Leave -p out" in capsys.readouterr().err
 
 

@@ -30,17 +30,22 @@ DEFAULT_PLAN = "auto"
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not `None`, which says nothing to the user."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     """Return a parser named after the command, whose help shows defaults."""
-    return argparse.ArgumentParser(
-        prog=f"her2net_{command}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    return argparse.ArgumentParser(prog=f"her2net_{command}", description=description, formatter_class=_HelpFormatter)
 
 
 def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     """Add `-d/--dataset`, `-p/--plan` and `--quiet`."""
     parser.add_argument("-d", "--dataset", help="id, name or folder name; may be left out while there is one dataset")
-    parser.add_argument("-p", "--plan", default=DEFAULT_PLAN, help="name of the plan")
+    parser.add_argument("-p", "--plan", help=f"name of the plan (default: {DEFAULT_PLAN})")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -95,12 +100,13 @@ def resolve_paths(args: argparse.Namespace, *, trained: bool = False) -> Dataset
             f"Note: {', '.join(roots.defaulted)} not set in the environment; using folders of that name in {os.getcwd()}.",
             file=sys.stderr,
         )
-    reason = explain_bad_name(args.plan)
+    plan = DEFAULT_PLAN if args.plan is None else args.plan
+    reason = explain_bad_name(plan)
     if reason:
-        raise PlanError(f"--plan {args.plan!r}: {reason}. A plan is named like a file, without its ending.")
+        raise PlanError(f"--plan {plan!r}: {reason}. A plan is named like a file, without its ending.")
     if trained:
-        return find_trained(roots, args.dataset, args.plan)
-    return DatasetPaths(roots, find_dataset(roots, args.dataset), args.plan)
+        return find_trained(roots, args.dataset, plan)
+    return DatasetPaths(roots, find_dataset(roots, args.dataset), plan)
 
 
 def printable(text: str) -> str:

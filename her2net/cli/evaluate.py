@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from her2net.cli.common import DEFAULT_PLAN, add_dataset_options, execute, make_parser, parse_fraction, resolve_paths
+from her2net.cli.common import add_dataset_options, execute, make_parser, parse_fraction, resolve_paths
 
 FITTED_RULES = ("sensitivity", "specificity", "cost")
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         refuse_without_effect({project.plan.n_classes}, options)
         pipeline.evaluate(project, options)
         folder = paths.evaluation
-    elif args.dataset is not None or args.plan != DEFAULT_PLAN:
+    elif args.dataset is not None or args.plan is not None:
         surplus = "-d" if args.dataset is not None else "-p"
         raise PredictionTableError(f"--predictions evaluates tables instead of a dataset and its plan. Leave {surplus} out.")
     elif args.output is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from her2net.cli.common import DEFAULT_PLAN, add_dataset_options, add_device_option, execute, make_parser, resolve_paths
+from her2net.cli.common import add_dataset_options, add_device_option, execute, make_parser, resolve_paths
 
 if TYPE_CHECKING:
     from her2net.input_check import Finding
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from her2net.pseudonyms import load_key, pseudonym, pseudonymise_table
     from her2net.raw.rows import CASES
 
-    surplus = args.dataset is not None or args.plan != DEFAULT_PLAN
+    surplus = args.dataset is not None or args.plan is not None
     if args.model is not None and (args.input is None or args.output is None or surplus):
         raise ArchiveError("--model FILE needs -i FOLDER and -o FOLDER, and takes no -d or -p: the file is all there is of the model.")
     if args.model is None:
