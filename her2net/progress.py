@@ -227,7 +227,7 @@ def _end(workers: list[_Worker]) -> None:
         worker.process.join(END_S)
         if worker.process.is_alive():
             worker.process.kill()
-            worker.process.join()
+            worker.process.join(END_S)  # one that waits for a vanished network drive cannot even be killed
         worker.pipe.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -99,6 +100,29 @@ def test_stopping_early_ends_the_workers() -> None:
     next(results)
     results.close()
     assert all("tracker" in " ".join(p.cmdline()) for p in psutil.Process().children())
+
+
+def test_a_worker_that_cannot_be_killed_is_not_waited_for_for_ever() -> None:
+    class Stuck:
+        """As a process that waits for a network drive that is gone."""
+
+        killed = False
+
+        def join(self, timeout: float | None = None) -> None:
+            assert timeout is not None
+
+        def is_alive(self) -> bool:
+            return True
+
+        def kill(self) -> None:
+            self.killed = True
+
+    here, there = multiprocessing.Pipe()
+    worker = progress._Worker(Stuck(), here)  # type: ignore[arg-type]
+    progress._end([worker])
+    assert worker.process.killed  # type: ignore[attr-defined]
+    assert here.closed
+    there.close()
 
 
 def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
