@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 from raw_factory import (
     box_mask,
@@ -163,6 +164,17 @@ def test_mixed_dimensions_are_found(folder: Path) -> None:
     found = next(item for item in check(folder).problems if item.check == "dimensions-mixed")
     assert found.where == "modality MRI"
     assert "1 in 2D, 23 in 3D" in found.message
+
+
+def test_volumes_that_lie_otherwise_than_most_are_named(folder: Path, good_scan: Scan) -> None:
+    turned = {"C003": "RAS", "C005": "RAS", "C023": "SRA"}
+    for case_id, orientation in turned.items():
+        for path in folder.glob(f"*/MRI/{case_id}*"):
+            sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), orientation), str(path))
+    (found,) = [item for item in check(folder, known=good_scan).problems if item.check != "image-tiny"]
+    assert (found.severity, found.check, found.where) == ("warning", "orientation-mixed", "modality MRI")
+    assert "the axes of 3 of 24 volumes run otherwise than those of the others (LPS); RAS: C003, C005; SRA: C023. " in found.message
+    assert 'DICOMOrient(image, "LPS")' in found.message
 
 
 def test_small_classes_are_a_warning(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class _Inspection:
             thumbnail=thumbnail,
             dtype=str(image.array.dtype),
             spacing_mm=None if image.spacing_mm is None else list(image.spacing_mm),
+            orientation=_name_orientation(image),
             shape=list(image.array.shape[1:]),
         )
 
@@ -172,6 +173,15 @@ class _Inspection:
         found = f"values from {float(values.min()):g} to {high:g}"
         remedy = "Every value above 0 counts as lesion; if that is not meant, save 0 and 1 only."
         self.add("note", "mask-not-binary", -1, "the mask is not binary", found=found, remedy=remedy)
+
+
+def _name_orientation(image: Volume) -> str:
+    """Return where the axes of a volume run to; oblique ones are named after the patient axis they are closest to."""
+    if image.direction is None or image.array.ndim != 4:
+        return ""
+    import SimpleITK as sitk  # noqa: N813
+
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.direction)
 
 
 def _measure(channels: np.ndarray | Sequence[np.ndarray]) -> list[ChannelStatistics]:

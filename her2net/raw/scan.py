@@ -26,7 +26,7 @@ from her2net.version import __version__
 
 __all__ = ["CaseScan", "ChannelStatistics", "ImageScan", "Lesion", "Problem", "Scan", "scan_cases"]
 
-SCAN_VERSION = 3  # raise when the same files give another scan
+SCAN_VERSION = 4  # raise when the same files give another scan
 
 
 class ImageScan(Strict):
@@ -36,6 +36,8 @@ class ImageScan(Strict):
         files: image files in channel order, then sidecar and mask if there are any; relative to the dataset.
         shape: (H, W) or (D, H, W), without the channels.
         spacing_mm: in the same order; `None` if the files do not say.
+        orientation: of a volume, where its axes x, y, z in the file run to, as SimpleITK names it: `LPS` to the left, the back
+            and the head of the patient; empty for pictures.
         dtype: of the pixels.
         source_digest: of the content of all files.
         pixel_digest: of the decoded pixels and their shape, whatever the file format.
@@ -53,6 +55,7 @@ class ImageScan(Strict):
     files: list[str]
     shape: list[int] = Field(default_factory=list)
     spacing_mm: list[float] | None = None
+    orientation: str = ""
     dtype: str = ""
     source_digest: str = ""
     pixel_digest: str = ""

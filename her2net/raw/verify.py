@@ -86,6 +86,7 @@ def verify(dataset: RawDataset, scan: Scan) -> Verification:
             if case.case_id in cases and modality in case.images and case.images[modality].readable
         ]
         problems += _check_dimensions(modality, images)
+        problems += _check_orientations(modality, images)
         same, found = _check_same_pixels(modality, images)
         problems += found
         alike, found = _check_lookalikes(modality, images, same)
@@ -147,6 +148,24 @@ def _check_dimensions(modality: str, images: list[tuple[Case, ImageScan]]) -> li
     what = f"2D and 3D images are mixed in one modality ({counts}); {fewer}D: "
     what += enumerate_names(image.files[0] for image in by_ndim[fewer])
     return [problem("error", "dimensions-mixed", f"modality {modality}", what, remedy="Declare two modalities.")]
+
+
+def _check_orientations(modality: str, images: list[tuple[Case, ImageScan]]) -> list[Problem]:
+    """Warn of volumes whose axes run otherwise than those of most: they are used as they lie in their files, not turned."""
+    by_orientation: dict[str, list[str]] = defaultdict(list)
+    for case, image in images:
+        if image.orientation:
+            by_orientation[image.orientation].append(case.case_id)
+    if len(by_orientation) < 2:
+        return []
+    most = max(by_orientation, key=lambda name: (len(by_orientation[name]), name))
+    others = {name: cases for name, cases in sorted(by_orientation.items()) if name != most}
+    n, n_all = sum(map(len, others.values())), sum(map(len, by_orientation.values()))
+    what = f"the axes of {n} of {n_all} volumes run otherwise than those of the others"
+    found = "; ".join(f"{name}: {enumerate_names(cases, limit=50)}" for name, cases in others.items())
+    remedy = "Volumes are not turned, so a network sees these patients from another side: bring them to one orientation, with their "
+    remedy += f'masks (SimpleITK: DICOMOrient(image, "{most}")), or declare two modalities.'
+    return [problem("warning", "orientation-mixed", f"modality {modality}", f"{what} ({most}); {found}", remedy=remedy)]
 
 
 def _check_same_pixels(
