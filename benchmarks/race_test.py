@@ -62,14 +62,18 @@ def train(root: Path, fold: int, *, restart: bool = False) -> None:
 
 
 def finish(root: Path) -> None:
-    """Pool and evaluate US."""
+    """Pool US, fit and pool the tables, and evaluate."""
     project = load_project(make_paths(root))
     pipeline.ensemble(project, "US", tta=False, device="cpu", quiet=True)
+    for name in project.plan.tables:
+        for fold in range(N_FOLDS):
+            pipeline.train_table(project, name, fold, restart=False, quiet=True)
+        pipeline.ensemble_table(project, name, quiet=True)
     evaluate(root)
 
 
 def evaluate(root: Path) -> None:
-    """Evaluate US."""
+    """Evaluate US and the tables."""
     pipeline.evaluate(load_project(make_paths(root)))
 
 
