@@ -18,7 +18,7 @@ from her2net.evaluate.calibration import squared_errors
 from her2net.evaluate.comparisons import compare_means, paired_bootstrap
 from her2net.evaluate.multiclass import macro_auc_statistic
 from her2net.evaluate.reclassification import integrated_discrimination
-from her2net.evaluate.weighted import mean_statistic
+from her2net.evaluate.weighted import mean_statistic, pr_auc_statistic
 
 TWO_CLASSES = tuple((n, n) for n in (3, 4, 5, 10, 20))
 THREE_CLASSES = tuple(sizes for n in (2, 3, 4, 5, 8, 20) for sizes in dict.fromkeys([(n, n, n), (n, 20, 20)]))
@@ -43,6 +43,7 @@ def p_values(labels: np.ndarray, a: np.ndarray, b: np.ndarray, n_resamples: int,
         "Brier, paired bootstrap": resampled(*(mean_statistic(e) for e in errors)),
     }
     if a.shape[1] == 2:
+        found["PR-AUC, paired bootstrap"] = resampled(*(pr_auc_statistic(labels, probs[:, 1]) for probs in (a, b)))
         return found | {"IDI, t": integrated_discrimination(labels, b[:, 1], a[:, 1])["idi"].p_value}
     return found | {"mean AUC, paired bootstrap": resampled(*(macro_auc_statistic(labels, probs) for probs in (a, b)))}
 
