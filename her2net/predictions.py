@@ -19,6 +19,7 @@ import numpy as np
 from her2net.artefact import read_text, write_csv
 from her2net.errors import PredictionTableError, describe, join_problems
 from her2net.raw.dataset import Case
+from her2net.raw.rows import is_missing
 from her2net.raw.table import CONTROL, clean_cell, point_decimal
 
 FIXED_COLUMNS = ("case_id", "patient_id", "fold", "label")
@@ -99,7 +100,8 @@ def write_predictions(path: Path, table: Predictions) -> None:
 def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predictions:
     """Read and check a prediction table from anywhere.
 
-    `patient_id` may be absent (each case is then its own patient), as may `fold` and `label`. Ids are read without padding.
+    `patient_id` may be absent (each case is then its own patient), as may `fold` and `label`. Cells are read without padding; a
+    label written as missing, such as R's `NA`, is unknown.
 
     Raises:
         MissingArtefactError: no such file.
@@ -122,8 +124,9 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
     if separator != ",":  # a spreadsheet that separates cells otherwise may use the comma as decimal point
         numbers = [name for name in header if name == "label" or name.startswith("prob_")]
         rows = [row | {name: point_decimal(row[name]) for name in numbers if row[name]} for row in rows]
-    ids = [name for name in ("case_id", "patient_id") if name in header]
-    rows = [row | {name: clean_cell(row[name]) for name in ids if row[name]} for row in rows]
+    words = [name for name in FIXED_COLUMNS if name in header]
+    rows = [row | {name: clean_cell(row[name]) for name in words if row[name]} for row in rows]
+    rows = [row | {"label": ""} if is_missing(row.get("label") or "") else row for row in rows]
     n_classes = sum(name.startswith("prob_") for name in header)
     if n_classes > MAX_CLASSES:
         what = "too many columns of probabilities"

@@ -11,7 +11,7 @@ from her2net.evaluate.facts import Facts, facts_of_rows
 from her2net.predictions import Predictions
 from her2net.raw.names import normalise
 from her2net.raw.problems import enumerate_names, errors_of
-from her2net.raw.rows import CaseRow, load_rows
+from her2net.raw.rows import CaseRow, is_missing, load_rows
 from her2net.raw.spec import DatasetSpec, load_spec
 from her2net.raw.table import Table, point_decimal, read_table
 
@@ -93,7 +93,7 @@ def _parse_labels(table: Table, names: Mapping[str, int], *, declared: bool) -> 
         if key in labels:
             wrong.append(f"row {row.number}: the case_id {key!r} occurs twice")
         written = point_decimal(text) if table.decimal_comma else text
-        number = -1 if not text else numbers.get(text.casefold(), _class_number(written))
+        number = numbers.get(text.casefold(), -1 if is_missing(text) else _class_number(written))
         if number is None or (declared and number not in (-1, *names.values())):
             unknown.add(text)
         labels[key] = -1 if number is None else number
@@ -129,7 +129,7 @@ def _obvious_names(table: Table) -> list[str]:
 def _patients(table: Table, column: str) -> dict[str, str]:
     case_id, patient = table.find_column("case_id") or "", table.find_column(column)
     found = table.rows if patient else []
-    return {normalise(row.cells[case_id]): normalise(row.cells[patient or ""]) for row in found if row.cells[patient or ""]}
+    return {normalise(row.cells[case_id]): normalise(name) for row in found if not is_missing(name := row.cells[patient or ""])}
 
 
 def put_in_labels(file: Path, table: Predictions, given: GivenLabels) -> Predictions:

@@ -11,6 +11,7 @@ from her2net.evaluate.labels import name_patients
 from her2net.predictions import Predictions, make_predictions
 from her2net.raw.names import normalise
 from her2net.raw.problems import enumerate_names
+from her2net.raw.rows import is_missing
 
 
 def cohort_of(table: Predictions) -> str:
@@ -21,16 +22,21 @@ def cohort_of(table: Predictions) -> str:
 def compose_ids(file: Path, table: Predictions) -> Predictions:
     """Return the table with ids in composed Unicode form, so that a name is one name whichever system wrote it.
 
+    A patient or a fold that is written as missing, such as R's `NA`, is none: it neither makes one patient of all cases nor
+    out-of-fold predictions of test cases.
+
     Raises:
         PredictionTableError: two cases have one name then.
     """
-    cases, patients = ([normalise(name) for name in names] for names in (table.case_ids, table.patient_ids))
+    cases = [normalise(name) for name in table.case_ids]
+    patients = [case if is_missing(name) else normalise(name) for case, name in zip(cases, table.patient_ids, strict=True)]
     repeated = sorted(name for name, n in Counter(cases).items() if n > 1)
     if repeated:
         what, remedy = f"cases differ only in Unicode form: {enumerate_names(repeated)}", "Give each case its own case_id."
         raise PredictionTableError(describe(what, where=f"{file}: column case_id", remedy=remedy))
     labels = [None if label < 0 else label for label in table.labels.tolist()]
-    return make_predictions(cases, patients, table.probs, labels=labels, folds=list(table.folds))
+    folds = ["" if is_missing(fold) else fold for fold in table.folds]
+    return make_predictions(cases, patients, table.probs, labels=labels, folds=folds)
 
 
 def refuse_mixture(file: Path, table: Predictions) -> None:

@@ -20,6 +20,11 @@ MISSING_LEVEL = MISSING_NUMBER - {"none", "-"}
 """Where cells are words, none of something and - beside + are findings."""
 
 
+def is_missing(cell: str) -> bool:
+    """Whether a cell of words is empty, or says so as programs write it."""
+    return cell.casefold() in MISSING_LEVEL
+
+
 @dataclass(frozen=True)
 class CaseRow:
     """One row; `label` is still text, so that those of test cases are not looked at."""
@@ -162,7 +167,7 @@ def _settle_spelling(rows: Sequence[CaseRow], kinds: Mapping[str, CovariateKind]
 
 def _clean_value(text: str, kind: str, decimal_comma: bool) -> str:
     if kind not in NUMERIC:
-        return "" if text.casefold() in MISSING_LEVEL else text
+        return "" if is_missing(text) else text
     if text.casefold() in MISSING_NUMBER:
         return ""
     number = _point(text, decimal_comma)

@@ -163,3 +163,24 @@ def test_certainty_and_brier_know_the_patients_of_another_table(tmp_path: Path) 
     assert all(row.advice.startswith("With 12 patients (6 positive)") for row in found.certainty)
     brier = next(row for row in found.comparisons if row["metric"] == "brier")
     assert brier["test"] == "paired t, clustered by patient with 11 df"
+
+
+@pytest.mark.parametrize("missing", ["NA", "nan", " "])
+def test_a_cell_written_as_missing_is_no_patient_no_fold_and_no_label(tmp_path: Path, missing: str) -> None:
+    empty, written = tmp_path / "empty" / "US.csv", tmp_path / "written" / "US.csv"
+    write_table(empty, CASES)
+    rows = read(empty)
+    rows[0]["label"] = ""
+    write_csv(empty, list(rows[0]), rows)
+    write_csv(written, ["patient_id", *rows[0]], [
+        row | {"patient_id": missing, "fold": missing, "label": row["label"] or missing} for row in rows
+    ])  # fmt: skip
+    for path in (empty, written):
+        assert command.main(["--predictions", str(path), "-o", str(path.parent / "out")]) == 0
+    found = [(path.parent / "out" / "metrics.csv").read_text() for path in (empty, written)]
+    assert found[0] == found[1]
+    assert Evaluation.load(written.parent / "out" / "metrics.json").recalibration == {}  # nothing was fitted on test cases
+    table = tmp_path / "labels.csv"
+    write_csv(table, ["case_id", "patient_id", "label"], [{"case_id": "a", "patient_id": missing, "label": missing}])
+    given = read_labels(table)
+    assert (given.labels, given.patients) == ({"a": -1}, {})
