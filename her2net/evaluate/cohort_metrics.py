@@ -149,8 +149,8 @@ def multiclass_metrics(table: Predictions, *, seed: int = 0, ordinal: bool = Fal
     decided = probs.argmax(axis=1)
     rng = lambda part: np.random.default_rng([seed, part])
     found = {
-        "auc": macro_auc(labels, probs, owners, rng=rng(0), n_resamples=n_resamples),
-        "auc_hand_till": hand_till(labels, probs, owners, rng=rng(1), n_resamples=n_resamples),
+        "auc": macro_auc(labels, probs, owners),
+        "auc_hand_till": hand_till(labels, probs, owners),
     }
     found |= {f"auc_class_{c}": estimate for c, estimate in enumerate(one_vs_rest(labels, probs, owners))}
     found["accuracy"] = clustered_proportion(decided == labels, patients)

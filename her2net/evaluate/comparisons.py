@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from her2net.evaluate.bootstrap import N_RESAMPLES, bootstrap_values, interval_from_values
-from her2net.evaluate.delong import auc_contrast
+from her2net.evaluate.delong import auc_contrast, mean_auc_contrast
 from her2net.evaluate.estimate import (
     NAN,
     has_both_classes,
@@ -45,14 +45,14 @@ def compare_aucs(
     labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: np.ndarray | None = None, *,
     alpha: float = 0.05,
 ) -> Comparison:  # fmt: skip
-    """Compare two AUCs on the same cases with DeLong's paired test.
+    """Compare two AUCs, or mean AUCs over classes, on the same cases with DeLong's paired test.
 
     Where a class has few cases (less than 30 degrees of freedom) Student's t takes the place of the normal.
 
     Args:
-        labels: (n,) 0 or 1.
-        scores_a: (n,).
-        scores_b: (n,).
+        labels: (n,) class, of which each has a case.
+        scores_a: (n,), or (n, n_classes) of three and more classes.
+        scores_b: as `scores_a`.
         patients: (n,) owner of each case; where one owns several, Obuchowski's covariance is used.
 
     Source:
@@ -61,7 +61,7 @@ def compare_aucs(
     from scipy.special import stdtr
 
     test = "DeLong paired, clustered by patient" if is_clustered(patients) else "DeLong paired"
-    if not has_both_classes(labels):
+    if scores_a.ndim == 1 and not has_both_classes(labels):
         return Comparison(NAN, NAN, NAN, NAN, NAN, test, "one class only")
     difference, error, df = _difference(labels, scores_a, scores_b, patients)
     if math.isnan(error):
@@ -81,7 +81,8 @@ def _difference(
 ) -> tuple[float, float, float]:
     """Return the difference of two AUCs, its standard error and the degrees of freedom of that."""
     scores = np.stack([scores_a, scores_b]).astype(np.float64)
-    value, variance, df = auc_contrast(labels, scores, DIFFERENCE, patients)
+    contrast = mean_auc_contrast if scores.ndim == 3 else auc_contrast
+    value, variance, df = contrast(labels, scores, DIFFERENCE, patients)
     return value, math.nan if math.isnan(variance) else math.sqrt(max(variance, 0.0)), df
 
 
@@ -94,7 +95,7 @@ def detectable_auc_difference(
     Source:
         Obuchowski & McClish 1997, doi:10.1002/(SICI)1097-0258(19970715)16:13<1529::AID-SIM565>3.0.CO;2-H.
     """
-    if not has_both_classes(labels):
+    if scores_a.ndim == 1 and not has_both_classes(labels):
         return NAN
     return (z_quantile(alpha) + z_quantile(2 * (1 - power))) * _difference(labels, scores_a, scores_b, patients)[1]
 

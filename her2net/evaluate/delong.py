@@ -6,9 +6,11 @@ Several models share one call, which is what paired tests need.
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 
-from her2net.evaluate.estimate import has_both_classes, is_clustered
+from her2net.evaluate.estimate import has_both_classes, is_clustered, number_owners
 
 
 def placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,6 +100,46 @@ def auc_contrast(
     one, two, both = (float(contrast @ part @ contrast) for part in (positives, negatives, positives + negatives + cross))
     spread = one**2 / max(n_pos - 1, 1) + two**2 / max(n_neg - 1, 1)
     return float(contrast @ aucs), both, (one + two) ** 2 / spread if spread > 0 else float("nan")
+
+
+def mean_auc_contrast(
+    labels: np.ndarray, probs: np.ndarray, contrast: np.ndarray, patients: np.ndarray | None = None, *, pairs: bool = False
+) -> tuple[float, float, float]:
+    """Return what `auc_contrast` does of mean AUCs over classes: value, variance and the degrees of freedom of that.
+
+    What a case moves each AUC by is summed over the AUCs that it takes part in; the variance is a sum of one part from each class.
+
+    Args:
+        labels: (n,) class, every one present.
+        probs: (n_models, n, n_classes).
+        contrast: (n_models,) weights.
+        patients: (n,) owner of each case.
+        pairs: mean over ordered pairs of classes, instead of over classes against all others.
+
+    Source:
+        DeLong et al. 1988, doi:10.2307/2531595, of a sum of AUCs that share cases; t: as in `auc_contrast`.
+    """
+    labels, classes = np.asarray(labels), range(probs.shape[2])
+    sides = list(permutations(classes, 2)) if pairs else [(c, None) for c in classes]
+    value, moved = 0.0, np.zeros(len(labels))
+    for one, other in sides:
+        positive = labels == one
+        negative = ~positive if other is None else labels == other
+        rows = positive | negative
+        for side, parts in zip((positive, negative), placements(positive[rows], probs[:, rows, one]), strict=True):
+            means = parts.mean(axis=1)
+            moved[side] += contrast @ (parts - means[:, None]) / (side.sum() * len(sides))
+        value += float(contrast @ means) / len(sides)
+    owners = number_owners(patients, len(labels))
+    n_owners, sums, variances, spread = int(owners.max()) + 1, [], [], 0.0
+    for c in classes:
+        own, n_own = labels == c, len(np.unique(owners[labels == c]))
+        sums.append(np.bincount(owners[own], moved[own] - moved[own].mean(), n_owners))
+        variances.append(float((sums[-1] ** 2).sum()) * _unbiased(n_own))
+        spread += variances[-1] ** 2 / max(n_own - 1, 1)
+    between = sum(float(sums[i] @ sums[j]) for i, j in permutations(classes, 2))  # patients with cases of several classes
+    total = sum(variances)
+    return value, total + between * (_unbiased(n_owners) if between else 0.0), total**2 / spread if spread > 0 else float("nan")
 
 
 def _variance_parts(

@@ -73,8 +73,8 @@ def auc_interval(
     if not variance > 0 or value in (0.0, 1.0):
         return newcombe_interval(value, *effective_counts(labels, patients), alpha=alpha)
     if method == "delong-logit":
-        return _logit_interval(value, variance, "DeLong, logit" + clustered, z_quantile(alpha))
-    return _logit_interval(value, variance, "DeLong, logit, t" + clustered, t_quantile(df, alpha))
+        return logit_interval(value, variance, "DeLong, logit" + clustered, z_quantile(alpha))
+    return logit_interval(value, variance, "DeLong, logit, t" + clustered, t_quantile(df, alpha))
 
 
 def _bootstrapped(
@@ -120,7 +120,8 @@ def bootstrap_aucs(
     return values
 
 
-def _logit_interval(value: float, variance: float, method: str, quantile: float) -> Estimate:
+def logit_interval(value: float, variance: float, method: str, quantile: float) -> Estimate:
+    """Return a value in (0, 1) with the interval that is symmetric on the logit scale."""
     centre, half = np.log(value / (1 - value)), quantile * np.sqrt(variance) / (value * (1 - value))
     with np.errstate(over="ignore"):
         low, high = 1 / (1 + np.exp(half - centre)), 1 / (1 + np.exp(-half - centre))
@@ -183,7 +184,7 @@ def pr_auc_interval(
         )  # fmt: skip
     n_pos, _ = effective_counts(labels, patients)
     inside = min(max(value, 0.25 / n_pos), 1 - 0.25 / n_pos)
-    limits = _logit_interval(inside, inside * (1 - inside) / n_pos, "", z_quantile(alpha))
+    limits = logit_interval(inside, inside * (1 - inside) / n_pos, "", z_quantile(alpha))
     return Estimate(value, min(limits.ci_low, value), max(limits.ci_high, value), "logit")
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
 from typing import Literal
 
 import numpy as np
 
 from her2net.evaluate.bootstrap import bootstrap_interval
-from her2net.evaluate.discrimination import DEFAULT_AUC_METHOD, AucMethod, auc_interval
-from her2net.evaluate.estimate import NAN, Estimate, is_clustered, undefined, wald
-from her2net.evaluate.weighted import Statistic, auc_statistic
+from her2net.evaluate.delong import mean_auc_contrast
+from her2net.evaluate.discrimination import (
+    DEFAULT_AUC_METHOD,
+    AucMethod,
+    auc_interval,
+    logit_interval,
+    newcombe_interval,
+)
+from her2net.evaluate.estimate import NAN, Estimate, is_clustered, number_owners, t_quantile, undefined, wald
+from her2net.evaluate.weighted import Statistic
 
 
 def one_vs_rest(
@@ -31,33 +36,22 @@ def one_vs_rest(
     ]
 
 
-def macro_auc(
-    labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None = None, *,
-    rng: np.random.Generator | None = None, n_resamples: int = 2000,
-) -> Estimate:  # fmt: skip
-    """Return the mean one-vs-rest AUC with a patient-bootstrap interval; undefined if a class is absent.
+def macro_auc(labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None = None) -> Estimate:
+    """Return the mean one-vs-rest AUC with its interval; undefined if a class is absent.
 
     Source:
-        Provost & Domingos 2000, CeDER working paper IS-00-04 (unweighted form).
+        Provost & Domingos 2000, CeDER working paper IS-00-04 (unweighted form); interval: as in `mean_auc_contrast`.
     """
-    return _mean_area(labels, probs, patients, _one_vs_rest_statistics, rng, n_resamples)
+    return _mean_area(labels, probs, patients, pairs=False)
 
 
-def hand_till(
-    labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None = None, *,
-    rng: np.random.Generator | None = None, n_resamples: int = 2000,
-) -> Estimate:  # fmt: skip
-    """Return Hand & Till's M, the mean over pairs of classes, with a patient-bootstrap interval.
+def hand_till(labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None = None) -> Estimate:
+    """Return Hand & Till's M, the mean over pairs of classes, with its interval.
 
     Source:
-        Hand & Till 2001, doi:10.1023/A:1010920819831.
+        Hand & Till 2001, doi:10.1023/A:1010920819831; interval: as in `mean_auc_contrast`.
     """
-    return _mean_area(labels, probs, patients, _pairwise_statistics, rng, n_resamples)
-
-
-def macro_auc_statistic(labels: np.ndarray, probs: np.ndarray) -> Statistic:
-    """Return the mean one-vs-rest AUC as a function of weights."""
-    return _mean_of(_one_vs_rest_statistics(np.asarray(labels), probs))
+    return _mean_area(labels, probs, patients, pairs=True)
 
 
 def absent_classes(labels: np.ndarray, n_classes: int) -> str:
@@ -66,37 +60,24 @@ def absent_classes(labels: np.ndarray, n_classes: int) -> str:
     return f"class {', '.join(absent)} is absent" if absent else ""
 
 
-def _mean_area(
-    labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None,
-    make: Callable[[np.ndarray, np.ndarray], list[Statistic]], rng: np.random.Generator | None, n_resamples: int,
-) -> Estimate:  # fmt: skip
+def patients_of_classes(labels: np.ndarray, patients: np.ndarray | None, n_classes: int) -> list[int]:
+    """Return how many patients have a case of each class."""
+    owners = number_owners(patients, len(labels))
+    return [len(np.unique(owners[labels == c])) for c in range(n_classes)]
+
+
+def _mean_area(labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None, *, pairs: bool) -> Estimate:
+    """Where there is no variance (all in order, or one patient of a class) the score interval of the smallest class steps in."""
     labels = np.asarray(labels)
     reason = absent_classes(labels, probs.shape[1])
     if reason:
         return undefined(reason)
-    mean = _mean_of(make(labels, probs))
-    return bootstrap_interval(mean, labels, patients, method="percentile", rng=rng, n_resamples=n_resamples)
-
-
-def _mean_of(statistics: list[Statistic]) -> Statistic:
-    return lambda weights: np.mean([statistic(weights) for statistic in statistics], axis=0)
-
-
-def _one_vs_rest_statistics(labels: np.ndarray, probs: np.ndarray) -> list[Statistic]:
-    return [auc_statistic((labels == c).astype(int), probs[:, c]) for c in range(probs.shape[1])]
-
-
-def _pairwise_statistics(labels: np.ndarray, probs: np.ndarray) -> list[Statistic]:
-    return [
-        _among(np.flatnonzero((labels == i) | (labels == j)), labels, probs[:, k], k)
-        for i, j in combinations(range(probs.shape[1]), 2)
-        for k in (i, j)
-    ]
-
-
-def _among(rows: np.ndarray, labels: np.ndarray, scores: np.ndarray, positive: int) -> Statistic:
-    inner = auc_statistic((labels[rows] == positive).astype(int), scores[rows])
-    return lambda weights: inner(weights[:, rows])
+    value, variance, df = mean_auc_contrast(labels, probs[None], np.ones(1), patients, pairs=pairs)
+    if not variance > 0 or not 0 < value < 1:
+        counts = patients_of_classes(labels, patients, probs.shape[1])
+        return newcombe_interval(min(value, 1.0), min(counts), sum(counts) - min(counts))
+    clustered = ", clustered by patient" if is_clustered(patients) else ""
+    return logit_interval(value, variance, f"DeLong, logit, t{clustered}", t_quantile(df))
 
 
 def weighted_kappa(

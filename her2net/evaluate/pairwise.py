@@ -23,8 +23,8 @@ from her2net.evaluate.comparisons import (
     paired_bootstraps,
 )
 from her2net.evaluate.delong import auc
-from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered, number_owners
-from her2net.evaluate.multiclass import absent_classes, macro_auc_statistic
+from her2net.evaluate.estimate import NAN, has_both_classes, is_clustered
+from her2net.evaluate.multiclass import absent_classes, patients_of_classes
 from her2net.evaluate.proportions import balanced_accuracy_formula, f1_formula, mcc_formula
 from her2net.evaluate.reclassification import Reclassified, integrated_discrimination, net_reclassification
 from her2net.evaluate.thresholds import Threshold
@@ -33,8 +33,8 @@ from her2net.predictions import Predictions
 
 Tables = Mapping[tuple[str, str], Predictions]
 ONE_CLASS = "one class only"
-FEWEST_OF_A_CLASS = 5
-"""Patients; with fewer the bootstrap of the mean AUC rejects up to 15 % at 0.05 (benchmarks/small_cohorts.py)."""
+FEWEST_OF_A_CLASS = 3
+"""Patients; with fewer the test of the mean AUC rejects up to 8 % at 0.05 (benchmarks/small_cohorts.py)."""
 FORMULAS = {"balanced_accuracy": balanced_accuracy_formula, "f1": f1_formula, "mcc": mcc_formula}
 
 
@@ -77,8 +77,11 @@ def _pair(
     owners = np.array(one.patient_ids)
     patients = np.unique(owners, return_inverse=True)[1] if is_clustered(owners) else None
     if one.n_classes > 2:
-        found = _several_classes(one, two, patients, seed)
-        return [{"metric": metric, "n": len(shared), **_row(comparison)} for metric, comparison in found.items()]
+        found = _several_classes(one, two, patients)
+        rows = [{"metric": metric, "n": len(shared), **_row(comparison)} for metric, comparison in found.items()]
+        if not found["auc"].reason:
+            rows[0]["detectable_difference"] = finite_or_none(detectable_auc_difference(one.labels, one.probs, two.probs, patients))
+        return rows
     labels, a, b = one.labels, one.probs[:, 1], two.probs[:, 1]
     found = {"auc": compare_aucs(labels, a, b, patients)}
     found["brier"] = compare_means(squared_errors(labels, a), squared_errors(labels, b), patients)
@@ -111,29 +114,26 @@ def _decided(
     }
 
 
-def _several_classes(
-    one: Predictions, two: Predictions, patients: np.ndarray | None, seed: int
-) -> dict[str, Comparison]:
+def _several_classes(one: Predictions, two: Predictions, patients: np.ndarray | None) -> dict[str, Comparison]:
     labels, probs = one.labels, (one.probs, two.probs)
     right_a, right_b = (p.argmax(axis=1) == labels for p in probs)
-    areas = [macro_auc_statistic(labels, p) for p in probs]
-    found = _resampled({"auc": (areas[0], areas[1])}, labels, patients, seed, absent_classes(labels, one.n_classes))
+    absent = absent_classes(labels, one.n_classes)
+    found = {"auc": Comparison(NAN, NAN, NAN, NAN, NAN, "DeLong paired", absent) if absent else compare_aucs(labels, *probs, patients)}
     few = _few_of_a_class(labels, patients, one.n_classes)
-    if few and not found["auc"].reason:
-        found["auc"] = replace(found["auc"], ci_low=NAN, ci_high=NAN, p_value=NAN, test="paired bootstrap", reason=few)
+    if few and not absent:
+        found["auc"] = replace(found["auc"], ci_low=NAN, ci_high=NAN, statistic=NAN, p_value=NAN, test="DeLong paired", reason=few)
     found["accuracy"] = mcnemar_exact(right_a, right_b, patients)
     errors = [squared_errors(labels, p) for p in probs]
     return found | {"brier": compare_means(errors[0], errors[1], patients)}
 
 
 def _few_of_a_class(labels: np.ndarray, patients: np.ndarray | None, n_classes: int) -> str:
-    """Say which class has too few patients to resample; "" if none."""
-    owners = number_owners(patients, len(labels))
-    counts = [len(np.unique(owners[labels == c])) for c in range(n_classes)]
-    few = min(range(n_classes), key=lambda c: counts[c])
+    """Say which class has too few patients for a test; "" if none."""
+    counts = patients_of_classes(labels, patients, n_classes)
+    few = counts.index(min(counts))
     if counts[few] >= FEWEST_OF_A_CLASS:
         return ""
-    return f"too few to resample: class {few} has {counts[few]} patients, {FEWEST_OF_A_CLASS} are needed"
+    return f"too few to test: class {few} has {counts[few]} patients, {FEWEST_OF_A_CLASS} are needed"
 
 
 def _resampled(

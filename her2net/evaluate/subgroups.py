@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from her2net.evaluate.delong import auc_contrast
+from her2net.evaluate.delong import auc_contrast, mean_auc_contrast
 from her2net.evaluate.discrimination import auc_interval
-from her2net.evaluate.estimate import NAN, Estimate, is_clustered, z_quantile
+from her2net.evaluate.estimate import NAN, Estimate, z_quantile
 from her2net.evaluate.multiclass import macro_auc
 
 MISSING = "(missing)"
@@ -60,18 +60,16 @@ def subgroup_aucs(labels: np.ndarray, scores: np.ndarray, levels: np.ndarray, pa
 def _auc_and_variance(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> tuple[Estimate, float, float]:
     """Return the AUC, its variance and the degrees of freedom of that.
 
-    Where DeLong's variance is 0 (all or none in order) or does not exist (one case of a class), and for several classes,
-    the variance is read off the interval.
+    Where DeLong's variance is 0 (all or none in order) or does not exist (one case of a class), the variance is read off
+    the interval.
     """
-    if scores.ndim == 2:
-        estimate = macro_auc(labels, scores, patients if is_clustered(patients) else None)
-    else:
-        estimate = auc_interval(labels, scores, patients=patients)
-        if not estimate.defined:
-            return estimate, NAN, NAN
-        _, variance, df = auc_contrast(labels, scores[None], np.ones(1), patients)
-        if variance > 0 and math.isfinite(df):
-            return estimate, variance, df
+    several = scores.ndim == 2
+    estimate = macro_auc(labels, scores, patients) if several else auc_interval(labels, scores, patients=patients)
+    if not estimate.defined:
+        return estimate, NAN, NAN
+    _, variance, df = (mean_auc_contrast if several else auc_contrast)(labels, scores[None], np.ones(1), patients)
+    if variance > 0 and math.isfinite(df):
+        return estimate, variance, df
     width = (estimate.ci_high - estimate.ci_low) / (2 * z_quantile())
     return estimate, width**2, max(len(np.unique(patients)) - 2, 1)
 
