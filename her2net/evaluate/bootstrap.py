@@ -24,6 +24,8 @@ MAX_JACKKNIFE = 500
 """Beyond that many patients, they leave the jackknife in groups: the acceleration is of the same order."""
 MIN_DEFINED = 0.9
 """Share of resamples in which a metric has to be defined."""
+SAME, NO_VARIANCE = 1e-12, "no variance: alike in every resample"
+"""Such as an area of 1: that no resample has another says nothing of other patients."""
 GROUPED_FROM = 100_000
 N_GROUPS = 2_000
 """Cases beyond `GROUPED_FROM`, each its own patient, are resampled in that many groups of neighbouring scores."""
@@ -175,6 +177,8 @@ def interval_from_values(
     kept = values[np.isfinite(values)]
     if len(kept) < MIN_DEFINED * len(values):
         return Estimate(value, NAN, NAN, name, f"undefined in {len(values) - len(kept)} of {len(values)} resamples")
+    if np.ptp(kept) < SAME:
+        return Estimate(value, NAN, NAN, name, NO_VARIANCE)
     if method == "logit":
         return Estimate(value, *_logit_limits(value, kept, len(labels), bounds, alpha), name)
     tails = np.array([alpha / 2, 1 - alpha / 2])

@@ -292,7 +292,10 @@ def error_interval(
     """
     value = float(statistic(np.ones((1, len(labels))))[0])
     made = interval_from_values(value, draws, statistic, labels, patients, method="percentile", alpha=alpha)
+    name = made.ci_method.replace("percentile", ERROR_METHOD_NAMES[method])
+    if made.reason:
+        return Estimate(value, made.ci_low, made.ci_high, name, made.reason)
     low, high = max(0.0, 2 * value - made.ci_high), min(1.0, 2 * value - made.ci_low)
     if method == "wider":
         low, high = min(low, made.ci_low), max(high, made.ci_high)
-    return Estimate(value, low, high, made.ci_method.replace("percentile", ERROR_METHOD_NAMES[method]), made.reason)
+    return Estimate(value, low, high, name)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import N_RESAMPLES, BootstrapMethod, bootstrap_interval, n_resamples_for
+from her2net.evaluate.bootstrap import N_RESAMPLES, BootstrapMethod, n_resamples_for
 from her2net.evaluate.calibration import brier, calibration_errors, calibration_slope_intercept, decompose_brier
 from her2net.evaluate.discrimination import (
     DEFAULT_AUC_METHOD,
@@ -18,7 +18,12 @@ from her2net.evaluate.discrimination import (
 )
 from her2net.evaluate.estimate import NAN, Estimate, is_clustered, undefined
 from her2net.evaluate.multiclass import absent_classes, hand_till, macro_auc, one_vs_rest, weighted_kappa
-from her2net.evaluate.proportions import clustered_proportion, predictive_values_at, threshold_metrics
+from her2net.evaluate.proportions import (
+    balanced_accuracy,
+    clustered_proportion,
+    predictive_values_at,
+    threshold_metrics,
+)
 from her2net.predictions import Predictions
 
 PARTIAL_AT_LEAST = 0.9
@@ -145,34 +150,21 @@ def multiclass_metrics(table: Predictions, *, seed: int = 0, ordinal: bool = Fal
         ordinal: whether the classes have an order; adds quadratic weighted kappa.
     """
     labels, probs, patients = table.labels, table.probs, np.array(table.patient_ids)
-    owners, n_resamples = patients if is_clustered(patients) else None, n_resamples_for(len(table))
+    owners = patients if is_clustered(patients) else None
     decided = probs.argmax(axis=1)
-    rng = lambda part: np.random.default_rng([seed, part])
     found = {
         "auc": macro_auc(labels, probs, owners),
         "auc_hand_till": hand_till(labels, probs, owners),
     }
     found |= {f"auc_class_{c}": estimate for c, estimate in enumerate(one_vs_rest(labels, probs, owners))}
     found["accuracy"] = clustered_proportion(decided == labels, patients)
-    found["balanced_accuracy"] = _balanced_accuracy(labels, decided, table.n_classes, owners, rng(2), n_resamples)
-    for c in range(table.n_classes):
-        recall = clustered_proportion(decided[labels == c] == c, patients[labels == c])
+    recalls = [clustered_proportion(decided[labels == c] == c, patients[labels == c]) for c in range(table.n_classes)]
+    reason = absent_classes(labels, table.n_classes)
+    found["balanced_accuracy"] = undefined(reason) if reason else balanced_accuracy(*recalls)
+    for c, recall in enumerate(recalls):
         found[f"sensitivity_class_{c}"] = recall
         found[f"ppv_class_{c}"] = clustered_proportion(labels[decided == c] == c, patients[decided == c])
     if ordinal:
-        found["weighted_kappa"] = weighted_kappa(labels, decided, table.n_classes, patients=owners, rng=rng(3))
+        found["weighted_kappa"] = weighted_kappa(labels, decided, table.n_classes, patients=owners,
+                                               rng=np.random.default_rng([seed, 3]))  # fmt: skip
     return found | {"brier": brier(labels, probs, owners)}
-
-
-def _balanced_accuracy(
-    labels: np.ndarray, decided: np.ndarray, n_classes: int, patients: np.ndarray | None, rng: np.random.Generator,
-    n_resamples: int,
-) -> Estimate:  # fmt: skip
-    """Return the mean recall over the classes."""
-    reason = absent_classes(labels, n_classes)
-    if reason:
-        return undefined(reason)
-    member = np.eye(n_classes)[labels]
-    right = member * (decided == labels)[:, None]
-    statistic = lambda weights: ((weights @ right) / (weights @ member)).mean(axis=1)
-    return bootstrap_interval(statistic, labels, patients, method="percentile", rng=rng, n_resamples=n_resamples)

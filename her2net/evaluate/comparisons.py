@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import N_RESAMPLES, bootstrap_values, interval_from_values
+from her2net.evaluate.bootstrap import N_RESAMPLES, NO_VARIANCE, SAME, bootstrap_values, interval_from_values
 from her2net.evaluate.delong import auc_contrast, mean_auc_contrast
 from her2net.evaluate.estimate import (
     NAN,
@@ -66,9 +66,10 @@ def compare_aucs(
     difference, error, df = _difference(labels, scores_a, scores_b, patients)
     if math.isnan(error):
         return Comparison(difference, NAN, NAN, NAN, NAN, test, "fewer than two cases of a class")
-    if not error > 1e-12:
-        p = 1.0 if abs(difference) < 1e-12 else NAN
-        return Comparison(difference, NAN, NAN, NAN, p, test, "the two rank the cases alike: no variance")
+    if not error > SAME:
+        equal = abs(difference) < SAME
+        reason = "the two rank the cases alike: no variance" if equal else "all cases count alike: no variance"
+        return Comparison(difference, NAN, NAN, NAN, 1.0 if equal else NAN, test, reason)
     few = df < FEW_DF
     z, half = difference / error, (t_quantile(df, alpha) if few else z_quantile(alpha)) * error
     p = float(2 * stdtr(df, -abs(z))) if few else two_sided_p(z)
@@ -90,14 +91,15 @@ def detectable_auc_difference(
     labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: np.ndarray | None = None, *,
     power: float = 0.8, alpha: float = 0.05,
 ) -> float:  # fmt: skip
-    """Return the smallest difference of two AUCs that this many cases would show with the given power.
+    """Return the smallest difference of two AUCs that this many cases would show with the given power; NaN without variance.
 
     Source:
         Obuchowski & McClish 1997, doi:10.1002/(SICI)1097-0258(19970715)16:13<1529::AID-SIM565>3.0.CO;2-H.
     """
     if scores_a.ndim == 1 and not has_both_classes(labels):
         return NAN
-    return (z_quantile(alpha) + z_quantile(2 * (1 - power))) * _difference(labels, scores_a, scores_b, patients)[1]
+    error = _difference(labels, scores_a, scores_b, patients)[1]
+    return (z_quantile(alpha) + z_quantile(2 * (1 - power))) * error if error > SAME else NAN
 
 
 def compare_means(
@@ -257,7 +259,8 @@ def _compared(
     found = interval_from_values(value, values, both, labels, patients, method="percentile", alpha=alpha)
     kept, test = values[np.isfinite(values)], f"paired {found.ci_method}"
     if found.reason:
-        return Comparison(found.value, NAN, NAN, NAN, NAN, test, found.reason)
+        p = 1.0 if found.reason == NO_VARIANCE and abs(value) < SAME else NAN
+        return Comparison(found.value, NAN, NAN, NAN, p, test, found.reason)
     tail = min(int((kept <= 0).sum()), int((kept >= 0).sum()))
     p = min(1.0, 2 * (tail + 1) / (len(kept) + 1))
     return Comparison(value, found.ci_low, found.ci_high, NAN, p, test)

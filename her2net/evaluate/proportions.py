@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -107,19 +108,19 @@ def f1_from_share(share: Estimate) -> Estimate:
     return Estimate(to_f1(share.value), to_f1(share.ci_low), to_f1(share.ci_high), f"{share.ci_method}, transformed")
 
 
-def balanced_accuracy(sensitivity: Estimate, specificity: Estimate) -> Estimate:
-    """Return the mean of two rates; the interval recovers their variances from their limits.
+def balanced_accuracy(*rates: Estimate) -> Estimate:
+    """Return the mean of the rates of the classes; the interval recovers their variances from their limits.
 
     Source:
         Zou & Donner 2008, doi:10.1002/sim.3095 (MOVER).
     """
-    method = f"MOVER of {sensitivity.ci_method}"
-    if not (sensitivity.defined and specificity.defined):
+    method = f"MOVER of {max((rate.ci_method for rate in rates), key=len)}"  # the longest says that some are clustered
+    if not all(rate.defined for rate in rates):
         return undefined("one class only", method)
-    value = (sensitivity.value + specificity.value) / 2
-    below = np.hypot(sensitivity.value - sensitivity.ci_low, specificity.value - specificity.ci_low) / 2
-    above = np.hypot(sensitivity.ci_high - sensitivity.value, specificity.ci_high - specificity.value) / 2
-    return Estimate(value, float(value - below), float(value + above), method)
+    value = sum(rate.value for rate in rates) / len(rates)
+    below = math.hypot(*(rate.value - rate.ci_low for rate in rates)) / len(rates)
+    above = math.hypot(*(rate.ci_high - rate.value for rate in rates)) / len(rates)
+    return Estimate(value, value - below, value + above, method)
 
 
 def mcc_formula(tp: np.ndarray, fn: np.ndarray, tn: np.ndarray, fp: np.ndarray) -> np.ndarray:
@@ -193,11 +194,11 @@ def likelihood_ratios(c: Confusion, *, alpha: float = 0.05, worth: float = 1.0) 
 
 
 def _ratio(a: int, n_a: int, b: int, n_b: int, alpha: float, worth: float) -> Estimate:
-    """Return (a / n_a) / (b / n_b); with an empty cell the interval adds half a case to each."""
+    """Return (a / n_a) / (b / n_b); with an empty cell, or two rates of 1, the interval adds half a case to each."""
     method = "log (Simel)"
     if n_a == 0 or n_b == 0:
         return undefined("one class only", method)
-    corrected = a == 0 or b == 0
+    corrected = a == 0 or b == 0 or (a == n_a and b == n_b)
     half_case = 0.5 if corrected else 0.0
     share_a, share_b = (a + half_case) / (n_a + 2 * half_case), (b + half_case) / (n_b + 2 * half_case)
     variance = (1 - share_a) / (a + half_case) + (1 - share_b) / (b + half_case)
@@ -207,7 +208,8 @@ def _ratio(a: int, n_a: int, b: int, n_b: int, alpha: float, worth: float) -> Es
     if b == 0:
         reason = "0 / 0" if a == 0 else f"{INFINITE}: its denominator is a rate of 0; the lower limit holds"
         return Estimate(NAN, NAN if a == 0 else low, NAN, method, reason)
-    return Estimate(a / n_a * n_b / b, min(low, a / n_a * n_b / b), high, method)
+    ratio = a / n_a * n_b / b
+    return Estimate(ratio, min(low, ratio), max(high, ratio), method)
 
 
 def threshold_metrics(

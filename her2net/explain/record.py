@@ -16,7 +16,7 @@ from her2net.preprocess.cache import CaseFiles, row_digest
 from her2net.project import Project
 from her2net.train.fold import read_record
 
-EXPLAIN_VERSION = 2  # raise when the same inputs give other maps or figures
+EXPLAIN_VERSION = 3  # raise when the same inputs give other maps or figures
 RECORD = "explain.json"
 
 Cohort = Literal["oof", "test"]

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from her2net.evaluate.cohort_metrics import binary_metrics, multiclass_metrics
 from her2net.evaluate.estimate import Estimate
+from her2net.evaluate.pairwise import compare_models
 from her2net.evaluate.proportions import (
     Confusion,
     clopper_pearson,
@@ -20,7 +22,8 @@ from her2net.evaluate.proportions import (
     threshold_metrics,
     wilson,
 )
-from her2net.evaluate.thresholds import choose_rule_in_out, choose_threshold, midpoints
+from her2net.evaluate.thresholds import Threshold, choose_rule_in_out, choose_threshold, midpoints
+from her2net.predictions import make_predictions
 
 decisions = st.integers(3, 200).flatmap(
     lambda n: st.tuples(
@@ -167,3 +170,42 @@ def test_neighbouring_floats_are_still_told_apart() -> None:
     above = float(np.nextafter(below, 1))
     t = choose_threshold(np.array([0, 1]), np.array([below, above]))
     assert below < t <= above
+
+
+def test_a_perfect_or_an_idle_model_has_no_interval_without_width() -> None:
+    """A bootstrap within classes draws the same figure again and again there, which says nothing of other patients."""
+    labels, owners = np.repeat([0, 1], [12, 8]), np.arange(20)
+    apart, alike = np.where(labels == 1, 0.8, 0.1) + np.linspace(0, 0.1, 20), np.full(20, 0.4)
+    for probs in (apart, alike):
+        for name, found in binary_metrics(labels, probs, owners, threshold=0.5).items():
+            assert not (found.ci_low == found.ci_high and found.ci_method), name
+            if "partial" in name:
+                assert found.reason == "no variance: alike in every resample"
+    ratio = threshold_metrics(labels, alike > 0.5)["lr_negative"]
+    assert ratio.ci_low < 0.9 < 1.1 < ratio.ci_high
+    names = [f"c{i:02d}" for i in owners]
+    tables = {
+        (name, "test"): make_predictions(names, names, np.stack([1 - p, p], axis=1), labels=list(labels), folds=[""] * 20)
+        for name, p in (("A", apart), ("B", alike), ("C", alike))
+    }
+    half = Threshold(value=0.5, rule="given", chosen_on="nothing", n=0)
+    rows = {(row["model_a"], row["model_b"], row["metric"]): row for row in compare_models(tables, dict.fromkeys("ABC", half))}
+    for metric in ("auc", "balanced_accuracy", "pr_auc"):
+        different, equal = rows["A", "B", metric], rows["B", "C", metric]
+        assert (different["p_value"], different["ci_low"], equal["p_value"], equal["ci_low"]) == (None, None, 1.0, None)
+        assert "no variance" in different["reason"]
+    assert rows["A", "B", "auc"]["reason"] == "all cases count alike: no variance"  # they do not rank alike
+    assert rows["A", "B", "auc"]["detectable_difference"] is None
+
+
+def test_balanced_accuracy_of_three_perfectly_told_classes_has_an_interval() -> None:
+    labels = np.repeat([0, 1, 2], 4)
+    names = [f"c{i:02d}" for i in range(12)]
+    probs = np.full((12, 3), 0.1) + 0.7 * np.eye(3)[labels]
+    for owners in (names, [f"p{i // 2}" for i in range(12)]):
+        found = multiclass_metrics(make_predictions(names, owners, probs, labels=list(labels), folds=[""] * 12), ordinal=True)
+        assert found["balanced_accuracy"].value == pytest.approx(1.0)
+        assert 0.4 < found["balanced_accuracy"].ci_low < 0.8
+        assert np.isnan(found["weighted_kappa"].ci_low)
+    clustered = found["balanced_accuracy"]
+    assert clustered.ci_method == "MOVER of Wilson, clustered by patient"
