@@ -552,7 +552,7 @@ def make_three_classes(material: Material) -> Material:
 
 def test_three_classes_and_no_test_set(material: Material, tmp_path: Path) -> None:
     three = make_three_classes(material)
-    _, page = show(three, make_pictures(three, tmp_path))
+    html, page = show(three, make_pictures(three, tmp_path))
     assert page.faults == []
     text = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "answer").text
     assert "Can a network tell “zero”, “low” and “positive” apart" in text
@@ -561,6 +561,9 @@ def test_three_classes_and_no_test_set(material: Material, tmp_path: Path) -> No
     assert {p.stem for p in tmp_path.iterdir()} == {"flow", "training", "confusion_oof", "importance_CLIN"} | curves
     roc = next(i.attributes["alt"] for i in page.all("img") if i.attributes["alt"].startswith("ROC"))
     assert "fusion: AUC, zero against the rest 0." in roc
+    for false in ("Dots: the op", "without both classes", "for want of variance", "metrics.json", "tuned on these", "specificity (MOV"):
+        assert false not in html
+    assert page.table("all_metrics")[0][8] == "Not zero"
     assert page.table("calibration") == page.table("impact") == []
     assert page.table("confusion")[0] == ["Model", "Cohort", "Truly", "Called zero", "Called low", "Called positive", "All"]
     assert page.table("table1_training_test") == []

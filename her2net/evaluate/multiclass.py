@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -55,9 +56,15 @@ def hand_till(labels: np.ndarray, probs: np.ndarray, patients: np.ndarray | None
 
 
 def absent_classes(labels: np.ndarray, n_classes: int) -> str:
-    """Say which classes no case has; "" if none."""
+    """Say which classes no case has; "" if none. Numbers; see `name_classes`."""
     absent = [str(c) for c in range(n_classes) if not (np.asarray(labels) == c).any()]
-    return f"class {', '.join(absent)} is absent" if absent else ""
+    return f"no case of class {', '.join(absent)}" if absent else ""
+
+
+def name_classes(reason: str, class_names: Sequence[str]) -> str:
+    """Return a reason that ends with the numbers of classes with their names instead: a class may be named after another number."""
+    stem, of_class, numbers = reason.rpartition("of class ")
+    return f"{stem}{of_class}{', '.join(class_names[int(n)] for n in numbers.split(', '))}" if of_class else reason
 
 
 def patients_of_classes(labels: np.ndarray, patients: np.ndarray | None, n_classes: int) -> list[int]:

@@ -133,7 +133,7 @@ def _few_of_a_class(labels: np.ndarray, patients: np.ndarray | None, n_classes: 
     few = counts.index(min(counts))
     if counts[few] >= FEWEST_OF_A_CLASS:
         return ""
-    return f"too few to test: class {few} has {counts[few]} patients, {FEWEST_OF_A_CLASS} are needed"
+    return f"too few to test: {FEWEST_OF_A_CLASS} patients are needed, there are {counts[few]} of class {few}"
 
 
 def _resampled(

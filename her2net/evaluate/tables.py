@@ -17,6 +17,7 @@ from her2net.evaluate.cohort_metrics import (
 )
 from her2net.evaluate.discrimination import effective_counts
 from her2net.evaluate.estimate import Estimate, is_clustered
+from her2net.evaluate.multiclass import name_classes
 from her2net.evaluate.pairwise import Tables, compare_models, finite_or_none
 from her2net.evaluate.patients import OF_PATIENTS, pool_patients
 from her2net.evaluate.recalibration import Recalibration, choose_recalibration
@@ -92,28 +93,31 @@ def evaluate_tables(
     alternatives: list[Metric] = []
     for (model, cohort), table in known.items():
         remarks = [_remark(optimistic, model, cohort), _left_out(tables[model, cohort], table)]
-        rows = _Rows(model, cohort, table, thresholds.get(model), "; ".join(filter(None, remarks)))
+        rows = _Rows(model, cohort, table, thresholds.get(model), "; ".join(filter(None, remarks)), class_names)
         figures = _figures(rows, options)
         if cohort != "oof" and table.n_classes == 2 and model in maps:  # OOF is what the map was fitted on
             figures |= recalibrated_metrics(table.labels, maps[model].apply(table.probs[:, 1]), rows.patients)
         metrics += [rows.metric(name, estimate) for name, estimate in figures.items()]
         alternatives += [rows.metric(n, estimate) for n, estimates in _others(rows, options) for estimate in estimates]
     for (model, cohort), whole in tables.items():
-        metrics += _patient_metrics(model, cohort, whole, thresholds.get(model), _remark(optimistic, model, cohort), options)
+        remark = _remark(optimistic, model, cohort)
+        metrics += _patient_metrics(model, cohort, whole, thresholds.get(model), remark, class_names, options)
     comparisons = compare_models(known, thresholds, seed=options.seed)
     for row in comparisons:
+        row["reason"] = name_classes(row["reason"], class_names)
         row["remark"] = optimism(optimistic, [row["model_a"], row["model_b"]], row["cohort"])
     return Evaluation(
         class_names=list(class_names), remarks=dict(optimistic), metrics=metrics, alternatives=alternatives,
-        comparisons=comparisons, subgroups=_subgroups(known, optimistic, options),
+        comparisons=comparisons, subgroups=_subgroups(known, optimistic, class_names, options),
         certainty=_certainty(known, metrics, optimistic, options), recalibration=maps, seed=options.seed,
         settings=options.settings,
     )  # fmt: skip
 
 
 def _patient_metrics(
-    model: str, cohort: str, table: Predictions, threshold: Threshold | None, remark: str, options: Options
-) -> list[Metric]:
+    model: str, cohort: str, table: Predictions, threshold: Threshold | None, remark: str, class_names: Sequence[str],
+    options: Options,
+) -> list[Metric]:  # fmt: skip
     """Return the figures of one prediction per patient; none where every patient has one case."""
     pooled = pool_patients(table) if cohort in OF_PATIENTS else None
     if pooled is None:
@@ -121,7 +125,7 @@ def _patient_metrics(
     known = pooled.take(pooled.labels >= 0)
     n = len(pooled) - len(known)
     lost = f"{n} of {len(pooled)} patients have no label, or cases of different classes, and are left out" if n else ""
-    rows = _Rows(model, OF_PATIENTS[cohort], known, threshold, "; ".join(filter(None, [remark, lost])))
+    rows = _Rows(model, OF_PATIENTS[cohort], known, threshold, "; ".join(filter(None, [remark, lost])), class_names)
     return [rows.metric(name, estimate) for name, estimate in _figures(rows, options).items()] if len(known) else []
 
 
@@ -139,6 +143,7 @@ class _Rows:
     table: Predictions
     threshold: Threshold | None
     remark: str
+    class_names: Sequence[str]
 
     @property
     def cut(self) -> float | None:
@@ -162,7 +167,7 @@ class _Rows:
             model=self.model, cohort=self.cohort, metric=name, value=finite_or_none(estimate.value),
             ci_low=finite_or_none(estimate.ci_low), ci_high=finite_or_none(estimate.ci_high),
             ci_method=estimate.ci_method, n=len(self.table), n_positive=int((self.table.labels > 0).sum()),
-            threshold=self.cut_of(name), reason=estimate.reason, remark=self.remark,
+            threshold=self.cut_of(name), reason=name_classes(estimate.reason, self.class_names), remark=self.remark,
         )  # fmt: skip
 
 
@@ -201,7 +206,9 @@ def _remark(remarks: Mapping[str, str], model: str, cohort: str) -> str:
     return "; ".join(filter(None, [optimism(remarks, [model], cohort), *cuts]))
 
 
-def _subgroups(tables: Tables, optimistic: Mapping[str, str], options: Options) -> list[SubgroupMetric]:
+def _subgroups(
+    tables: Tables, optimistic: Mapping[str, str], class_names: Sequence[str], options: Options
+) -> list[SubgroupMetric]:
     rows = []
     for (model, cohort), table in tables.items():
         patients, scores = np.array(table.patient_ids), table.probs if table.n_classes > 2 else table.probs[:, 1]
@@ -214,7 +221,7 @@ def _subgroups(tables: Tables, optimistic: Mapping[str, str], options: Options) 
                     value=finite_or_none(group.auc.value), ci_low=finite_or_none(group.auc.ci_low),
                     ci_high=finite_or_none(group.auc.ci_high), ci_method=group.auc.ci_method, n=group.n,
                     n_positive=group.n_positive, interaction_p=finite_or_none(found.interaction_p),
-                    reason=group.auc.reason, remark=optimism(optimistic, [model], cohort),
+                    reason=name_classes(group.auc.reason, class_names), remark=optimism(optimistic, [model], cohort),
                 )
                 for group in found.groups
             ]  # fmt: skip

@@ -70,8 +70,9 @@ def _size(material: Material) -> Iterator[Caution]:
     smallest, n = min(len(np.unique(owners[table.labels == c])) for c in range(len(material.class_names))), len(np.unique(owners))
     if smallest < FEW_OF_A_CLASS:
         advice = next((c.advice for c in material.evaluation.certainty if (c.model, c.cohort) == (model, cohort)), "")
+        least = "smaller" if material.binary else "smallest"
         text = (
-            f"Few {unit}: the smaller class has {smallest} of {n}; at least {FEW_OF_A_CLASS} of each are advised to "
+            f"Few {unit}: the {least} class has {smallest} of {n}; at least {FEW_OF_A_CLASS} of each are advised to "
             f"validate a model (doi:10.1016/j.jclinepi.2004.06.017). {advice}"
         )
         yield Caution("serious", text.strip())

@@ -241,7 +241,8 @@ def draw_forest(material: Material, rows: Sequence[SubgroupMetric], model: str, 
             page.text(x, 0.45 + 0.2 * (lines - line - 0.5), text, va="center", fontsize=7.5, parse_math=False,
                       fontweight="bold" if bold else "normal")  # fmt: skip
 
-        for x, text in ((0.05, "Subgroup"), (1.6, "n (positive)"), (right + 0.1, "AUC (95 % interval)")):
+        counted = textwrap.shorten(material.counted, 16, placeholder="…")
+        for x, text in ((0.05, "Subgroup"), (1.6, f"n ({counted})"), (right + 0.1, "AUC (95 % interval)")):
             page.text(x, top, text, va="center", fontsize=7.5, fontweight="bold")
         if everyone is not None:
             if everyone.value is not None:

@@ -88,6 +88,11 @@ class Material:
         return self.plan.class_names
 
     @property
+    def counted(self) -> str:
+        """What n_positive counts, in words."""
+        return "positive" if self.binary else f"not {self.class_names[0]}"
+
+    @property
     def binary(self) -> bool:
         return len(self.class_names) == 2
 

@@ -88,10 +88,11 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
     model, cohort = material.headline
     shown = forest_rows(subgroups, model, cohort)
     if shown:
+        both = "both" if material.binary else "all"
         found.append(_own(
             folder, "subgroups", draw_forest(material, subgroups, model, cohort),
             f"AUC of {model} by subgroup, {cohort_name(cohort)}. Diamond and dotted line: all cases. Bars: 95 % intervals. "
-            "Subgroups without both classes have no AUC." + _how_many(subgroups, shown, model, cohort)
+            f"Subgroups without {both} classes have no AUC." + _how_many(subgroups, shown, model, cohort)
             + _read_with(material, [model], cohort), _describe_forest(shown),
         ))  # fmt: skip
     return found
@@ -126,9 +127,9 @@ def _table_pictures(material: Material, folder: Path) -> list[Picture]:
 
 
 CAPTIONS = {
-    "roc": "ROC curves. Shaded: 95 % band of sensitivity (bootstrap over patients). Dots: the operating points.",
+    "roc": "ROC curves. Shaded: 95 % band of sensitivity (bootstrap over patients).",
     "precision_recall": "Precision-recall curves. Level line: the share of positives, which a coin would reach "
-    "(of each model where it differs). Dots: the operating points.",
+    "(of each model where it differs).",
     "calibration": "Calibration. Lines: observed share of positives by predicted probability (loess). Points: tenths of the "
     "probability scale with 95 % Wilson intervals. Bars: how many cases. On the diagonal a probability means what it says.",
     "decision_curve": "Decision curves. Net benefit of acting on the model at each threshold probability, with 95 % bands, against "
@@ -142,7 +143,8 @@ def _taken_over(material: Material, folder: Path, kind: str, cohort: str, models
     for suffix in FORMATS:
         write_bytes(folder / f"{kind}_{cohort}.{suffix}", (source / f"{kind}_{cohort}.{suffix}").read_bytes())
     sizes = listed([f"{model} n = {len(material.known(model, cohort))}" for model in models])
-    rest = "" if material.binary else " Each class against all others."
+    dots = " Dots: the operating points." if kind in ("roc", "precision_recall") else ""
+    rest = dots if material.binary else " Each class against all others."
     caption = f"{CAPTIONS[kind]}{rest} {cohort_name(cohort).capitalize()}: {sizes}.{_read_with(material, models, cohort)}"
     return _embed(folder / f"{kind}_{cohort}", caption, _describe_curves(material, kind, cohort, models))
 

@@ -55,8 +55,7 @@ def results_table(material: Material) -> Table:
                 *(Cell(estimate(m), sort=None if m is None else m.value) for m in found),
                 "; ".join(dict.fromkeys(m.remark for m in found if m is not None and m.remark)),
             ])  # fmt: skip
-    positive = "positive" if material.binary else f"not {material.class_names[0]}"
-    headers = ["Model", "Cohort", f"n ({positive})", *(metric_name(name, material.class_names) for name in main), "Read with"]
+    headers = ["Model", "Cohort", f"n ({material.counted})", *(metric_name(name, material.class_names) for name in main), "Read with"]
     headers, rows = drop_empty_last(headers, rows)
     return make_table("results", "Table 2. Every model in every cohort, with 95 % confidence intervals", headers, rows,
                       numeric=range(2, 3 + len(main)), notes=(methods_of(used, material.class_names),
@@ -115,8 +114,8 @@ def all_metrics_table(material: Material) -> Table:
         ]
         for m in material.evaluation.metrics
     ]  # fmt: skip
-    headers = ["Metric", "Model", "Cohort", "Value", "From", "To", "Method of the interval", "n", "Positive", "Threshold",
-               "Remark"]  # fmt: skip
+    headers = ["Metric", "Model", "Cohort", "Value", "From", "To", "Method of the interval", "n", material.counted.capitalize(),
+               "Threshold", "Remark"]  # fmt: skip
     return make_table("all_metrics", "Every figure, with the 95 % interval from … to and how that was made", headers, rows,
                       numeric=(3, 4, 5, 7, 8, 9))  # fmt: skip
 
@@ -224,12 +223,13 @@ def certainty_table(material: Material) -> Table | None:
     ))  # fmt: skip
 
 
-def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table | None:
+def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str, counted: str) -> Table | None:
     """Return subgroups as a table; `None` where there are none.
 
     Args:
         key: file name of the table.
         of: whose subgroups they are, for the caption; model and cohort have columns where they differ.
+        counted: what n_positive counts.
     """
     several = len({(r.model, r.cohort) for r in rows}) > 1
     cells: list[list[str | Cell]] = [
@@ -243,7 +243,7 @@ def subgroups_table(rows: Sequence[SubgroupMetric], key: str, of: str) -> Table 
     ]  # fmt: skip
     if not cells:
         return None
-    headers = ["Subgroup", *(("Model", "Cohort") if several else ()), "n (positive)", "AUC (95 % interval)", "Interaction p",
+    headers = ["Subgroup", *(("Model", "Cohort") if several else ()), f"n ({counted})", "AUC (95 % interval)", "Interaction p",
                "Method of the interval", "Read with"]  # fmt: skip
     headers, cells = drop_empty_last(headers, cells)
     first = 3 if several else 1

@@ -54,7 +54,7 @@ METHOD_WORDS = {
     "Newcombe score": "Newcombe's score interval",
     "Wilson": "Wilson's score interval",
     "Wilson, transformed": "Wilson's interval of TP / (TP + FP + FN), transformed",
-    "MOVER of Wilson": "from the limits of sensitivity and specificity (MOVER)",
+    "MOVER of Wilson": "from the limits of the rates that it is the mean of (MOVER)",
     "delta, Fisher z": "delta method on Fisher's z scale",
     "log (Simel)": "normal on the log scale (Simel)",
     "normal, log scale": "normal on the log scale",

@@ -217,8 +217,8 @@ def test_brier_scores_of_equal_models_seldom_differ_in_a_few_cases(n_classes: in
 
 @pytest.mark.parametrize(("sizes", "per_patient", "said"), [
     ((3, 20, 20), 1, ""),
-    ((2, 20, 20), 1, "too few to test: class 0 has 2 patients, 3 are needed"),
-    ((20, 4, 20), 2, "too few to test: class 1 has 2 patients, 3 are needed"),
+    ((2, 20, 20), 1, "too few to test: 3 patients are needed, there are 2 of class 0"),
+    ((20, 4, 20), 2, "too few to test: 3 patients are needed, there are 2 of class 1"),
 ])  # fmt: skip
 def test_mean_aucs_are_not_tested_on_a_class_of_few_patients(sizes: tuple[int, ...], per_patient: int, said: str) -> None:
     labels, rng = np.repeat(np.arange(3), sizes), np.random.default_rng(0)

@@ -21,7 +21,7 @@ from her2net.evaluate.discrimination import (
     pr_auc_interval,
     roc_points,
 )
-from her2net.evaluate.multiclass import hand_till, macro_auc, weighted_kappa
+from her2net.evaluate.multiclass import hand_till, macro_auc, name_classes, weighted_kappa
 from her2net.evaluate.weighted import auc_statistic, partial_auc_statistic, pr_auc_statistic
 
 METHODS = ("delong", "delong-logit", "delong-logit-t", "newcombe", "bootstrap", "bootstrap-percentile", "binomial-exact")
@@ -288,7 +288,9 @@ def test_multiclass_figures_equal_scikit_learn(seed: int, n: int, levels: int) -
     for weights in ("linear", "quadratic"):
         found = weighted_kappa(labels, probs.argmax(axis=1), 3, weights=weights)  # type: ignore[arg-type]
         assert found.value == pytest.approx(cohen_kappa_score(labels, probs.argmax(axis=1), weights=weights), abs=1e-12)
-    assert "class 2" in macro_auc(labels % 2, probs).reason
+    assert macro_auc(labels % 2, probs).reason == "no case of class 2"
+    assert name_classes("no case of class 1, 2", ["2", "3", "4"]) == "no case of class 3, 4"
+    assert name_classes("one class only", ["2", "3", "4"]) == "one class only"
 
 
 def test_kappa_of_patients_with_several_cases_has_a_wider_interval() -> None:
