@@ -193,6 +193,8 @@ def choose_candidate(
             return Choice(candidate, reason), Choice(epochs, f"fits the budget of {_minutes(budget_h)}")
     fewer = max(1, math.floor(epochs * budget_h / hours))
     reason = f"budget {_minutes(budget_h)}; " + "; ".join(lines) + "; none fits, the fastest is taken"
+    if epochs * budget_h < hours:
+        return Choice(candidates[-1], reason), Choice(fewer, f"a single one takes longer than the budget of {_minutes(budget_h)}")
     return Choice(candidates[-1], reason), Choice(fewer, f"cut from {epochs} to fit the budget of {_minutes(budget_h)}")
 
 
