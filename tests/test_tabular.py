@@ -18,6 +18,7 @@ from small_run import plan_options
 from her2net import pipeline, status
 from her2net.archive.licence import read_licence
 from her2net.archive.write import export_model
+from her2net.cli.fuse import main as fuse_command
 from her2net.errors import MissingDependencyError, PlanError, RawDataError, StaleArtefactError
 from her2net.evaluate.delong import auc
 from her2net.fuse.sources import fusion_sources, fusion_subsets
@@ -270,7 +271,9 @@ def test_the_fewest_patients_are_counted_by_class_and_fold() -> None:
     assert count_fewest(cases, [["p2"], ["p3"]], 3) == 0
 
 
-def test_a_tiny_cohort_with_covariates_is_planned_without_their_model(tmp_path: Path) -> None:
+def test_a_tiny_cohort_with_covariates_is_planned_without_their_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = make_paths(tmp_path, "Dataset001_Tiny")
     write_dataset(paths.raw, n_patients=8, n_test=2)
     plan, remarks = plan_dataset(paths, plan_options(tmp_path, preprocess=False))
@@ -280,6 +283,12 @@ def test_a_tiny_cohort_with_covariates_is_planned_without_their_model(tmp_path: 
     before = paths.plan.read_bytes()
     plan_dataset(paths, plan_options(tmp_path, preprocess=False))
     assert paths.plan.read_bytes() == before
+    for root in (paths.roots.raw, paths.roots.preprocessed, paths.roots.results):
+        monkeypatch.setenv(root.name, str(root))
+    assert fuse_command(["--covariates"]) == 2
+    assert "It was not planned: the smallest class has" in (error := capsys.readouterr().err)
+    assert "Leave --covariates out." in error
+    assert "Declare covariates" not in error, "they are declared"
 
 
 def features_fingerprint(paths: DatasetPaths):  # type: ignore[no-untyped-def]

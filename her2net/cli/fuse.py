@@ -28,8 +28,9 @@ def run(args: argparse.Namespace) -> int:
 
     project = load_project(resolve_paths(args))
     if args.covariates and CLINICAL not in project.plan.tables:
-        raise PlanError(f"--covariates: plan {project.plan.name!r} has no table {CLINICAL}. Declare covariates in dataset.json "
-                        "and run her2net_plan.")  # fmt: skip
+        why = project.plan.unplanned_tables.get(CLINICAL)
+        remedy = f"It was {why}. Leave --covariates out." if why else "Declare covariates in dataset.json and run her2net_plan."
+        raise PlanError(f"--covariates: plan {project.plan.name!r} has no table {CLINICAL}. {remedy}")
     sources = fusion_sources(project.plan, covariates=args.covariates)
     if len(sources) < 2:
         raise PlanError(f"plan {project.plan.name!r} has one model to fuse, {', '.join(sources)}: nothing to fuse.")
