@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from her2net.plan.machine import Machine, speed_key
-from her2net.plan.rules import Candidate, choose_candidate
+from her2net.plan.rules import Candidate, Choice, choose_candidate, fit_memory
 
 
 @pytest.mark.parametrize(("epochs", "budget_h", "left", "said"), [
@@ -24,3 +24,13 @@ def test_a_budget_that_one_epoch_exceeds_is_not_said_to_be_kept(epochs: int, bud
                                         budget_h=budget_h)  # fmt: skip
     assert chosen.value == candidate
     assert (n_epochs.value, n_epochs.reason) == (left, said)
+
+
+@pytest.mark.parametrize(("fixed_gb", "size", "end"), [
+    (1.0, 4, "in batches of 4"),
+    (9.0, 2, "in batches of 2, which needs 10.0 GB and may be refused here"),  # as where the matrix of a solved network is too large
+])  # fmt: skip
+def test_a_batch_that_does_not_fit_either_is_not_said_to_fit(fixed_gb: float, size: int, end: str) -> None:
+    _, batch = fit_memory([Candidate("resnet10t", (64, 64))], Choice(16, "16"), 4, lambda _, n: fixed_gb + 0.5 * n)
+    assert batch.value == size
+    assert batch.reason.endswith(f"resnet10t at 64x64 {end}")

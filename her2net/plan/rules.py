@@ -231,7 +231,9 @@ def fit_memory(
     smallest, size = candidates[-1], batch.value
     while size > MIN_BATCH and need_gb(smallest, size) > limit:
         size //= 2
-    return [smallest], Choice(size, f"{words} in batches of {batch.value}: {smallest.name} in batches of {size}")
+    need = need_gb(smallest, size)
+    still = "" if need <= limit else f", which needs {need:.1f} GB and may be refused here"
+    return [smallest], Choice(size, f"{words} in batches of {batch.value}: {smallest.name} in batches of {size}{still}")
 
 
 def kind_from_scratch(network: str) -> str:
