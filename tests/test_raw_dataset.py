@@ -252,6 +252,13 @@ def test_what_systems_leave_behind_is_ignored_and_the_rest_is_reported(folder: P
     assert (found.severity, found.where) == ("warning", "imagesTr/US/notes.txt")
 
 
+def test_a_modality_without_test_cases_is_warned_of(folder: Path) -> None:
+    shutil.rmtree(folder / "imagesTs/MRI")
+    shutil.rmtree(folder / "masksTs/MRI")
+    found = find(load_dataset(folder)[1], "modality-without-images")
+    assert (found.severity, found.where) == ("warning", "imagesTs/MRI")
+
+
 def test_missing_masks_and_modalities_are_no_errors(folder: Path) -> None:
     (folder / "masksTr/US/C001.png").unlink()
     for channel in range(2):

@@ -32,7 +32,7 @@ from her2net.paths import DatasetPaths
 from her2net.plan.stage import plan_dataset
 from her2net.predictions import Predictions
 from her2net.project import load_project
-from her2net.report import cautions, mistakes, use, words
+from her2net.report import cautions, mistakes, summary, use, words
 from her2net.report.cohort import count_groups, flow_table, table1s
 from her2net.report.figures import draw_training
 from her2net.report.material import Material, collect
@@ -587,6 +587,14 @@ def test_one_modality_and_nothing_to_compare(material: Material, pictures: list[
         "Fan et al., test", "here, test", "Fan et al., test", "here: no model of this name in test cases",
         "Fan et al., test", "here: no model of this name in test cases",
     ]  # fmt: skip
+
+
+def test_a_modality_that_no_test_case_has_is_not_said_to_be_tested(material: Material) -> None:
+    tables = {key: table for key, table in material.tables.items() if key != ("MRI", "test")}
+    metrics = [m for m in material.evaluation.metrics if (m.model, m.cohort) != ("MRI", "test")]
+    of = replace(material, tables=tables, evaluation=material.evaluation.model_copy(update={"metrics": metrics}))
+    assert summary.summarise(of).question.endswith("on US?")
+    assert any("No labelled test case has MRI" in c.text for c in cautions.find_cautions(of, count_groups(of)))
 
 
 def test_cautions_know_few_cases_bad_calibration_and_chance(material: Material) -> None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from her2net.raw.layout import PARTS, Found
-from her2net.raw.problems import Problem, enumerate_names, problem
+from her2net.raw.problems import Problem, Severity, enumerate_names, problem
 from her2net.raw.rows import CaseRow
 from her2net.raw.spec import DatasetSpec
 
@@ -55,17 +55,13 @@ def check_files(rows: Sequence[CaseRow], files: Mapping[tuple[str, str], Found],
     for (part, modality), found in files.items():
         where_images, where_masks = f"images{PARTS[part]}/{modality}", f"masks{PARTS[part]}/{modality}"
         in_part = {c for (p, _), other in files.items() if p == part for c in other.images}
-        if part == "train" and in_part and not found.images:
+        if in_part and not found.images:
             remedy = "Add its images, or take the modality out of dataset.json."
-            problems.append(
-                problem(
-                    "error",
-                    "modality-without-images",
-                    where_images,
-                    "no training case has this modality",
-                    remedy=remedy,
-                )
-            )
+            level: Severity = "error" if part == "train" else "warning"
+            what = "no training case has this modality"
+            if part == "test":
+                what = "no test case has this modality: it has no test figures, and those of the fusion do not test it"
+            problems.append(problem(level, "modality-without-images", where_images, what, remedy=remedy))
         lacking = sorted(in_part - found.images.keys())
         if found.images and lacking:
             what = f"{len(lacking)} of {len(in_part)} cases lack this modality: {enumerate_names(lacking)}"

@@ -49,6 +49,10 @@ def _test_set(material: Material) -> Iterator[Caution]:
     if "test" not in material.cohorts:
         yield Caution("serious", "There are no labelled test cases. All figures come from cross-validation in the training "
                                  "cases; they do not show how the model does in other patients.")  # fmt: skip
+    untested = [m for m in material.plan.modalities if material.metric(m, "test", "auc") is None]
+    if "test" in material.cohorts and untested:
+        yield Caution("serious", f"No labelled test case has {listed(untested)}: the test figures say nothing about "
+                                 f"{'it' if len(untested) == 1 else 'them'}.")  # fmt: skip
     looks = [entry for entry in material.openings if entry.get("purpose") != OWN_PURPOSE]
     if len(looks) > 1:
         yield Caution("serious", f"The test labels have been opened {len(looks)} times before this report. If anything was "

@@ -55,7 +55,7 @@ def summarise(material: Material) -> Summary:
     model, cohort = material.headline
     auc = material.metric(model, cohort, "auc")
     names = material.class_names
-    modalities = list(material.plan.modalities)
+    modalities = [m for m in material.plan.modalities if (m, cohort) in material.tables]
     what = f"“{names[1]}” from “{names[0]}”" if material.binary else listed([f"“{name}”" for name in names]) + " apart"
     verdict, better = _judge(auc)
     others = [(m, material.metric(m, cohort, "auc")) for m in material.models if m != model]

@@ -162,6 +162,7 @@ def test_detectable_difference_has_the_power_it_names() -> None:
     found = compare_aucs(labels, a, b)
     error = (found.ci_high - found.ci_low) / 2 / 1.959964
     assert difference == pytest.approx((1.959964 + 0.841621) * error, rel=1e-5)
+    assert np.isnan(detectable_auc_difference(labels, a, a**3))  # ranked alike: no number of cases is enough or too few
 
 
 def test_reclassification_by_hand() -> None:
