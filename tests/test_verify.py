@@ -256,6 +256,21 @@ def test_layout_and_images_are_reported_together(folder: Path) -> None:
     assert {"image-unreadable", "label-unknown"} <= checks
 
 
+def test_columns_that_mislead_are_warned_of(folder: Path) -> None:
+    rows = read_rows(folder)
+    for row in rows[1:]:
+        test = row[2] in ("P022", "P023")
+        row[3], row[4] = ("south" if row[1] == "1" else "north"), "" if test else row[4]
+        row.append("T4" if test else "T1")
+    write_table(folder / "cases.csv", [[*rows[0], "stage"], *rows[1:]])
+    spec = spec_of(labels={"HER2-positive": 0, "HER2-negative": 1}, covariates={"age": "continuous", "stage": "categorical"})
+    (folder / "dataset.json").write_text(json.dumps(spec), encoding="utf-8")
+    found = {item.check: item.message for item in check(folder).problems}
+    assert list(found) == ["labels-swapped", "site-class", "covariate-one-part", "level-untrained"]
+    assert "north: 11 HER2-positive, 0 HER2-negative; south: 0 HER2-positive, 11 HER2-negative" in found["site-class"]
+    assert "2 test case(s) have values that no training case has: T4" in found["level-untrained"]
+
+
 def test_a_third_modality_needs_no_code(folder: Path) -> None:
     spec = spec_of()
     spec["modalities"]["MG"] = {"channels": {"0": "CC"}, "file_ending": ".png"}

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from her2net.artefact import Strict
+from her2net.raw.columns import check_columns
 from her2net.raw.dataset import Case, RawDataset, load_dataset
 from her2net.raw.lookalike import Groups, find_lookalikes
 from her2net.raw.problems import SEVERITIES, Problem, enumerate_names, problem
@@ -76,7 +77,7 @@ def verify(dataset: RawDataset, scan: Scan) -> Verification:
         scan: of the same dataset.
     """
     cases = {case.case_id: case for case in dataset.cases}
-    problems = [*scan.problems, *_check_class_sizes(dataset)]
+    problems = [*scan.problems, *_check_class_sizes(dataset), *check_columns(dataset)]
     links = Groups()
     resembling: set[str] = set()
     for modality in dataset.spec.modalities:
