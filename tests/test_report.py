@@ -589,6 +589,19 @@ def test_one_modality_and_nothing_to_compare(material: Material, pictures: list[
     ]  # fmt: skip
 
 
+def test_methods_name_what_the_folds_did(material: Material, pictures: list[Picture]) -> None:
+    used = zip(material.runs["US"], ([0.8, 1.2], [0.9, 1.1]), strict=False)
+    runs = tuple(r.model_copy(update={"training": r.training.model_copy(update={"loss_weights": w})}) for r, w in used)
+    found = material.fingerprint.modalities
+    bare = found["US"].model_copy(update={"n_without_mask": found["US"].n_cases})
+    fingerprint = material.fingerprint.model_copy(update={"modalities": found | {"US": bare}})
+    text, page = show(replace(material, runs=material.runs | {"US": runs}, fingerprint=fingerprint), pictures)
+    assert "(class weights 0.8 to 0.9 and 1.1 to 1.2)" in text
+    assert {row[0]: row[1] for row in page.table("plan")[1:]}["Window"] == "the whole image, for want of masks"
+    assert "modelled by an elastic-net logistic regression; its penalty was chosen" in text
+    assert "randomised trees" not in next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "methods").text
+
+
 def test_a_modality_that_no_test_case_has_is_not_said_to_be_tested(material: Material) -> None:
     tables = {key: table for key, table in material.tables.items() if key != ("MRI", "test")}
     metrics = [m for m in material.evaluation.metrics if (m.model, m.cohort) != ("MRI", "test")]

@@ -122,7 +122,7 @@ def _data(material: Material, groups: list[Group]) -> Iterator[Caution]:
                               "how the model does at a new site is not known. her2net_plan --splits leave-one-site-out "
                               "asks that.")  # fmt: skip
     if material.problems:
-        yield Caution("note", f"her2net_verify has {count(len(material.problems), 'warning')} about the data; they are listed "
+        yield Caution("note", f"her2net_verify has {count(len(material.problems), 'warning')} about the data, listed "
                               "under Patients.")  # fmt: skip
 
 

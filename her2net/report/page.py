@@ -124,6 +124,8 @@ def _facts(material: Material) -> dict[str, Any]:
         "resembling": len(material.project.splits.resembling_test_cases), "tta_any": any(material.tta.values()),
         "recalibrated": listed([f"{kind} ({n} of {len(material.models)} models)" for kind, n in kinds.items()]),
         "networks": "; ".join(f"{name}: {m.training.network}" for name, m in plan.modalities.items()),
+        "class_weights": {name: settings.class_weights(runs) for name, runs in material.runs.items()},
+        "learners": {learner for table in plan.tables.values() for learner in table.model.learners},
         "solved": {name: network_spec(m.training.network).solved for name, m in plan.modalities.items()},
         "environment": next(iter(material.runs.values()))[0].environment, "threshold_note": results.threshold_note(material),
         "interval_methods": results.methods_of(metrics, material.class_names), "glossary": _glossary(),

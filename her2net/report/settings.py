@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -15,6 +15,7 @@ from her2net.plan.schema import ModalityPlan
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
 from her2net.report.words import count, listed, network, number, ratio
+from her2net.train.record import RunRecord
 from her2net.version import __version__
 
 DIGEST_DIGITS = 16
@@ -26,24 +27,36 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "torch", "torchvisi
 def settings_table(material: Material) -> Table:
     """Return the settings that matter most, one column per modality."""
     plans = material.plan.modalities
-    columns = [_settings(section, material.runs[name][0].training.epochs) for name, section in plans.items()]
+    masked = {name: found.n_without_mask < found.n_cases for name, found in material.fingerprint.modalities.items()}
+    columns = [_settings(section, material.runs[name][0].training.epochs, masked[name]) for name, section in plans.items()]
     hours = [sum(sum(run.duration_s.values()) for run in material.runs[name]) / 3600 for name in plans]
     weights = ["; ".join(dict.fromkeys(run.checkpoint for run in material.runs[name])) for name in plans]
+    balance = [class_weights(material.runs[name]) or "all alike" for name in plans]
     starts = ["; ".join(dict.fromkeys(run.initialisation for run in material.runs[name])) for name in plans]
     rows: list[list[str | Cell]] = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    rows += [["Initial weights", *starts], ["Weights that predict", *weights],
+    rows += [["Class weights in the loss", *balance], ["Initial weights", *starts], ["Weights that predict", *weights],
              ["Time to train all folds", *(f"{h:.1f} h" if h >= 1 else f"{60 * h:.1f} min" for h in hours)]]  # fmt: skip
     return make_table("plan", "The plan, its main values", ["Setting", *plans], rows, sortable=False)
 
 
-def _settings(section: ModalityPlan, epochs: int) -> dict[str, str]:
+def class_weights(runs: Sequence[RunRecord]) -> str:
+    """Return the weight of each class in the loss; each fold takes it from its own training cases. Empty if all are alike."""
+    folds = [run.training.loss_weights for run in runs]
+    if all(len(set(weights)) == 1 for weights in folds):
+        return ""
+    ends = [tuple(f"{end(of_class):.3g}" for end in (min, max)) for of_class in zip(*folds, strict=True)]
+    return listed([low if low == high else f"{low} to {high}" for low, high in ends])
+
+
+def _settings(section: ModalityPlan, epochs: int, masked: bool) -> dict[str, str]:
     pre, training = section.preprocessing, section.training
     unit = {"px": "px", "mm": "mm", "lesion": "of the longest lesion edge"}[pre.margin_unit]
     aspect = {"keep": "equal edges", "keep_in_plane": "equal edges within the slice", "squash": "resized without keeping shape"}
+    window = f"lesion box + {pre.margin:g} {unit} on each side, {aspect[pre.aspect]}"
     stepped = not network_spec(training.network).solved
     return {
         "Channels": ", ".join(section.channels),
-        "Window": f"lesion box + {pre.margin:g} {unit} on each side, {aspect[pre.aspect]}",
+        "Window": window if masked else "the whole image, for want of masks",
         "Input": f"{' × '.join(map(str, pre.input_vox))} {'px' if section.ndim == 2 else 'voxels'}",
         "Normalisation": f"z-score of each case's own {pre.statistics}" + (", channels together" if pre.joint_channels else ""),
         "Network": network(training.network),
@@ -51,7 +64,6 @@ def _settings(section: ModalityPlan, epochs: int) -> dict[str, str]:
         "Batch size": str(training.batch_size) if stepped else "none",
         "Learning rate": f"{training.learning_rate:g}" if stepped else "none",
         "Weight decay": f"{training.weight_decay:g}" if stepped else "none",
-        "Class weights in the loss": ", ".join(f"{w:g}" for w in training.loss_weights),
     }
 
 
