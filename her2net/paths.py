@@ -9,6 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from her2net.errors import RawDataError
 
@@ -114,8 +115,8 @@ class DatasetPaths:
 
     @property
     def options(self) -> str:
-        """What names this dataset and plan on the command line."""
-        return f"-d {self.folder}" + ("" if self.plan_name == "auto" else f" -p {self.plan_name}")
+        """What names this dataset and plan on the command line; quoted, for a folder may hold spaces."""
+        return f"-d {quote(self.folder)}" + ("" if self.plan_name == "auto" else f" -p {quote(self.plan_name)}")
 
     @property
     def raw(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import subprocess
 import sys
 from keyword import iskeyword
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from her2net.archive.licence import Licence
+from her2net.archive.write import WrittenArchive
 from her2net.paths import Roots
 from her2net.raw.synthetic import make_synthetic_dataset
 
@@ -105,6 +108,18 @@ def test_options_that_would_be_ignored_beside_others_are_refused(capsys: pytest.
     assert "Leave -d out" in capsys.readouterr().err
     assert evaluate.main(["--predictions", "a.csv", "-p", "auto", "-o", "out"]) == 2
     assert "Leave -p out" in capsys.readouterr().err
+
+
+def test_suggested_commands_can_be_pasted(
+    roots: Roots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (roots.raw / "Dataset007_My Clinic").mkdir(parents=True)
+    assert call("status") == 0
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["-d", "Dataset007_My Clinic"]
+    written = WrittenArchive(tmp_path / "out of here" / "m.her2net", n_bytes=1, sha256="0", licence=Licence("", ""))
+    monkeypatch.setattr("her2net.pipeline.export", lambda *_: written)
+    assert call("export") == 0
+    assert str(written.path) in shlex.split(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_all_and_all_folds_are_trained_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Write the archive and say what the receiver needs to know."""
+    from shlex import quote
+
     from her2net import pipeline
     from her2net.archive.licence import NONE_CHOSEN, read_licence
 
@@ -27,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"archive: {written.path} ({written.n_bytes / 1e6:.1f} MB)")
     print(f"sha256:  {written.sha256}")
     print(f"licence: {written.licence.identifier or f'{NONE_CHOSEN} Choose one with --licence.'}")
-    print(f"next:    her2net_predict --model {written.path.name} -i new_images -o predictions")
+    print(f"next:    her2net_predict --model {quote(str(written.path))} -i new_images -o predictions")
     return 0
 
 

@@ -30,14 +30,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"Note: her2net_results not set in the environment; using {roots.results}.", file=sys.stderr)
     paths, loaded, digest = import_archive(args.file, roots, dataset=args.dataset, plan=args.plan)
     plan, cohort = loaded.model.plan, loaded.model.fingerprint
-    plan_option = "" if paths.plan_name == "auto" else f" -p {paths.plan_name}"
     print(f"checked: {len(loaded.manifest.members) + 1} members; test vectors agree to {loaded.difference:.1g}")
     print(f"model:   {' + '.join([*plan.modalities, *plan.tables])}, {plan.splits.n_folds} folds, for {' / '.join(plan.class_names)}; "
           f"trained on {cohort.n_cases} cases of {cohort.n_patients} patients with her2net {loaded.manifest.her2net_version}")
     print(f"licence: {loaded.manifest.licence or 'none was chosen: ask its makers before you use it'}")
     print(f"sha256:  {digest}")
     print(f"card:    {os.path.relpath(paths.imported.with_name(CARD))}")
-    print(f"next:    her2net_predict -d {paths.folder}{plan_option} -i new_images -o predictions")
+    print(f"next:    her2net_predict {paths.options} -i new_images -o predictions")
     return 0
 
 
