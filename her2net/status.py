@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from her2net.artefact import digest_json
 from her2net.ensemble import EnsembleRecord, ensemble_inputs
 from her2net.errors import Her2netError, MissingArtefactError
 from her2net.evaluate.evaluation import evaluation_inputs, recorded_inputs
@@ -26,7 +27,7 @@ from her2net.raw.dataset import digest_test_label_cells
 from her2net.raw.scan import changed_files, rehash_changed
 from her2net.report.stage import recorded_report, report_inputs
 from her2net.tabular.features import cases_with, missing_features
-from her2net.tabular.record import TableEnsemble
+from her2net.tabular.record import TableEnsemble, TableExplanation
 from her2net.tabular.stage import EXPLANATION, read_fold, split_fold
 from her2net.tabular.stage import ensemble_inputs as ensemble_inputs_of_table
 from her2net.tabular.stage import fold_inputs as fold_inputs_of_table
@@ -244,6 +245,8 @@ def table_ensemble_state(project: Project, name: str) -> StageState:
     try:
         record = TableEnsemble.load(folder / "ensemble.json")
         expected = ensemble_inputs_of_table(project, name)
+        if (folder / EXPLANATION).is_file():
+            expected |= _renamed(project, (w.class_name for w in TableExplanation.load(folder / EXPLANATION).weights))
     except MissingArtefactError as error:
         return _or_running(folder, StageState(stage, "missing", "" if "ensemble.json" in str(error) else str(error), command))
     except Her2netError as error:
@@ -279,6 +282,7 @@ def fusion_state(project: Project) -> StageState:
         command += " --fit-on test" * on_test
         expected = fusion_inputs(project.paths, project.plan, fit_on=record.fitted_on, covariates=covariates,
                                  label_cells=digest_test_label_cells(project.dataset) if on_test else "")  # fmt: skip
+        expected |= _renamed(project, (c.class_name for model in record.models for c in model.coefficients))
     except MissingArtefactError:
         return _or_running(folder, StageState("fuse", "missing", "", command))
     except Her2netError as error:
@@ -294,6 +298,7 @@ def evaluation_state(project: Project) -> StageState:
         cells = digest_test_label_cells(project.dataset)
         facts, remarks, ordinal = facts_of_dataset(project.dataset), evaluation_remarks(project), project.dataset.spec.ordinal
         expected = evaluation_inputs(project.paths, model_names(project), facts, cells, remarks, ordinal)
+        expected["class_names"] = digest_json(project.plan.class_names)
     except MissingArtefactError:
         return _or_running(folder, StageState("evaluate", "missing", "", command))
     except Her2netError as error:
@@ -351,6 +356,11 @@ def _judge(
         return StageState(stage, "stale", f"changed since: {changed}", command)
     gone = [path.name for path in outputs if not path.is_file()]
     return StageState(stage, "stale" if gone else "done", f"vanished: {', '.join(gone)}" if gone else "", command)
+
+
+def _renamed(project: Project, names: Iterable[str]) -> dict[str, str]:
+    """Return an input that no record has where one names classes (but the first) as the dataset no longer does."""
+    return {} if set(names) <= set(project.plan.class_names[1:]) else {"class_names": "renamed"}
 
 
 def _or_running(folder: Path, state: StageState) -> StageState:

@@ -161,7 +161,20 @@ def test_renamed_classes_ask_for_a_new_plan_and_for_no_training(copied: DatasetP
     assert not_done(copied) == {"plan"}
     plan_again(copied)
     assert Plan.load(copied.plan).class_names == list(spec["labels"])
-    assert not_done(copied) == set()
+    assert not_done(copied) == {"ensemble CLIN", *LATER}  # their tables and figures name the classes
+
+
+def test_folders_renamed_in_all_three_roots_keep_what_was_trained(copied: DatasetPaths) -> None:
+    paths = replace(copied, folder="Dataset042_Our Clinic")
+    for of in ("raw", "preprocessed"):
+        getattr(copied, of).rename(getattr(paths, of))
+    copied.results.parent.rename(paths.results.parent)
+    edit_plan(paths, "US", "inference", batch_size=5)
+    assert not_done(paths) == {"plan"}
+    plan_again(paths)
+    plan = Plan.load(paths.plan)
+    assert (plan.dataset, plan.modalities["US"].inference.batch_size) == (paths.folder, 5)
+    assert not_done(paths) == set()
 
 
 def test_edits_of_the_plan_concern_what_depends_on_them(copied: DatasetPaths) -> None:

@@ -80,9 +80,10 @@ def evaluation_inputs(
 
 
 def recorded_inputs(paths: DatasetPaths) -> dict[str, str]:
-    """Digests that the evaluation on disk was made from, without that of the labels once opened: nobody opens them to compare."""
-    made_from = Evaluation.load(paths.evaluation / "metrics.json").made_from
-    return {name: digest for name, digest in made_from.items() if name != "test_labels"}
+    """Digests of what the evaluation on disk was made from, without that of the labels once opened: nobody opens them to compare."""
+    found = Evaluation.load(paths.evaluation / "metrics.json")
+    made_from = {name: digest for name, digest in found.made_from.items() if name != "test_labels"}
+    return made_from | {"class_names": digest_json(found.class_names)}
 
 
 def recorded_options(paths: DatasetPaths) -> Options:

@@ -147,7 +147,8 @@ def read_galleries(project: Project, modality: str) -> list[Gallery]:
         known = {case.case_id for case in record.cases}
         files = project.files(modality, tuple(case for case in part if case.case_id in known))
         now = explain_inputs(project.paths, modality, project.plan.modalities[modality], folds, files)
-        stale = tuple(changed_inputs(record.made_from, now))
+        renamed = ["class_names"] if record.class_names != project.plan.class_names else []
+        stale = (*changed_inputs(record.made_from, now), *renamed)
         items = tuple(_item(path.parent, record, case) for case in record.cases)
         found.append(Gallery(path.parent, record, items, stale))
     return found

@@ -165,7 +165,9 @@ def _settle_plan(
         asked_for_nothing = (options.preset, options.budget_h, options.splits, options.machine) == (None,) * 4
         same_data = old.made_from.get("fingerprint") == fingerprint.dataset_digest
         if old.made_from == made_from or (same_data and asked_for_nothing and options.device == "auto"):
-            return old, True
+            if old.dataset == fingerprint.dataset:
+                return old, True
+            return old.model_copy(update={"dataset": fingerprint.dataset}), False  # the folders were renamed
         if old.edited:
             raise PlanError(
                 f"{paths.plan}: you edited {', '.join(old.edited)}, and the data or the options have changed since. "
