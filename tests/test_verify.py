@@ -25,6 +25,7 @@ from raw_factory import (
 )
 
 from her2net.cli import verify as command
+from her2net.raw.dataset import read_test_labels
 from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification, format_verification, verify_folder
 
@@ -254,6 +255,22 @@ def test_layout_and_images_are_reported_together(folder: Path) -> None:
     change_cell(folder, 4, "label", "maybe")
     checks = {item.check for item in check(folder).problems}
     assert {"image-unreadable", "label-unknown"} <= checks
+
+
+def test_one_patient_or_site_in_two_spellings_is_warned_of_or_one(folder: Path) -> None:
+    for row, patient in ((3, "p000"), (4, "P 2"), (5, "P002")):
+        change_cell(folder, row, "patient_id", patient)
+    change_cell(folder, 2, "site", "South")
+    change_cell(folder, 3, "site", "NA")
+    change_cell(folder, 25, "label", "NA")
+    dataset, _, found = verify_folder(folder, 1, quiet=True)
+    assert dataset is not None
+    assert [item.check for item in found.problems] == ["patient-spelling"]
+    assert "'P000' and 'p000', 'P 2' and 'P002'" in found.problems[0].message
+    assert {case.site for case in dataset.cases} == {"South", "north", None}
+    assert read_test_labels(dataset, purpose="test", log=folder / "log.jsonl") == {"C022": 0}
+    change_cell(folder, 2, "patient_id", "NA")
+    assert "the patient of case 'C000' is missing" in check(folder).problems[0].message
 
 
 def test_columns_that_mislead_are_warned_of(folder: Path) -> None:

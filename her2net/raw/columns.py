@@ -1,20 +1,40 @@
-"""What the columns of `cases.csv` say together: classes that go with the site, covariates that one part lacks, swapped labels."""
+"""What the columns of `cases.csv` say together: classes that go with the site, covariates that one part lacks, patients
+spelled in two ways, swapped labels.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 
 from her2net.raw.dataset import Case, RawDataset
+from her2net.raw.names import word_key
 from her2net.raw.problems import Problem, enumerate_names, problem
 
 SITE_P = 0.01
 """Classes whose share differs between sites by more than chance, at this level, are worth a warning."""
 WORDS = ("negative", "positive")
+LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
 
 def check_columns(dataset: RawDataset) -> list[Problem]:
     """Return warnings; labels of test cases are not looked at."""
-    return [*_check_positive(dataset.class_names), *_check_sites(dataset), *_check_covariates(dataset)]
+    return [*_check_positive(dataset.class_names), *_check_patients(dataset), *_check_sites(dataset), *_check_covariates(dataset)]
+
+
+def _check_patients(dataset: RawDataset) -> list[Problem]:
+    """Warn of names that may be one patient's: they are told apart, and may stand on both sides of a fold."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for case in dataset.cases:
+        spelled = "".join(word_key(case.patient_id).split()).removesuffix(".0")
+        alike[LEADING_ZEROS.sub("", spelled)].add(case.patient_id)
+    groups = [" and ".join(map(repr, sorted(names))) for _, names in sorted(alike.items()) if len(names) > 1]
+    if not groups:
+        return []
+    what = f"names that differ in case, spaces or leading zeros alone are taken for several patients: {enumerate_names(groups)}"
+    remedy = "If they are one patient, spell the name alike, or the patient may stand on both sides of a fold."
+    return [problem("warning", "patient-spelling", f"cases.csv column {dataset.spec.patient}", what, remedy=remedy)]
 
 
 def _check_positive(class_names: Sequence[str]) -> list[Problem]:

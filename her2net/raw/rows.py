@@ -137,12 +137,14 @@ def _make_row(row: Row, columns: _Columns, spec: DatasetSpec, decimal_comma: boo
         name: _clean_value(row.cells[column], spec.covariates[name], decimal_comma)
         for name, column in columns.covariates.items()
     }
+    classes = {word_key(name.strip()) for name in spec.labels}
+    label, patient, site = (row.cells[column] if column else "" for column in (columns.label, columns.patient, columns.site))
     return CaseRow(
         number=row.number,
         case_id=row.cells[columns.case_id],
-        patient_id=row.cells[columns.patient],
-        label=_point(row.cells[columns.label], decimal_comma),
-        site=(row.cells[columns.site] or None) if columns.site else None,
+        patient_id=_filled(patient),
+        label=_point(label if word_key(label) in classes else _filled(label), decimal_comma),
+        site=_filled(site) or None,
         covariates=covariates,
     )
 
@@ -150,24 +152,31 @@ def _make_row(row: Row, columns: _Columns, spec: DatasetSpec, decimal_comma: boo
 def _settle_spelling(rows: Sequence[CaseRow], kinds: Mapping[str, CovariateKind]) -> list[CaseRow]:
     """Spell each level of a binary or categorical covariate as where it occurs first, so that `yes` is no other level than `Yes`.
 
-    Likewise a patient and a site in two Unicode forms, in which a patient would stand on both sides of a fold.
+    Likewise a site, and a patient in two Unicode forms, who would stand on both sides of a fold.
     """
     first: dict[tuple[str, str], str] = {}
     forms: dict[str, str] = {}
+    sites: dict[str, str] = {}
     settled = []
     for row in rows:
         cells = {
             name: text if kinds[name] in NUMERIC else first.setdefault((name, word_key(text)), text)
             for name, text in row.covariates.items()
         }
-        patient, site = (name and forms.setdefault(normalise(name), name) for name in (row.patient_id, row.site))
-        settled.append(replace(row, covariates=cells, patient_id=patient or "", site=site))
+        patient = forms.setdefault(normalise(row.patient_id), row.patient_id)
+        site = row.site and sites.setdefault(word_key(row.site), row.site)
+        settled.append(replace(row, covariates=cells, patient_id=patient, site=site))
     return settled
+
+
+def _filled(text: str) -> str:
+    """Return a cell of words, empty where it says that nothing is known, as R writes NA."""
+    return "" if is_missing(text) else text
 
 
 def _clean_value(text: str, kind: str, decimal_comma: bool) -> str:
     if kind not in NUMERIC:
-        return "" if is_missing(text) else text
+        return _filled(text)
     if text.casefold() in MISSING_NUMBER:
         return ""
     number = _point(text, decimal_comma)

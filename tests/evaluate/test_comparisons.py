@@ -56,7 +56,7 @@ def test_comparison_is_antisymmetric_and_alike_models_do_not_differ() -> None:
     assert (same.difference, same.p_value) == (0.0, 1.0)
     assert same.reason
     perfect = compare_aucs(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), np.full(4, 0.5))
-    assert (perfect.difference, perfect.reason) == (0.5, "one ranks every case as far above the other as the next: no variance")
+    assert (perfect.difference, perfect.reason) == (0.5, "all cases count alike: no variance")
     assert compare_aucs(np.ones(5, dtype=int), a[:5], b[:5]).reason == "one class only"
 
 
