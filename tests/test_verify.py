@@ -184,6 +184,14 @@ def test_small_classes_are_a_warning(tmp_path: Path) -> None:
     assert [item.where for item in found] == ["class negative", "class positive"]
 
 
+def test_two_lesions_in_one_image_may_differ_in_class(folder: Path) -> None:
+    shutil.copy(folder / "imagesTr/US/C002.png", folder / "imagesTr/US/C003.png")
+    change_cell(folder, 5, "patient_id", "P002")
+    assert "same-pixels-labels" in {item.check for item in check(folder).problems}
+    write_png(folder / "masksTr/US/C003.png", box_mask((48, 64), (2, 2), (10, 14)))
+    assert {(item.severity, item.check) for item in check(folder).problems} == {("note", "same-pixels-cases")}
+
+
 @pytest.mark.parametrize(
     ("target", "patient", "expected", "linked", "resembling"),
     [

@@ -197,8 +197,10 @@ def _word_same_pixels(modality: str, group: list[tuple[Case, ImageScan]]) -> Pro
     if len(parts) > 1:
         remedy = "The test image was seen in training: remove the copy."
         return problem("error", "same-pixels-train-test", where, f"{what}, in imagesTr and imagesTs", remedy=remedy)
-    if len(labels) > 1:
-        remedy = "One of the labels or files is wrong: remove the copy."
+    boxes = {(tuple(image.lesion.start), tuple(image.lesion.stop)) for _, image in group if image.lesion is not None}
+    several_lesions = len(patients) == 1 and len(boxes) == len(group)
+    if len(labels) > 1 and not several_lesions:
+        remedy = "One of the labels or files is wrong: remove the copy. Two lesions of one patient need a mask each."
         return problem("error", "same-pixels-labels", where, f"{what}, with different labels", remedy=remedy)
     if len(patients) > 1:
         remedy = "If it is one patient, give the cases one patient_id; they are kept in one fold."
