@@ -19,19 +19,22 @@ DATASET_FOLDER = re.compile(r"^Dataset(\d{3,})_(.+)$")
 
 @dataclass(frozen=True)
 class Roots:
-    """The three root folders; `defaulted` names those not set in the environment."""
+    """The three root folders; `defaulted` names those not set in the environment, `relative` those set to a relative path."""
 
     raw: Path
     preprocessed: Path
     results: Path
     defaulted: tuple[str, ...] = ()
+    relative: tuple[str, ...] = ()
 
 
 def find_roots() -> Roots:
     """Read the roots from the environment; an unset one is a folder of that name in the current directory."""
+    asked = [Path(os.environ.get(name) or name).expanduser() for name in ROOT_NAMES]
     defaulted = tuple(name for name in ROOT_NAMES if not os.environ.get(name))
-    raw, preprocessed, results = (Path(os.environ.get(name) or Path.cwd() / name).expanduser() for name in ROOT_NAMES)
-    return Roots(raw, preprocessed, results, defaulted)
+    relative = tuple(name for name, path in zip(ROOT_NAMES, asked, strict=True) if not path.is_absolute() and name not in defaulted)
+    raw, preprocessed, results = (Path.cwd() / path for path in asked)
+    return Roots(raw, preprocessed, results, defaulted, relative)
 
 
 def find_dataset(roots: Roots, dataset: str | None) -> str:

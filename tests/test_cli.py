@@ -13,7 +13,7 @@ import pytest
 
 from her2net.archive.licence import Licence
 from her2net.archive.write import WrittenArchive
-from her2net.paths import Roots
+from her2net.paths import Roots, find_roots
 from her2net.raw.synthetic import make_synthetic_dataset
 
 COMMANDS = ("verify", "plan", "train", "ensemble", "fuse", "predict", "evaluate", "report", "explain", "selftest", "run",
@@ -46,6 +46,17 @@ def test_an_unknown_dataset_is_named_with_those_there_are(roots: Roots, capsys: 
 def test_a_missing_raw_root_says_what_to_do(roots: Roots, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("verify") == 2
     assert "her2net_raw" in capsys.readouterr().err
+
+
+def test_a_relative_root_is_told_with_the_folder_that_it_starts_from(
+    roots: Roots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (roots.raw / "Dataset007_Here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("her2net_results", "my results")
+    assert call("status") == 0
+    assert f"her2net_results set to a relative path, which is taken from {tmp_path}" in capsys.readouterr().err
+    assert find_roots().results == tmp_path / "my results"
 
 
 def test_training_before_planning_names_the_command(roots: Roots, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,8 @@ def resolve_paths(args: argparse.Namespace, *, trained: bool = False) -> Dataset
             f"Note: {', '.join(roots.defaulted)} not set in the environment; using folders of that name in {os.getcwd()}.",
             file=sys.stderr,
         )
+    if roots.relative and not args.quiet:
+        print(f"Note: {', '.join(roots.relative)} set to a relative path, which is taken from {os.getcwd()}.", file=sys.stderr)
     plan = DEFAULT_PLAN if args.plan is None else args.plan
     reason = explain_bad_name(plan)
     if reason:
