@@ -599,6 +599,9 @@ def test_methods_name_what_the_folds_did(material: Material, pictures: list[Pict
     assert "(class weights 0.8 to 0.9 and 1.1 to 1.2)" in text
     assert {row[0]: row[1] for row in page.table("plan")[1:]}["Window"] == "the whole image, for want of masks"
     assert "modelled by an elastic-net logistic regression; its penalty was chosen" in text
+    assert "stratified by class and, where a site has enough patients of a class, by site" in text
+    one_site = material.fingerprint.model_copy(update={"n_sites": 1})
+    assert "stratified by class;" in show(replace(material, fingerprint=one_site), pictures)[0]
     assert "randomised trees" not in next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "methods").text
 
 
