@@ -91,7 +91,7 @@ def report_status(paths: DatasetPaths) -> list[StageState]:
     except MissingArtefactError as error:
         plan, project = StageState("plan", "missing", str(error), command), None
     except Her2netError as error:
-        plan, project = StageState("plan", "stale", str(error), command), None
+        plan, project = StageState("plan", "stale" if paths.plan.exists() else "missing", str(error), command), None
     if holder is not None:
         plan = StageState("plan", "running", f"by {holder}", command)
     return [plan] if project is None else [plan, *_later_states(project)]

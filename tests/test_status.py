@@ -381,3 +381,11 @@ def test_asking_for_a_state_imports_nothing_that_computes() -> None:
     code = f"import sys, her2net.status; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_plan_never_made_is_missing_also_where_the_data_have_errors(copied: DatasetPaths) -> None:
+    (copied.raw / "cases.csv").write_text("nothing\n")
+    assert status.report_status(copied)[0].state == "stale"
+    copied.plan.unlink()
+    found = status.report_status(copied)[0]
+    assert (found.state, "cases.csv" in found.why) == ("missing", True)

@@ -24,7 +24,10 @@ from raw_factory import (
     write_volume,
 )
 
+from her2net import pipeline
 from her2net.cli import verify as command
+from her2net.paths import DatasetPaths, Roots
+from her2net.plan.stage import PlanOptions
 from her2net.raw.dataset import read_test_labels
 from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification, format_verification, verify_folder
@@ -340,3 +343,13 @@ def test_the_example_of_the_template_is_good() -> None:
     template = Path(__file__).parents[1] / "her2net_raw_template"
     verification = check(template / "Dataset001_Example")
     assert {item.check for item in verification.problems} <= {"class-small", "modality-missing"}
+
+
+def test_planning_says_that_there_are_warnings(folder: Path) -> None:
+    """Who types `her2net_run` alone sees them, too; data without any say nothing."""
+    root = folder.parent
+    paths = DatasetPaths(Roots(root, root / "preprocessed", root / "results"), folder.name)
+    options = PlanOptions(preprocess=False, n_workers=1, quiet=True)
+    assert not any(remark.startswith("data:") for remark in pipeline.plan(paths, options)[1])
+    (folder / "masksTr/MRI/C003.nii.gz").unlink()
+    assert "data: 1 warning; her2net_verify -d Dataset001_Tiny lists them" in pipeline.plan(paths, options)[1]

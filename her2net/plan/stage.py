@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from her2net.artefact import digest_json
 from her2net.errors import MissingArtefactError, PlanError, RawDataError, describe, join_problems
@@ -92,6 +93,9 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
     if not kept:
         plan.save(paths.plan)
     splits.save(paths.splits)
+    n = verification.n_warnings
+    if n:
+        remarks.append(f"data: {n} warning{'s' * (n > 1)}; her2net_verify -d {quote(paths.folder)} lists them")
     if options.preprocess:
         remarks += [preprocess_modality(paths, plan, name, dataset, scan, options.n_workers, options.quiet)
                     for name in plan.modalities]  # fmt: skip
