@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-from her2net import require, status
+from her2net import require, states, status
 from her2net.archive.licence import Licence
 from her2net.archive.write import WrittenArchive, export_model
 from her2net.artefact import sweep_temporaries
@@ -238,7 +238,7 @@ def _fresh_subjects(
 
 def selftest(project: Project, *, n_permutations: int, device: str, quiet: bool) -> SelfTest:
     """Look for shortcuts and leaks; the real models are compared with where they are trained and fresh."""
-    names = [name for name in project.plan.modalities if status.ensemble_state(project, name).state == "done"]
+    names = [name for name in project.plan.modalities if states.ensemble_state(project, name).state == "done"]
     real = {name: read_predictions(project.paths.model(name) / "oof.csv") for name in names}
     with hold(project.paths.selftest, "the self-test"):
         return run_selftest(project, real, n_permutations=n_permutations, device=choose_device(device), quiet=quiet)
@@ -253,7 +253,7 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
     for job, _ in train_folds(project, list(_folds_to_train(project, train_options, say))):
         say(f"{job}: done")
     for name in project.plan.modalities:
-        if _needed(status.ensemble_state(project, name), say):
+        if _needed(states.ensemble_state(project, name), say):
             ensemble(project, name, tta=False, device=train_options.device, quiet=train_options.quiet)
     _run_tables(project, train_options.quiet, say)
     if FUSION in status.model_names(project) and _needed(status.fusion_state(project), say):
@@ -268,7 +268,7 @@ def run(paths: DatasetPaths, plan_options: PlanOptions, train_options: TrainOpti
 def _folds_to_train(project: Project, options: TrainOptions, say: Say) -> Iterator[Fold]:
     for name in project.plan.modalities:
         for fold in range(project.plan.splits.n_folds):
-            found = status.fold_state(project, name, fold, options)
+            found = states.fold_state(project, name, fold, options)
             if _needed(found, say):
                 yield name, fold, replace(options, restart=found.state == "stale")
 
@@ -276,14 +276,14 @@ def _folds_to_train(project: Project, options: TrainOptions, say: Say) -> Iterat
 def _run_tables(project: Project, quiet: bool, say: Say) -> None:
     for name in project.plan.tables:
         for fold in range(project.plan.splits.n_folds):
-            found = status.table_fold_state(project, name, fold)
+            found = states.table_fold_state(project, name, fold)
             if _needed(found, say):
                 train_table(project, name, fold, restart=found.state == "stale", quiet=quiet)
-        if _needed(status.table_ensemble_state(project, name), say):
+        if _needed(states.table_ensemble_state(project, name), say):
             ensemble_table(project, name, quiet=quiet)
 
 
-def _needed(found: status.StageState, say: Say) -> bool:
+def _needed(found: states.StageState, say: Say) -> bool:
     if found.state == "done":
         say(f"{found.stage}: fresh, not repeated")
         return False

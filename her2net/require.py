@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from her2net import status
 from her2net.errors import MissingArtefactError, StaleArtefactError, join_problems
 from her2net.project import Project
-from her2net.status import VANISHED, StageState
+from her2net.states import VANISHED, StageState, fold_state
 
 
 def require_fresh_folds(project: Project, modality: str, folds: Sequence[int]) -> None:
@@ -16,7 +16,7 @@ def require_fresh_folds(project: Project, modality: str, folds: Sequence[int]) -
     Raises:
         StaleArtefactError: names each, what changed, and the command.
     """
-    states = [status.fold_state(project, modality, fold) for fold in folds]
+    states = [fold_state(project, modality, fold) for fold in folds]
     headline = f"{project.paths.model(modality)}: folds were trained from other inputs than there are now."
     _refuse(headline, [found for found in states if found.state == "stale"])
 

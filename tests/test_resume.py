@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from her2net import memory, pipeline, status
+from her2net import memory, pipeline
 from her2net.errors import (
     LockError,
     MemoryLimitError,
@@ -38,6 +38,7 @@ from her2net.plan.augmentation import mirrors_only
 from her2net.plan.schema import Plan
 from her2net.project import load_project
 from her2net.raw import synthetic
+from her2net.states import fold_state
 from her2net.train import footprint
 from her2net.train import run as train_run
 from her2net.train.checkpoint import FINAL, LATEST, PREVIOUS, read_checkpoint
@@ -127,7 +128,7 @@ def test_a_finished_fold_is_not_trained_again_and_what_is_lost_of_it_is_written_
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
     (folder / "oof.csv").unlink()
     project = load_project(paths)
-    assert status.fold_state(project, "US", 0).state == "interrupted"
+    assert fold_state(project, "US", 0).state == "interrupted"
     content = bytearray((folder / FINAL).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / FINAL).write_bytes(bytes(content))
@@ -192,7 +193,7 @@ def test_an_extension_equals_itself_however_often_it_is_interrupted(
     with pytest.raises(Stop):
         train(other, epochs=3)
     go_on()
-    assert status.fold_state(load_project(other), "US", 0).why == "2 of 3 epochs"
+    assert fold_state(load_project(other), "US", 0).why == "2 of 3 epochs"
     train(other, epochs=None)  # goes on to the number it was given
     assert contents(other) == contents(paths)
 
@@ -270,7 +271,7 @@ def test_a_fold_that_is_trained_elsewhere_is_refused_by_name_and_shown_as_runnin
     with hold(paths.fold("US", 0), "US fold 0"):
         with pytest.raises(LockError, match=r"^US fold 0 is in use by '.*' \(process \d+ on .*, since .* UTC\)\. Wait"):
             train(paths)
-        state = status.fold_state(load_project(paths), "US", 0)
+        state = fold_state(load_project(paths), "US", 0)
     assert (state.state, state.why[:3]) == ("running", "by ")
     assert not paths.fold("US", 0).exists()
 

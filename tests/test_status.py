@@ -26,6 +26,7 @@ from her2net.plan.stage import plan_dataset
 from her2net.predict import Predictor
 from her2net.predictions import read_predictions, write_predictions
 from her2net.project import load_project
+from her2net.states import StageState
 from her2net.train import run as train_run
 from her2net.train.fold import read_record
 from her2net.train.timeline import PHASES
@@ -36,7 +37,7 @@ CLINICAL = [*(f"train CLIN fold {k}" for k in range(4)), "ensemble CLIN"]
 LATER = ["fuse", "evaluate"]
 
 
-def states(paths: DatasetPaths) -> dict[str, status.StageState]:
+def states(paths: DatasetPaths) -> dict[str, StageState]:
     return {state.stage: state for state in status.report_status(paths)}
 
 

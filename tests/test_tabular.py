@@ -36,6 +36,7 @@ from her2net.raw.dataset import Case
 from her2net.raw.rows import read_covariates
 from her2net.raw.spec import DatasetSpec
 from her2net.report.tabular import added_value_table, clinical_scales, sentences
+from her2net.states import table_fold_state
 from her2net.tabular import features as features_module
 from her2net.tabular import radiomics
 from her2net.tabular.added import measure_added_value
@@ -97,7 +98,7 @@ def test_values_of_a_held_out_patient_do_not_change_the_model_that_predicts_it(c
     held = project.splits.folds(project.plan.splits)[0][0]
     change_age(copied, {held})
     changed = load_project(copied)
-    assert status.table_fold_state(changed, "CLIN", 0).state == "stale"
+    assert table_fold_state(changed, "CLIN", 0).state == "stale"
     again = train_table_fold(changed, "CLIN", 0, restart=True, quiet=True)
     assert again.model == record.model
     other = next(c.patient_id for c in project.dataset.train if c.patient_id != held and c.patient_id not in
