@@ -22,7 +22,7 @@ from her2net.evaluate.estimate import Estimate
 from her2net.project import Project, load_project
 from her2net.raw.dataset import Case
 from her2net.raw.phantoms import make_us
-from her2net.selftest import stage
+from her2net.selftest import probes
 from her2net.selftest.columns import can_be_judged, metadata_columns, predict_from_columns, size_columns
 from her2net.selftest.inputs import background_only, choose_region, fits, outline_only, permute_labels, shrink
 from her2net.selftest.record import SelfTest, word_verdict
@@ -107,9 +107,9 @@ def test_training_on_the_held_out_cases_is_noticed(
         found = select_fold(*arguments)
         return FoldCases(found.training + found.held_out, found.held_out)
 
-    monkeypatch.setattr(stage, "select_fold", leaky)
-    modality = replace(stage._prepare(project, "US", TrainOptions(device="cpu", quiet=True), stage.MIN_VOX), work=tmp_path)
-    row = stage._permuted(modality, 1, 0.5)
+    monkeypatch.setattr(probes, "select_fold", leaky)
+    modality = replace(probes.prepare_modality(project, "US", TrainOptions(device="cpu", quiet=True), probes.MIN_VOX), work=tmp_path)
+    row = probes._permuted(modality, 1, 0.5)
     assert row.auc > 0.8
     assert row.verdict.startswith("LEAK")
 
@@ -222,8 +222,8 @@ def test_what_can_be_judged() -> None:
 
 
 def test_more_permutations_narrow_the_interval() -> None:
-    one = stage.average_permutations([Estimate(0.55, 0.35, 0.75, "")])
-    four = stage.average_permutations([Estimate(0.55, 0.35, 0.75, "")] * 4)
+    one = probes.average_permutations([Estimate(0.55, 0.35, 0.75, "")])
+    four = probes.average_permutations([Estimate(0.55, 0.35, 0.75, "")] * 4)
     assert one.ci_low < 0.35  # 99 %, not 95 %
     assert four.ci_high - four.ci_low == pytest.approx((one.ci_high - one.ci_low) / 2)
 
