@@ -119,7 +119,7 @@ MUTATIONS: list[Mutation] = [
     bad("label negative", "label", "-1", "unknown label"),
     bad("label between classes", "label", "0.5", "unknown label"),
     bad("label infinite", "label", "inf", "unknown label"),
-    bad("label not a number", "label", "NaN", "unknown label"),
+    bad("label not a number", "label", "NaN", "no label for the training case"),
     bad("label too large for a float", "label", "1e999", "unknown label"),
     bad("label that is a date", "label", "2026-01-01", "unknown label"),
     bad("label that is a formula", "label", "=IF(A1,1,0)", "unknown label"),

@@ -77,7 +77,7 @@ TABLES: dict[str, tuple[bytes, tuple[str, ...]]] = {
        for text in ("", "nan", "inf", "-0.1", "1.1", "85%", "0,15", "0x1", "=1-1", "1e999", "maybe", "1_0")},
     "probabilities sum to 2": (cell(2, 5, "1"), (ROW, "sum to 1")),
     "probabilities all 0": (table(lambda r: r[2].__setitem__(slice(4, 6), ["0", "0"])), (ROW, "sum to 1")),
-    **{f"label {text}": (cell(2, 3, text), (ROW, "label is unknown")) for text in ("2", "-1", "0.5", "nan", "inf", "positive", "1e400")},
+    **{f"label {text}": (cell(2, 3, text), (ROW, "label is unknown")) for text in ("2", "-1", "0.5", "inf", "positive", "1e400")},
     "no label at all": (table(lambda r: [row.__setitem__(3, "") for row in r[1:]] and r), ("no case has a label",)),
     "one probability": (table(lambda r: [row[:5] for row in r]), ("prob_1", "absent")),
 }  # fmt: skip
@@ -115,6 +115,7 @@ MUTATIONS: list[Mutation] = [
     OWN.refused("labels that contradict each other", lambda d: (given(GOOD)(d), given(cell(2, 3, "0"), "b.csv")(d)), "C001", commands=(TWO,)),
     OWN.accepted("byte-order mark, semicolons, decimal commas, line ends of Windows", given(
         codecs.BOM_UTF8 + GOOD.replace(b",", b";").replace(b".", b",").replace(b"\n", b"\r\n")), "spreadsheets write it"),
+    OWN.accepted("label nan", given(cell(2, 3, "nan")), "that is how a missing cell is written; the case is left out, with a remark"),
     OWN.accepted("formula for an id", given(cell(2, 0, '=HYPERLINK("http://x")')), "an id is text and is never evaluated here"),
     *(POOLED.refused(name, pooled(TABLES[name][0]), "US/oof.csv", *TABLES[name][1]) for name in (
         "0 bytes", "UTF-16", "quote not closed", "prob_0 absent", "case twice", "probability nan", "label 2",
@@ -148,7 +149,7 @@ MUTATIONS: list[Mutation] = [
     LABELS.refused("class 10**30", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000," + b"9" * 30)), "cases.csv", "9" * 30),
     LABELS.refused("class 0.5", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000,0.5")), "cases.csv", "'0.5'"),
     LABELS.refused("class a word", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000,benign")), "cases.csv", "'benign'"),
-    LABELS.refused("class nan", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000,nan")), "cases.csv", "'nan'"),
+    LABELS.accepted("class nan", with_labels(GOOD_LABELS.replace(b"C000,0", b"C000,nan")), "that is how a missing cell is written"),
     LABELS.refused("damaged dataset.json beside it", with_labels(GOOD_LABELS, ("dataset.json", b"{")), "dataset.json", "not valid"),
     LABELS.accepted("UTF-16 with tabs", with_labels(GOOD_LABELS.decode().replace(",", "\t").encode("utf-16")), "spreadsheets write it"),
 ]  # fmt: skip
