@@ -206,7 +206,7 @@ def explain_some(project: Project, train_options: TrainOptions, say: Say) -> Non
             continue
         cases = [case.case_id for case in project.training(name)]
         chosen = tuple(cases[i] for i in evenly_spaced(len(cases), N_EXPLAINED))
-        say(f"explain {name}: {len(chosen)} of {len(cases)} cases; her2net_explain {name} explains all")
+        say(f"explain {name}: {len(chosen)} of {len(cases)} cases; her2net_explain {name} {project.paths.options} explains all")
         explain(project, name, ExplainOptions(case_ids=chosen, device=train_options.device, quiet=train_options.quiet))
 
 

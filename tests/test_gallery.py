@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import copy_run
 from report_page import Page
+from small_run import TRAIN
 
 from her2net import pipeline, status
+from her2net.errors import MissingArtefactError
 from her2net.explain.record import MeanFigure, read_galleries
 from her2net.explain.subjects import ExplainOptions, evenly_spaced
 from her2net.paths import DatasetPaths
@@ -62,7 +64,24 @@ def test_stale_explanations_are_named_and_not_shown(small_run: DatasetPaths, tmp
     pipeline.report(project)
     text = paths.report.read_text(encoding="utf-8")
     assert "US/oof-gradcam-predicted is not shown: version changed since" in text
+    assert "Run her2net_explain US -d Dataset001_Small again" in text
     assert [row[0].split(":")[0] for row in read_page(paths).table("explanations")[1:]] == ["MRI"]
+
+
+def test_the_command_that_explains_all_names_the_dataset(small_run: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several datasets exist, it does not work without."""
+    monkeypatch.setattr(pipeline, "read_galleries", lambda *_: [])
+    monkeypatch.setattr(pipeline, "explain", lambda *_: None)
+    said: list[str] = []
+    pipeline.explain_some(load_project(small_run), TRAIN, said.append)
+    assert said[0].endswith("; her2net_explain US -d Dataset001_Small explains all")
+
+
+def test_a_lost_picture_is_told_with_the_command_that_makes_it(small_run: DatasetPaths, tmp_path: Path) -> None:
+    paths = copy_run(small_run, tmp_path / "run")
+    read_galleries(load_project(paths), "US")[0].items[0].overlay.unlink()
+    with pytest.raises(MissingArtefactError, match="Run her2net_explain US -d Dataset001_Small again"):
+        read_galleries(load_project(paths), "US")
 
 
 def test_the_page_stays_small(done: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:

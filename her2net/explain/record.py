@@ -149,17 +149,18 @@ def read_galleries(project: Project, modality: str) -> list[Gallery]:
         now = explain_inputs(project.paths, modality, project.plan.modalities[modality], folds, files)
         renamed = ["class_names"] if record.class_names != project.plan.class_names else []
         stale = (*changed_inputs(record.made_from, now), *renamed)
-        items = tuple(_item(path.parent, record, case) for case in record.cases)
+        command = f"her2net_explain {modality} {project.paths.options}"
+        items = tuple(_item(path.parent, record, case, command) for case in record.cases)
         found.append(Gallery(path.parent, record, items, stale))
     return found
 
 
-def _item(folder: Path, record: ExplainRecord, case: CaseRecord) -> GalleryItem:
+def _item(folder: Path, record: ExplainRecord, case: CaseRecord, command: str) -> GalleryItem:
     overlay, volume = folder / case.overlay, folder / case.map
     slices = tuple((folder / s.file, s.title) for s in case.slices)
     for path in (overlay, volume, *(file for file, _ in slices)):
         if not path.exists():
-            raise MissingArtefactError(f"{path}: named in {RECORD} but not there. Run her2net_explain again.")
+            raise MissingArtefactError(f"{path}: named in {RECORD} but not there. Run {command} again.")
     names = record.class_names
     label = None if case.label is None else names[case.label]
     return GalleryItem(case.case_id, overlay, volume, names[case.target], label, case.probability, case.figures, slices)

@@ -77,7 +77,8 @@ def collect_galleries(project: Project) -> tuple[list[Gallery], list[str]]:
         for gallery in read_galleries(project, modality):
             if gallery.stale:
                 name = f"{modality}/{gallery.folder.name}"
-                stale.append(f"{name} is not shown: {', '.join(gallery.stale)} changed since. Run her2net_explain {modality} again.")
+                command = f"her2net_explain {modality} {project.paths.options}"
+                stale.append(f"{name} is not shown: {', '.join(gallery.stale)} changed since. Run {command} again.")
             else:
                 fresh.append(gallery)
     return fresh, stale

@@ -168,7 +168,7 @@ def collect(
         if digest_json(opened) != evaluation.made_from["test_labels"]:
             raise StaleArtefactError(
                 f"{paths.evaluation}: made with other test labels than {paths.raw / 'cases.csv'} holds now. "
-                f"Run her2net_evaluate {paths.options} again, then her2net_report."
+                f"Run her2net_evaluate {paths.options} again, then her2net_report {paths.options}."
             )
         labels |= opened
     tables = {
