@@ -186,7 +186,7 @@ def test_the_card_repeats_the_evaluation(small_run: DatasetPaths, archive: Path)
     for part in ("## Intended use", "## Input", "## Training cohort", "## Limits", "not a medical device", NONE_CHOSEN):
         assert part in card
     assert "| all | 26 |" in card
-    assert "| US | scattering_2d | 96 x 96 | random numbers | 2 | 4 |" in card
+    assert "| US | scattering_2d | 96 x 96 | nothing: the filters are fixed | none: the classifier is solved | 4 |" in card
     assert "| CLIN | covariates of cases.csv: age (continuous)" in card
     assert "They hold no row of a case" in card
 
@@ -198,10 +198,13 @@ def test_remarks_reach_the_card(small_run: DatasetPaths) -> None:
     evaluation = Evaluation.load(small_run.evaluation / "metrics.json")
     marked = [metric.model_copy(update={"remark": "optimistic: chosen"}) for metric in evaluation.metrics]
     training = {name: Training((2, 3), "random numbers") for name in ("US", "MRI")}
-    card = write_card(load_trained(small_run, "cpu"), evaluation.model_copy(update={"metrics": marked}), training,
-                      read_licence("CC-BY-4.0"))
+    model = load_trained(small_run, "cpu")
+    section = model.plan.modalities["US"]
+    stepped = section.training.model_copy(update={"network": "resnet10t"})  # has epochs, which scattering networks have not
+    model.plan.modalities["US"] = section.model_copy(update={"training": stepped})
+    card = write_card(model, evaluation.model_copy(update={"metrics": marked}), training, read_licence("CC-BY-4.0"))
     assert "- fusion, oof: optimistic: chosen." in card
-    assert "| 2 to 3 |" in card
+    assert "| resnet10t | 96 x 96 | random numbers | 2 to 3 | 2 |" in card
     assert "CC-BY-4.0; the text is in licence.txt" in card
 
 

@@ -118,9 +118,11 @@ def _training(plan: Plan, training: Mapping[str, Training]) -> str:
     rows = []
     for name, section in plan.modalities.items():
         done = training[name]
-        epochs = str(done.epochs[0]) if len(set(done.epochs)) == 1 else f"{min(done.epochs)} to {max(done.epochs)}"
+        start, epochs = done.start, str(min(done.epochs)) + f" to {max(done.epochs)}" * (len(set(done.epochs)) > 1)
+        if network_spec(section.training.network).solved:
+            start, epochs = "nothing: the filters are fixed", "none: the classifier is solved"
         size = " x ".join(map(str, section.preprocessing.input_vox))
-        rows.append([name, section.training.network, size, done.start, epochs, len(done.epochs)])
+        rows.append([name, section.training.network, size, start, epochs, len(done.epochs)])
     sources = sorted({network_spec(section.training.network).source for section in plan.modalities.values()})
     table = _table(["modality", "network", "network input", "weights start from", "epochs", "folds"], rows)
     return table + "\n\nNetworks: " + ". ".join(sources) + "."
