@@ -14,6 +14,8 @@ from raw_factory import read_rows, spec_of, write_table
 from small_run import TRAIN, plan_options
 
 from her2net import pipeline, status
+from her2net.archive.card import Training, write_card
+from her2net.archive.licence import read_licence
 from her2net.cli import evaluate as evaluate_command
 from her2net.evaluate.evaluation import Evaluation, format_summary, recorded_options
 from her2net.fuse.stage import FusionRecord
@@ -24,6 +26,7 @@ from her2net.predictions import read_predictions
 from her2net.project import load_project
 from her2net.raw.spec import DatasetSpec
 from her2net.raw.synthetic import SyntheticTruth, make_synthetic_dataset
+from her2net.trained import load_trained
 
 CLASSES = {"HER2-zero": 0, "HER2-low": 1, "HER2-positive": 2}
 
@@ -110,6 +113,19 @@ def test_no_threshold_is_chosen_for_three_classes(
     assert evaluate_command.main(["-d", "1", "--threshold", "0.3"]) == 2
     assert "the most probable one is taken" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in done.evaluation.rglob("*")}
+
+
+def test_the_card_tells_of_each_class_and_of_the_fusion(done: DatasetPaths) -> None:
+    evaluation = Evaluation.load(done.evaluation / "metrics.json")
+    training = {name: Training((1, 1), "random numbers") for name in ("US", "MRI")}
+    card = write_card(load_trained(done, "cpu"), evaluation, training, read_licence("CC-BY-4.0"))
+    for name in ("auc_class_0", "auc_class_2", "sensitivity_class_1"):
+        auc = next(m for m in evaluation.metrics if (m.model, m.cohort, m.metric) == ("US", "oof", name))
+        assert f"| US | oof | {name} | {auc.value:.3f} [" in card
+    decisions = card.split("## Decisions")[1].split("##")[0]
+    assert "The most probable class." in decisions
+    assert "Fusion: logistic regression on the logits" in decisions
+    assert "| US + MRI | MRI | HER2-positive | " in decisions
 
 
 def test_a_new_case_gets_the_most_probable_class(done: DatasetPaths, tmp_path: Path) -> None:

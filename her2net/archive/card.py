@@ -13,6 +13,7 @@ from her2net.archive.licence import Licence
 from her2net.evaluate.record import Evaluation, Metric
 from her2net.fingerprint import Fingerprint, ModalityFingerprint, Spread
 from her2net.fuse.choose import METHOD_NAMES
+from her2net.fuse.stage import FusionRecord
 from her2net.networks.build import network_spec
 from her2net.plan.schema import Plan
 from her2net.trained import TrainedModel
@@ -22,6 +23,7 @@ SHOWN = (
     "auc", "pr_auc", "sensitivity", "specificity", "accuracy", "balanced_accuracy", "brier", "calibration_slope",
     "calibration_intercept",
 )  # fmt: skip
+OF_EACH_CLASS = ("auc_class_", "sensitivity_class_")
 COHORTS = {
     "oof": "training patients, each predicted by the fold that did not see them",
     "test": "test cases, predicted by all folds together, as this archive predicts",
@@ -129,7 +131,8 @@ def _training(plan: Plan, training: Mapping[str, Training]) -> str:
 
 
 def _performance(evaluation: Evaluation) -> str:
-    shown = [metric for metric in evaluation.metrics if metric.metric in SHOWN and metric.cohort in COHORTS]
+    shown = [metric for metric in evaluation.metrics
+             if (metric.metric in SHOWN or metric.metric.startswith(OF_EACH_CLASS)) and metric.cohort in COHORTS]  # fmt: skip
     rows = [
         [row.model, row.cohort, row.metric, _estimate(row), row.ci_method, row.n, row.n_positive,
          "" if row.threshold is None else f"{row.threshold:.4f}"]
@@ -138,6 +141,8 @@ def _performance(evaluation: Evaluation) -> str:
     header = ["model", "cohort", "figure", "value [95 % interval]", "interval by", "n", "positive", "threshold"]
     found = dict.fromkeys(row.cohort for row in shown)
     lines = [_table(header, rows), "\n".join(f"- `{cohort}`: {COHORTS[cohort]}." for cohort in found)]
+    if any(row.metric.startswith(OF_EACH_CLASS) for row in shown):
+        lines.append("`_class_0` and so on: that class, by its number, against the rest.")
     remarks = dict.fromkeys(f"- {row.model}, {row.cohort}: {row.remark}." for row in shown if row.remark)
     return "\n\n".join([*lines, *(["Read with:\n\n" + "\n".join(remarks)] if remarks else [])])
 
@@ -151,22 +156,24 @@ def _estimate(row: Metric) -> str:
 
 
 def _decisions(model: TrainedModel) -> str:
+    fused = [] if model.fusion is None else [_fusion(model.fusion)]
     if not model.thresholds.models:
-        return "The most probable class."
+        return "\n\n".join(["The most probable class.", *fused])
     rows = [[name, f"{t.value:.4f}", t.rule if t.parameter is None else f"{t.rule} {t.parameter:g}",
              f"{t.n} out-of-fold cases" if t.chosen_on == "oof" else "nothing"]
             for name, t in model.thresholds.models.items()]  # fmt: skip
-    text = _table(["model", "positive from", "rule", "chosen on"], rows)
-    if model.fusion is None:
-        return text
-    fused = [
+    return "\n\n".join([_table(["model", "positive from", "rule", "chosen on"], rows), *fused])
+
+
+def _fusion(fusion: FusionRecord) -> str:
+    rows = [
         [" + ".join(fitted.modalities), c.modality, c.class_name, f"{c.odds_ratio_per_sd:.2f}", fitted.n_cases]
-        for fitted in model.fusion.models
+        for fitted in fusion.models
         for c in fitted.coefficients
     ]
     header = ["modalities at hand", "modality", "class", "odds ratio per SD of its logit", "cases"]
-    how = f"Fusion: {METHOD_NAMES[model.fusion.method]}; fitted on {model.fusion.fitted_on} predictions."
-    return f"{text}\n\n{how}\n\n{_table(header, fused)}"
+    how = f"Fusion: {METHOD_NAMES[fusion.method]}; fitted on {fusion.fitted_on} predictions."
+    return f"{how}\n\n{_table(header, rows)}"
 
 
 def _limits(model: TrainedModel, evaluation: Evaluation) -> str:
