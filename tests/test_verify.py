@@ -241,6 +241,24 @@ def test_near_copies_are_found(folder: Path, kind: str, tmp_path: Path) -> None:
     assert verification.resembling_test_cases == ["C022"]
 
 
+@pytest.mark.parametrize(("alike", "end"), [
+    (["C002", "C004"], "give them one patient_id. The training patients are kept in one fold."),
+    (["C002", "C022"], "give them one patient_id. Results are also reported without the test case."),
+    (["C002", "C022", "C023"], "give them one patient_id. Results are also reported without the test cases."),
+    (["C022", "C023"], "give them one patient_id. Until then each counts as a patient in the test figures."),
+    (["C002", "C004", "C022"], "The training patients are kept in one fold. Results are also reported without the test case."),
+])  # fmt: skip
+def test_what_becomes_of_near_copies_is_said_by_where_they_stand(folder: Path, alike: list[str], end: str) -> None:
+    """Test cases have no fold."""
+    values = np.asarray(Image.open(next(folder.glob(f"images*/US/{alike[0]}.png"))))
+    for i, case in enumerate(alike):
+        part = "Ts" if case in ("C022", "C023") else "Tr"
+        Image.fromarray((values * (1 - i / 20) + 5 * i).astype(np.uint8)).save(folder / f"images{part}/US/{case}.png")
+    found = [item for item in check(folder).problems if item.check == "near-duplicate"]
+    assert len(found) == 1
+    assert found[0].message.endswith(end)
+
+
 def test_only_changed_files_are_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = verify_folder(folder, 1, quiet=True)[1]
     (folder / "masksTr/US/C001.png").unlink()

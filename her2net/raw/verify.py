@@ -203,7 +203,8 @@ def _word_same_pixels(modality: str, group: list[tuple[Case, ImageScan]]) -> Pro
         remedy = "One of the labels or files is wrong: remove the copy. Two lesions of one patient need a mask each."
         return problem("error", "same-pixels-labels", where, f"{what}, with different labels", remedy=remedy)
     if len(patients) > 1:
-        remedy = "If it is one patient, give the cases one patient_id; they are kept in one fold."
+        then = "they are kept in one fold" if parts == {"train"} else "until then each counts as a patient in the test figures"
+        remedy = f"If it is one patient, give the cases one patient_id; {then}."
         return problem("warning", "same-pixels-patients", where, what, remedy=remedy)
     return problem("note", "same-pixels-cases", where, what, remedy="The image counts once for each case.")
 
@@ -231,8 +232,14 @@ def _word_lookalikes(modality: str, group: list[tuple[Case, ImageScan]]) -> Prob
     what = f"nearly the same {modality} image under several patients: {named}"
     labels = {case.label for case, _ in group if case.label is not None}
     what += ", with different labels" if len(labels) > 1 else ""
-    remedy = "Look at them; if they show one patient, give them one patient_id. They are kept in one fold"
-    remedy += ", and results are also reported without the test cases." if len({c.part for c, _ in group}) > 1 else "."
+    n_train = sum(case.part == "train" for case, _ in group)
+    n_test = len(group) - n_train
+    remedy = "Look at them; if they show one patient, give them one patient_id."
+    remedy += " The training patients are kept in one fold." if n_train > 1 else ""
+    if n_train and n_test:
+        remedy += f" Results are also reported without the test case{'s' * (n_test > 1)}."
+    elif n_test:
+        remedy += " Until then each counts as a patient in the test figures."
     return problem("warning", "near-duplicate", group[0][1].files[0], what, remedy=remedy)
 
 
