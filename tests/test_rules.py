@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from conftest import make_paths
+from small_run import MACHINE, plan_options
 
 from her2net.plan.machine import Machine, speed_key
+from her2net.plan.planner import PAPER
 from her2net.plan.rules import Candidate, Choice, choose_candidate, fit_memory
+from her2net.plan.stage import plan_dataset
+from her2net.raw.synthetic import make_synthetic_dataset
 
 
 @pytest.mark.parametrize(("epochs", "budget_h", "left", "said"), [
@@ -34,3 +42,32 @@ def test_a_batch_that_does_not_fit_either_is_not_said_to_fit(fixed_gb: float, si
     _, batch = fit_memory([Candidate("resnet10t", (64, 64))], Choice(16, "16"), 4, lambda _, n: fixed_gb + 0.5 * n)
     assert batch.value == size
     assert batch.reason.endswith(f"resnet10t at 64x64 {end}")
+
+
+def test_reasons_fit_the_values_beside_them(tmp_path: Path) -> None:
+    paths = make_paths(tmp_path)
+    make_synthetic_dataset(paths.raw, n_train=20, n_test=0, us_size=(96, 112), mri_size=(8, 40, 40))
+
+    def decided(name: str, **changes: object) -> dict[str, tuple[object, str]]:
+        made, _ = plan_dataset(replace(paths, plan_name=name), plan_options(tmp_path, preprocess=False, **changes))
+        return {d.path: (d.value, d.reason) for d in made.decisions}
+
+    auto = decided("auto", splits="leave-one-site-out")
+    for modality in ("US", "MRI"):
+        assert auto[f"modalities.{modality}.training.network"][0].startswith("scattering")
+        for name, value in (("label_smoothing", 0.0), ("gradient_clip", 1.0), ("warmup_epochs", 0.1)):
+            assert auto[f"modalities.{modality}.training.{name}"] == (value, "without effect: the classifier is solved, not stepped")
+        value, reason = auto[f"modalities.{modality}.training.checkpoint"]
+        assert (value, "averaged" in reason) == ("last", False)
+    assert "stratified" not in auto["splits.scheme"][1]
+    MACHINE.model_copy(update={"bf16": True}).save(tmp_path / "bf16.json")
+    paper = decided("cpu", preset="paper", machine=tmp_path / "bf16.json")
+    assert paper["modalities.US.training.precision"][0] == paper["modalities.MRI.training.precision"][0] == "bf16"
+    assert "cpu computes bfloat16 natively; the dynamic loss scaling" in paper["modalities.US.training.precision"][1]
+    assert paper["modalities.MRI.training.precision"][1] == f"{PAPER} does not say; taken: cpu computes bfloat16 natively"
+    assert paper["modalities.US.training.label_smoothing"] == (0.0, f"{PAPER} does not say; taken: none")
+    MACHINE.model_copy(update={"device": "cuda", "bf16": True}).save(tmp_path / "cuda.json")
+    paper = decided("card", preset="paper", machine=tmp_path / "cuda.json")
+    assert paper["modalities.US.training.precision"] == ("fp16", f"dynamic loss scaling on US: {PAPER}")
+    assert paper["modalities.MRI.training.precision"][0] == "bf16"
+    assert "dynamic" not in paper["modalities.MRI.training.precision"][1]

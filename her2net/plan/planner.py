@@ -16,6 +16,7 @@ from her2net.fingerprint import Fingerprint, ModalityFingerprint
 from her2net.plan import rules
 from her2net.plan.augmentation import default_augmentation, mirrors_only, paper_augmentation
 from her2net.plan.machine import Machine, speed_key
+from her2net.plan.reasons import default_reason
 from her2net.plan.rules import Candidate, Choice
 from her2net.plan.schema import (
     Decision,
@@ -33,32 +34,6 @@ from her2net.plan.schema import (
 PAPER = "Fan et al. 2025, doi:10.17305/bb.2025.12475"
 DEFAULT_CPU_BUDGET_H = 2.0
 JITTER = 8  # the cache stores an eighth more than the network sees on each side
-
-
-DEFAULT_REASONS = {
-    "preset": "as asked with --preset; auto without it",
-    "budget_h": "as asked with --budget; without it 2 hours for the preset auto on a CPU, else no limit",
-    "ndim": "read from the files",
-    "channels": "declared in dataset.json",
-    "file_ending": "declared in dataset.json",
-    "margin_unit": "a margin in lesion sizes scales with the lesion",
-    "derived_channels": "the paper names none",
-    "burned_in": "marks are found and reported by her2net_verify; pictures are changed only if you ask for it here",
-    "missing_mask": "a case without a mask is shown whole; her2net_verify warns of it",
-    "warmup_epochs": "a tenth of the epochs, at most 5, so that the first updates do not break the weights",
-    "label_smoothing": "a little tempers overconfidence on small cohorts (Szegedy et al. 2016, arXiv:1512.00567); 0 in the paper",
-    "gradient_clip": "norm 1 stops a single odd batch from throwing the weights off",
-    "drop_path": "none",
-    "checkpoint": "the last, averaged weights: no epoch is chosen on the fold that is reported",
-    "seed": "fixed, so that the same inputs give the same numbers",
-    "augmentation": "which of the paper's seven transforms are used; ranges and sources in her2net.plan.augmentation",
-    "inference.batch_size": "does not change the predictions",
-    "inference.tta": "off: it multiplies the time; her2net_ensemble --tta switches it on",
-    "splits.scheme": "patients are the unit; folds are stratified by label and site",
-    "fusion.method": "logistic regression, as in the paper; in simulated cohorts mean and weighted pooling were calibrated worse, and "
-    "choosing a method (auto) lost more than it gained",
-    "fusion.strength": "a weak L2 penalty on standardised logits keeps the fit finite when the classes separate",
-}
 
 
 @dataclass(frozen=True)
@@ -116,17 +91,11 @@ def _explain_the_rest(plan: Plan) -> Plan:
     decided = {decision.path for decision in plan.decisions}
     sections = plan.model_dump(mode="json", include={"preset", "budget_h", "modalities", "splits", "fusion"})
     rest = [
-        Decision(path=path, value=value, rule="default", reason=_default_reason(path))
+        Decision(path=path, value=value, rule="default", reason=default_reason(plan, path))
         for path, value in _leaves(sections)
         if path not in decided
     ]
     return plan.model_copy(update={"decisions": [*plan.decisions, *rest]})
-
-
-def _default_reason(path: str) -> str:
-    """Why a value has its default; the longest key that the path ends with or contains wins."""
-    fitting = [key for key in DEFAULT_REASONS if path.endswith(key) or f"{key}." in path]
-    return DEFAULT_REASONS[max(fitting, key=len)]
 
 
 def make_plan(request: PlanRequest) -> Plan:
@@ -276,6 +245,11 @@ def _plan_paper_modality(
     network = take("training.network", "convnextv2_tiny" if flat else "resnet18_3d",
                    f"{silent} ConvNeXt V2 of size tiny, for US" if flat else f"3D ResNet-18: {PAPER}")
     at_hand = request.pretrained_at_hand(network)
+    own = rules.choose_precision(request.machine)
+    precision = Choice(own.value, f"{silent} {own.reason}")
+    if flat:  # float16 needs a CUDA card
+        precision = Choice("fp16", f"dynamic loss scaling on US: {PAPER}") if request.machine.device == "cuda" else Choice(
+            own.value, f"{own.reason}; the dynamic loss scaling of {PAPER} belongs to float16 on CUDA")  # fmt: skip
     batch = Choice(16, PAPER)
     if request.machine.device != "cuda":  # a card parts a batch that it cannot hold
         _, batch = _fit_memory(request, found, [Candidate(network, tuple(size))], batch)
@@ -297,10 +271,9 @@ def _plan_paper_modality(
             weight_decay=take("training.weight_decay", 5e-2 if flat else 1e-2),
             warmup_epochs=take("training.warmup_epochs", 0.0, f"{silent} none"),
             ema_decay=take("training.ema_decay", 0.0, f"{silent} none"),
-            label_smoothing=0.0, drop_path=0.0, gradient_clip=1.0,
+            label_smoothing=take("training.label_smoothing", 0.0, f"{silent} none"), drop_path=0.0, gradient_clip=1.0,
             loss_weights=take("training.loss_weights", [1.0] * len(request.fingerprint.class_names), f"{silent} equal"),
-            precision=take("training.precision", "fp16" if flat and request.machine.device == "cuda" else
-                           rules.choose_precision(request.machine).value, f"dynamic loss scaling on US: {PAPER}"),
+            precision=take("training.precision", precision.value, precision.reason),
             augmentation=paper_augmentation(found.ndim),
             checkpoint=take("training.checkpoint", "best", f"best epoch by accuracy, recall, AUC and F1: {PAPER}. "
                             "Optimistic: epoch chosen on the reported fold"),
