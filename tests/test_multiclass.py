@@ -17,6 +17,7 @@ from her2net import pipeline, status
 from her2net.archive.card import Training, write_card
 from her2net.archive.licence import read_licence
 from her2net.cli import evaluate as evaluate_command
+from her2net.cli import report as report_command
 from her2net.evaluate.evaluation import Evaluation, format_summary, recorded_options
 from her2net.fuse.stage import FusionRecord
 from her2net.paths import DatasetPaths
@@ -113,6 +114,17 @@ def test_no_threshold_is_chosen_for_three_classes(
     assert evaluate_command.main(["-d", "1", "--threshold", "0.3"]) == 2
     assert "the most probable one is taken" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in done.evaluation.rglob("*")}
+
+
+def test_three_classes_are_not_compared_with_the_paper(
+    done: DatasetPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"her2net_{name}", str(getattr(done.roots, name)))
+    before = done.report.stat().st_mtime_ns
+    assert report_command.main(["-d", "1", "--paper"]) == 2
+    assert "--paper: Fan et al. 2025 tell two classes apart" in capsys.readouterr().err
+    assert done.report.stat().st_mtime_ns == before
 
 
 def test_the_card_tells_of_each_class_and_of_the_fusion(done: DatasetPaths) -> None:

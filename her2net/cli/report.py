@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from her2net.cli.common import add_dataset_options, execute, make_parser, resolve_paths
+from her2net.errors import PlanError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +23,10 @@ def run(args: argparse.Namespace) -> int:
     from her2net.project import load_project
 
     paths = resolve_paths(args)
-    pipeline.report(load_project(paths), paper=args.paper, pseudonymise=args.pseudonymise)
+    project = load_project(paths)
+    if args.paper and project.plan.n_classes > 2:
+        raise PlanError("--paper: Fan et al. 2025 tell two classes apart, to which three or more cannot be compared. Leave it out.")
+    pipeline.report(project, paper=args.paper, pseudonymise=args.pseudonymise)
     if args.pseudonymise:
         print(f"key of the pseudonyms: {paths.pseudonym_key} (do not pass it on)")
     print(f"report: {paths.report}")
