@@ -32,13 +32,14 @@ from her2net.plan.table_schema import CLINICAL
 from her2net.predictions import Predictions, make_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
 from her2net.raw.problems import enumerate_names
-from her2net.raw.rows import CASES
 from her2net.tabular.encode import find_unseen
 from her2net.tabular.features import FeatureTable, covariate_table, has_lesion, radiomics_table
 from her2net.tabular.radiomics import radiomics_at_hand, require_mirp
 from her2net.tabular.stage import mean_of_folds
 from her2net.trained import TrainedModel, load_trained
 
+OF_FILES = ("file-ignored", "mask-without-image", "sidecar-without-image")
+"""Warnings of what lies beside the images and is not read."""
 DECISION_COLUMNS = ("case_id", "model", "probability", "threshold", "decision", "warnings")
 
 
@@ -221,9 +222,12 @@ def _load(source: str | Path | DatasetPaths, plan: str, device: str) -> TrainedM
 
 
 def summarise_findings(findings: Sequence[Finding]) -> str:
-    """Say about how many images there are warnings, and of what kinds; names no case."""
-    n = len({(finding.case_id, finding.modality) for finding in findings if finding.modality and finding.case_id != CASES})
-    what = f"{n} image{'s' * (n > 1)} with warnings" if n else f"{len(findings)} warning{'s' * (len(findings) > 1)}"
+    """Say about how many images there are warnings, how many others, and of what kinds; names no case."""
+    of_images = [f for f in findings if f.modality not in ("", CLINICAL, FUSION) and f.check not in OF_FILES]
+    n, others = len({(finding.case_id, finding.modality) for finding in of_images}), len(findings) - len(of_images)
+    parts = [f"{n} image{'s' * (n > 1)} with warnings"] if n else []
+    parts += [f"{others} {'other ' * (n > 0)}warning{'s' * (others > 1)}"] if others else []
+    what = " and ".join(parts)
     kinds = ", ".join(f"{check} {n}" for check, n in Counter(finding.check for finding in findings).items())
     return f"{what} ({kinds})"
 

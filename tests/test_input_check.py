@@ -164,7 +164,7 @@ def test_warnings_are_printed_and_written(model_file: Path, new: Path, capsys: p
     ]  # fmt: skip
     assert rows[1]["found"] == "480 x 640"
     said = capsys.readouterr().err
-    assert "Warning: 2 images with warnings (file-ignored 1, size 1, mask-missing 1)" in said
+    assert "Warning: 1 image with warnings and 1 other warning (file-ignored 1, size 1, mask-missing 1)" in said
     assert "US N1: no lesion mask, so the whole image is shown instead of the lesion" in said
     decisions = {(r["case_id"], r["model"]): r["warnings"] for r in read_csv(out / "decisions.csv")}
     assert decisions == {(f"N{i}", m): "2" if i == 1 else "0" for i in range(3) for m in ("US", "fusion")}
