@@ -109,6 +109,15 @@ def test_options_of_every_command_are_frozen(request: pytest.FixtureRequest) -> 
     assert golden.read_text() == found
 
 
+def test_help_names_each_default_once_and_only_those_that_say_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "500")  # one line for each option
+    texts = {c: importlib.import_module(f"her2net.cli.{c}{'_' * iskeyword(c)}").build_parser().format_help() for c in COMMANDS}
+    for command, text in texts.items():
+        assert not [nothing for nothing in ("None", "False", "()", "[]") if f"(default: {nothing}" in text], command
+        assert all(line.count("default:") <= 1 for line in text.splitlines()), command
+    assert "of the cohort (default: 0)" in texts["demo"]
+
+
 def test_options_that_would_be_ignored_beside_others_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     from her2net.cli import evaluate, explain
 

@@ -31,10 +31,12 @@ OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but not `None`, which says nothing to the user."""
+    """Shows defaults that say something: not that a switch is off or that nothing is chosen, nor one that the help names itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        nothing = action.default in (None, (), []) or action.default is False  # 0 is a value
+        named = "default:" in (action.help or "")
+        return action.help if nothing or named else super()._get_help_string(action)
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
