@@ -176,7 +176,8 @@ def _site_folds(patients: list[str], sites: list[str], groups: list[int]) -> lis
     lacking = [patient for patient, site in zip(patients, sites, strict=True) if not site]
     if lacking and len(lacking) < len(patients):
         shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-        raise PlanError(f"leave-one-site-out: {len(lacking)} of {len(patients)} patients have no site ({shown}). Fill it in.")
+        has = "has" if len(lacking) == 1 else "have"
+        raise PlanError(f"leave-one-site-out: {len(lacking)} of {len(patients)} patients {has} no site ({shown}). Fill it in.")
     first_site = dict(reversed(list(zip(groups, sites, strict=True))))
     names = sorted(set(first_site.values()))
     if len(names) < 2:

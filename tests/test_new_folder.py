@@ -221,8 +221,9 @@ def test_a_table_in_the_other_unicode_form_fits_its_images(model_file: Path, tmp
 
 def test_only_images_count_as_images_with_warnings() -> None:
     """Rows of covariates, cases that are not there, files that are not read and the fusion's choice are none."""
-    of = [("size", "P1", "US"), ("spacing", "P1", "US"), ("size", "P1", "MRI"), ("row-missing", "P1", "CLIN"), ("row-missing", "P2", "CLIN"),
-          ("row-without-image", "P9", "CLIN"), ("mask-without-image", "P8.png", "US"), ("fusion-set", "P1", "fusion")]  # fmt: skip
+    of = [("size", "P1", "US"), ("spacing", "P1", "US"), ("size", "P1", "MRI"), ("row-missing", "P1", "CLIN"),
+          ("row-missing", "P2", "CLIN"), ("row-without-image", "P9", "CLIN"), ("mask-without-image", "P8.png", "US"),
+          ("fusion-set", "P1", "fusion")]  # fmt: skip
     findings = [Finding("warning", check, "", "", "", case_id, modality) for check, case_id, modality in of]
     assert summarise_findings(findings).startswith("2 images with warnings and 5 other warnings (size 2, spacing 1, row-missing 2")
     assert summarise_findings(findings[:3]) == "2 images with warnings (size 2, spacing 1)"

@@ -11,7 +11,7 @@ from small_run import MACHINE, plan_options
 
 from her2net.plan.machine import Machine, speed_key
 from her2net.plan.planner import PAPER
-from her2net.plan.rules import Candidate, Choice, choose_candidate, fit_memory
+from her2net.plan.rules import Candidate, Choice, choose_candidate, choose_n_folds, fit_memory
 from her2net.plan.stage import plan_dataset
 from her2net.raw.synthetic import make_synthetic_dataset
 
@@ -42,6 +42,14 @@ def test_a_batch_that_does_not_fit_either_is_not_said_to_fit(fixed_gb: float, si
     _, batch = fit_memory([Candidate("resnet10t", (64, 64))], Choice(16, "16"), 4, lambda _, n: fixed_gb + 0.5 * n)
     assert batch.value == size
     assert batch.reason.endswith(f"resnet10t at 64x64 {end}")
+
+
+@pytest.mark.parametrize(("smallest", "n_classes", "said"), [
+    (1, 2, "1 patient in the smaller class; 4 folds"), (30, 3, "30 patients in the smallest class; 4 folds"),
+    (50, 3, "50 patients in the smallest class leave"),
+])  # fmt: skip
+def test_the_smallest_of_three_classes_is_not_called_the_smaller(smallest: int, n_classes: int, said: str) -> None:
+    assert choose_n_folds(smallest, n_classes=n_classes).reason.startswith(said)
 
 
 def test_reasons_fit_the_values_beside_them(tmp_path: Path) -> None:

@@ -239,3 +239,10 @@ def test_more_permutations_narrow_the_interval() -> None:
 )
 def test_verdicts_in_words(figures: tuple[float, float, float, float], expected: str) -> None:
     assert expected in word_verdict("outline", *figures)
+
+
+def test_verdicts_of_several_things_are_in_the_plural() -> None:
+    for probe in ("background", "lesion size", "metadata"):
+        assert " tell nothing that shows" in word_verdict(probe, 0.55, 0.48, 0.62, 0.90)
+        assert " give AUC 0.99 (0.97 to 1.00); the image gives 0.90" in word_verdict(probe, 0.99, 0.97, 1.0, 0.90)
+        assert " give AUC 0.65" in word_verdict(probe, 0.65, 0.60, 0.70, 0.90)

@@ -113,7 +113,7 @@ def test_a_site_that_shares_its_patients_with_another_has_no_fold() -> None:
 def test_a_patient_without_a_site_cannot_be_left_out_with_it() -> None:
     cases = make_cohort()
     cases = [make_case(i, c.patient_id, c.label, c.site if c.patient_id != "p3" else "") for i, c in enumerate(cases)]
-    with pytest.raises(PlanError, match=r"1 of 40 patients have no site \(p3\)"):
+    with pytest.raises(PlanError, match=r"1 of 40 patients has no site \(p3\)"):
         make_partition(cases, SplitsPlan(scheme="leave-one-site-out", n_folds=2, seed=0), [])
 
 

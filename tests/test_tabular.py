@@ -27,7 +27,7 @@ from her2net.plan.planner import explain
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
 from her2net.plan.table_schema import RadiomicsPlan, TableModelPlan, TablePlan
-from her2net.plan.tables import count_fewest, plan_radiomics, settle_tables
+from her2net.plan.tables import count_fewest, enough_patients, plan_radiomics, settle_tables
 from her2net.predict import Predictor
 from her2net.predictions import Predictions, make_predictions, read_predictions, write_predictions
 from her2net.preprocess.cache import CaseFiles
@@ -254,6 +254,7 @@ def test_a_table_of_too_few_patients_is_not_planned_and_the_plan_says_why(done: 
     why = "not planned: the smallest class has 4 training patients with these features in some fold; the inner loop needs 5"
     assert plan.unplanned_tables == {"CLIN": why}
     assert f"CLIN: {why}" in remarks
+    assert "has 1 training patient with" in enough_patients(1).reason
     assert Plan.parse(plan.model_dump_json(), where="here") == plan
     assert not plan.edited
     assert f"tables.CLIN = None\n    enough_patients: {why}" in explain(plan)

@@ -190,7 +190,9 @@ def _limits(model: TrainedModel, evaluation: Evaluation) -> str:
     elif chosen_on:
         limits.append("The thresholds were given beforehand and not chosen on patients; they are no clinical recommendation.")
     if smallest < MANY_POSITIVES:
-        limits.append(f"The smaller class has {smallest} patients: read the intervals, not the values alone.")
+        least = "smaller" if len(cohort.class_names) == 2 else "smallest"
+        patients = f"{smallest} patient{'s' * (smallest != 1)}"
+        limits.append(f"The {least} class has {patients}: read the intervals, not the values alone.")
     if not any(metric.cohort.startswith("test") for metric in evaluation.metrics):
         limits.append("It was not tested on patients apart from the training cohort.")
     if cohort.n_sites <= 1:

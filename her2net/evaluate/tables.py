@@ -124,14 +124,16 @@ def _patient_metrics(
         return []
     known = pooled.take(pooled.labels >= 0)
     n = len(pooled) - len(known)
-    lost = f"{n} of {len(pooled)} patients have no label, or cases of different classes, and are left out" if n else ""
+    has, are = ("has", "is") if n == 1 else ("have", "are")
+    lost = f"{n} of {len(pooled)} patients {has} no label, or cases of different classes, and {are} left out" if n else ""
     rows = _Rows(model, OF_PATIENTS[cohort], known, threshold, "; ".join(filter(None, [remark, lost])), class_names)
     return [rows.metric(name, estimate) for name, estimate in _figures(rows, options).items()] if len(known) else []
 
 
 def _left_out(whole: Predictions, known: Predictions) -> str:
     n = len(whole) - len(known)
-    return f"{n} of {len(whole)} cases have no label and are left out" if n else ""
+    has, are = ("has", "is") if n == 1 else ("have", "are")
+    return f"{n} of {len(whole)} cases {has} no label and {are} left out" if n else ""
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,8 @@ def _plan_splits(request: PlanRequest, decisions: _Decisions) -> SplitsPlan:
     elif request.preset == "paper":
         choice, scheme = Choice(4, f"four-fold stratified cross-validation: {PAPER}"), "stratified"
     else:
-        smallest = min(request.fingerprint.patients_per_class.values())
-        choice, scheme = rules.choose_n_folds(smallest), "stratified"
+        per_class = request.fingerprint.patients_per_class.values()
+        choice, scheme = rules.choose_n_folds(min(per_class), n_classes=len(per_class)), "stratified"
     n_folds = decisions.take("splits.n_folds", "choose_n_folds", choice)
     return SplitsPlan(scheme=scheme, n_folds=n_folds, seed=request.seed)
 

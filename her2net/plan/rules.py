@@ -47,16 +47,18 @@ class Candidate:
         return f"{self.network} at {'x'.join(map(str, self.input_vox))}"
 
 
-def choose_n_folds(smallest_class_patients: int) -> Choice:
-    """Four folds as in the paper; five while each still holds at least 10 patients of the smaller class.
+def choose_n_folds(smallest_class_patients: int, *, n_classes: int = 2) -> Choice:
+    """Four folds as in the paper; five while each still holds at least 10 patients of the smallest class.
 
     Source:
         Fan et al. 2025 use four; Kohavi 1995 (IJCAI 14:1137) finds 5 to 10 folds a fair balance of bias and variance.
     """
+    least = "smaller" if n_classes == 2 else "smallest"
+    there = f"{smallest_class_patients} patient{'s' * (smallest_class_patients != 1)} in the {least} class"
     if smallest_class_patients >= 50:
-        return Choice(5, f"{smallest_class_patients} patients in the smaller class leave at least 10 in each of 5 folds")
+        return Choice(5, f"{there} leave at least 10 in each of 5 folds")
     n = min(4, max(2, smallest_class_patients))
-    return Choice(n, f"{smallest_class_patients} patients in the smaller class; 4 folds as in the paper, fewer if they lack")
+    return Choice(n, f"{there}; 4 folds as in the paper, fewer if they lack")
 
 
 def choose_margin(modality: ModalityFingerprint) -> Choice:

@@ -155,7 +155,7 @@ def enough_patients(n_fewest: int) -> Choice:
         The inner loop of `her2net.tabular.learn`, which chooses the penalty; five patients do not make a good model, but
         the report says with what interval it was measured.
     """
-    there = f"the smallest class has {n_fewest} training patients with these features in some fold"
+    there = f"the smallest class has {n_fewest} training patient{'s' * (n_fewest != 1)} with these features in some fold"
     if n_fewest < INNER_FOLDS:
         return Choice(False, f"not planned: {there}; the inner loop needs {INNER_FOLDS}")
     return Choice(True, there)

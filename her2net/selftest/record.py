@@ -95,11 +95,12 @@ def word_verdict(probe: ProbeName, auc: float, low: float | None, high: float | 
     if probe == "image":
         return f"What the same quick training makes of the image itself: {figure}."
     if low is None or low <= 0.5:
-        return f"{SUBJECT[probe]} tells nothing that shows in these cases: {figure}."
+        return f"{SUBJECT[probe]} {'tells' if probe == 'outline' else 'tell'} nothing that shows in these cases: {figure}."
+    gives = "gives" if probe == "outline" else "give"
     share = (auc - 0.5) / (image_auc - 0.5) if image_auc > 0.5 else float("inf")
     if share >= AS_WELL:
-        return f"{SUBJECT[probe]} gives {figure}; the image gives {image_auc:.2f}, no more. {ADVICE[probe]}"
-    return f"{SUBJECT[probe]} gives {figure}, {share:.0%} of what the image ({image_auc:.2f}) gives above chance. {ADVICE[probe]}"
+        return f"{SUBJECT[probe]} {gives} {figure}; the image gives {image_auc:.2f}, no more. {ADVICE[probe]}"
+    return f"{SUBJECT[probe]} {gives} {figure}, {share:.0%} of what the image ({image_auc:.2f}) gives above chance. {ADVICE[probe]}"
 
 
 def format_table(record: SelfTest) -> str:

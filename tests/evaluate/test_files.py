@@ -295,6 +295,9 @@ def test_cases_without_a_label_are_left_out_and_that_is_said() -> None:
     found = evaluate_tables({("A", "oof"): table}, fit_thresholds({("A", "oof"): table}), {}, ["0", "1"])
     assert {m.remark for m in found.metrics} == {"7 of 40 cases have no label and are left out"}
     assert {m.n for m in found.metrics} == {33}
+    one = make_predictions(list(table.case_ids), list(table.patient_ids), table.probs, labels=[None, *[0, 1] * 19, 1], folds=["0"] * 40)
+    found = evaluate_tables({("A", "oof"): one}, fit_thresholds({("A", "oof"): one}), {}, ["0", "1"])
+    assert {m.remark for m in found.metrics} == {"1 of 40 cases has no label and is left out"}
 
 
 def test_a_table_out_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
