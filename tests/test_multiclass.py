@@ -85,6 +85,12 @@ def test_metrics_are_macro_one_vs_rest_and_ordinal(done: DatasetPaths) -> None:
     cells = {row["metric"]: row["value"] for row in rows if (row["model"], row["cohort"]) == ("US", "oof")}
     mean = np.mean([float(cells[f"auc_class_{c}"]) for c in range(3)])
     assert float(cells["auc"]) == pytest.approx(mean)
+    counts = np.bincount(read_predictions(done.model("US") / "oof.csv").labels, minlength=3)
+    found = {row["metric"]: int(row["n_positive"]) for row in rows if (row["model"], row["cohort"]) == ("US", "oof")}
+    for c in range(3):
+        for name in ("auc", "sensitivity", "ppv"):
+            assert found[f"{name}_class_{c}"] == counts[c]
+    assert found["auc"] == found["balanced_accuracy"] == counts[1] + counts[2]
     assert "weighted kappa" in format_summary(done.evaluation)
     assert Evaluation.load(done.evaluation / "metrics.json").class_names == list(CLASSES)
 

@@ -563,7 +563,8 @@ def test_three_classes_and_no_test_set(material: Material, tmp_path: Path) -> No
     assert "fusion: AUC, zero against the rest 0." in roc
     for false in ("Dots: the op", "without both classes", "for want of variance", "metrics.json", "tuned on these", "specificity (MOV"):
         assert false not in html
-    assert page.table("all_metrics")[0][8] == "Not zero"
+    assert page.table("all_metrics")[0][8] == "Positive"
+    assert "Positive: the cases of the class that a figure is of; of other figures those not zero." in html
     assert page.table("calibration") == page.table("impact") == []
     assert page.table("confusion")[0] == ["Model", "Cohort", "Truly", "Called zero", "Called low", "Called positive", "All"]
     assert page.table("table1_training_test") == []

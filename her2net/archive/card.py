@@ -142,7 +142,8 @@ def _performance(evaluation: Evaluation) -> str:
     found = dict.fromkeys(row.cohort for row in shown)
     lines = [_table(header, rows), "\n".join(f"- `{cohort}`: {COHORTS[cohort]}." for cohort in found)]
     if any(row.metric.startswith(OF_EACH_CLASS) for row in shown):
-        lines.append("`_class_0` and so on: that class, by its number, against the rest.")
+        lines.append("`_class_0` and so on: that class, by its number, against the rest; its cases are the positive ones. Of other "
+                     "figures they are those of any class but the first.")  # fmt: skip
     remarks = dict.fromkeys(f"- {row.model}, {row.cohort}: {row.remark}." for row in shown if row.remark)
     return "\n\n".join([*lines, *(["Read with:\n\n" + "\n".join(remarks)] if remarks else [])])
 

@@ -77,6 +77,7 @@ class Metric(Strict):
 
     Attributes:
         n: cases that the figure is made of.
+        n_positive: of them, cases of the class that a figure of one class is of, else of any class but the first.
         remark: what it has to be read with, for example that it is optimistic.
     """
 

@@ -164,11 +164,17 @@ class _Rows:
             return self.threshold.rule_in if self.threshold else None
         return self.cut if name in NEEDS_THRESHOLD else None
 
+    def n_positive(self, name: str) -> int:
+        """Return the number of cases that a figure counts as positive: of its class, or of any but the first."""
+        of_class = name.rpartition("_class_")[2] if "_class_" in name else ""
+        labels = self.table.labels
+        return int((labels == int(of_class) if of_class.isdecimal() else labels > 0).sum())
+
     def metric(self, name: str, estimate: Estimate) -> Metric:
         return Metric(
             model=self.model, cohort=self.cohort, metric=name, value=finite_or_none(estimate.value),
             ci_low=finite_or_none(estimate.ci_low), ci_high=finite_or_none(estimate.ci_high),
-            ci_method=estimate.ci_method, n=len(self.table), n_positive=int((self.table.labels > 0).sum()),
+            ci_method=estimate.ci_method, n=len(self.table), n_positive=self.n_positive(name),
             threshold=self.cut_of(name), reason=name_classes(estimate.reason, self.class_names), remark=self.remark,
         )  # fmt: skip
 

@@ -114,10 +114,10 @@ def all_metrics_table(material: Material) -> Table:
         ]
         for m in material.evaluation.metrics
     ]  # fmt: skip
-    headers = ["Metric", "Model", "Cohort", "Value", "From", "To", "Method of the interval", "n", material.counted.capitalize(),
-               "Threshold", "Remark"]  # fmt: skip
+    headers = ["Metric", "Model", "Cohort", "Value", "From", "To", "Method of the interval", "n", "Positive", "Threshold", "Remark"]
+    counted = f"Positive: the cases of the class that a figure is of; of other figures those {material.counted}."
     return make_table("all_metrics", "Every figure, with the 95 % interval from … to and how that was made", headers, rows,
-                      numeric=(3, 4, 5, 7, 8, 9))  # fmt: skip
+                      numeric=(3, 4, 5, 7, 8, 9), notes=() if material.binary else (counted,))  # fmt: skip
 
 
 def confusion_counts(material: Material, model: str, cohort: str) -> np.ndarray:
