@@ -29,8 +29,8 @@ class Caution:
 
 def find_cautions(material: Material, groups: list[Group]) -> list[Caution]:
     """Return all cautions, the serious ones first."""
-    found = [*_optimism(material), *_test_set(material), *_size(material), *_answer(material), *_data(material, groups),
-             *_plan(material)]  # fmt: skip
+    found = [*_optimism(material), *_test_set(material), *_size(material), *_answer(material), *_fusion(material),
+             *_data(material, groups), *_plan(material)]  # fmt: skip
     return sorted(found, key=lambda caution: caution.level != "serious")
 
 
@@ -100,6 +100,15 @@ def _answer(material: Material) -> Iterator[Caution]:
     p = next((c.permutation_p for c in material.evaluation.certainty if (c.model, c.cohort) == (model, cohort)), None)
     if p is not None and p > 0.05:
         yield Caution("serious", f"Shuffled labels reach the AUC of {model} with p = {number(p)}: chance is not ruled out.")
+
+
+def _fusion(material: Material) -> Iterator[Caution]:
+    """What has no weight in the fusion is named in the question, and has no part in the answer."""
+    silent, heard = [name for name in material.plan.modalities if name in material.silent], material.weighed
+    if silent:
+        says = f"what it says is what {listed(heard)} {'say' if len(heard) > 1 else 'says'}" if heard else "nor has anything else"
+        yield Caution("serious", f"{listed(silent)} {'have' if len(silent) > 1 else 'has'} no weight in the fusion that was fitted on "
+                                 f"all cases and predicts new ones: {says}.")  # fmt: skip
 
 
 def _data(material: Material, groups: list[Group]) -> Iterator[Caution]:

@@ -107,6 +107,20 @@ class Material:
         return max((m.modalities for m in self.fusion.models), key=len) if self.fusion else []
 
     @property
+    def weighed(self) -> list[str]:
+        """Those of `fused` that have a weight."""
+        if self.fusion is None:
+            return []
+        model = max(self.fusion.models, key=lambda m: len(m.modalities))
+        weights = np.abs(model.weights).reshape(len(model.weights), len(model.modalities), -1).sum(axis=(0, 2))
+        return [name for name, weight in zip(model.modalities, weights, strict=True) if weight > 0]
+
+    @property
+    def silent(self) -> list[str]:
+        """Those of `fused` that have none."""
+        return [name for name in self.fused if name not in self.weighed]
+
+    @property
     def cohorts(self) -> list[str]:
         """Cohorts with figures, the one that answers the question first."""
         found = {metric.cohort for metric in self.evaluation.metrics}

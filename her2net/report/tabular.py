@@ -31,7 +31,14 @@ POINTS = 100.0
 
 def sentences(material: Material) -> list[str]:
     """Word each answer: what was added to what, how much it changed the AUC, and whether that may be chance."""
-    return [_sentence(row) + (f" Read with: {row.remark}." if row.remark else "") for row in material.added]
+    return [
+        _sentence(row) + _without_weight([name for name in (*row.base, *row.added) if name in material.silent])
+        + (f" Read with: {row.remark}." if row.remark else "") for row in material.added
+    ]  # fmt: skip
+
+
+def _without_weight(silent: list[str]) -> str:
+    return f" In the fusion, {listed(silent)} {'have' if len(silent) > 1 else 'has'} no weight." if silent else ""
 
 
 def _sentence(row: AddedValue) -> str:
