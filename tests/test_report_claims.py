@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from importlib import resources
+from types import SimpleNamespace
 
 import pytest
+from report_page import Page
 from test_report import read_all_labels
 
 from her2net import status
 from her2net.paths import DatasetPaths
 from her2net.project import load_project
-from her2net.report import cautions
+from her2net.report import cautions, words
 from her2net.report.cohort import count_groups
 from her2net.report.material import Material, collect
+from her2net.report.render import make_environment
+from her2net.report.results import threshold_note
 from her2net.report.tabular import sentences
 from her2net.tabular.added import AddedValue
 
@@ -56,3 +62,25 @@ def test_a_modality_without_weight_in_the_fusion_is_named(material: Material) ->
     nothing = next(caution for caution in warn(weigh(material, [[0.0, 0.0]])) if "no weight" in caution)
     assert nothing.startswith("US and MRI have no weight")
     assert nothing.endswith(": nor has anything else.")
+
+
+def test_without_test_cases_nothing_is_said_of_them(material: Material) -> None:
+    metrics = [m for m in material.evaluation.metrics if m.cohort.startswith("oof")]
+    tables = {key: table for key, table in material.tables.items() if key[1] == "oof"}
+    alone = replace(material, tables=tables, evaluation=material.evaluation.model_copy(update={"metrics": metrics}))
+    chosen = [next(text for text in warn(of) if text.startswith("Thresholds were chosen")) for of in (material, alone)]
+    assert [("test cases" in text, "favourable there" in text) for text in chosen] == [(True, True), (False, True)]
+    notes = [threshold_note(of) for of in (material, alone)]
+    assert [("test cases" in text, "a little favourable" in text) for text in notes] == [(True, True), (False, True)]
+
+
+def test_the_predictors_of_tripod_are_those_of_the_tables_too(small_run: DatasetPaths, material: Material) -> None:
+    page = Page(small_run.report.read_text(encoding="utf-8"))
+    answer = next(row[3] for row in page.table("tripod_ai") if row[0] == "9a")
+    assert answer.endswith(f" CLIN: the covariates {words.listed(list(material.plan.tables['CLIN'].columns))}.")
+    radiomics = SimpleNamespace(modality="US", radiomics=SimpleNamespace(families=["statistics", "glcm"]))
+    plan = SimpleNamespace(tables={"RAD:US": radiomics})
+    items = json.loads(resources.files("her2net.report").joinpath("tripod_ai.json").read_text(encoding="utf-8"))["items"]
+    template = next(item["answer"] for item in items if item["item"] == "9a")
+    text = make_environment(autoescape=False).from_string(template).render(plan=plan, modalities="US")
+    assert text.endswith(" RAD:US: radiomic features of the lesions on US (families statistics and glcm).")

@@ -146,5 +146,6 @@ def _plan(material: Material) -> Iterator[Caution]:
     if material.plan.edited:
         yield Caution("note", f"The plan was edited by hand: {', '.join(material.plan.edited)}.")
     if any(threshold.chosen_on == "oof" for threshold in material.thresholds.values()):
+        elsewhere = ", not in the test cases" if "test" in material.cohorts else ""
         yield Caution("note", "Thresholds were chosen on the out-of-fold predictions; sensitivity, specificity and what follows "
-                              "from them are a little favourable there, not in the test cases.")  # fmt: skip
+                              f"from them are a little favourable there{elsewhere}.")  # fmt: skip

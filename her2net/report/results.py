@@ -33,7 +33,7 @@ RULES = {
     "given": "given, not fitted",
 }
 THRESHOLD_ORIGINS = {
-    "oof": "Chosen on out-of-fold predictions of the training cases and carried to the test cases unchanged; on the training cases "
+    "oof": "Chosen on out-of-fold predictions of the training cases{carried}; on the training cases "
            "themselves, rates at the threshold are therefore a little favourable.",
     "nothing": "Given beforehand and used unchanged in all cohorts.",
 }  # fmt: skip
@@ -97,7 +97,8 @@ def threshold_note(material: Material) -> str:
         return "The decision is the most probable class."
     parts = [f"{m} {t.value:.3f} ({RULES.get(t.rule, t.rule)}{f', n = {t.n}' if t.chosen_on == 'oof' else ''})"
              for m, t in material.thresholds.items()]  # fmt: skip
-    origins = dict.fromkeys(THRESHOLD_ORIGINS[t.chosen_on] for t in material.thresholds.values())
+    carried = " and carried to the test cases unchanged" if "test" in material.cohorts else ""
+    origins = dict.fromkeys(THRESHOLD_ORIGINS[t.chosen_on].format(carried=carried) for t in material.thresholds.values())
     return f"A case is called positive from this probability on: {'; '.join(parts)}. {' '.join(origins)}"
 
 
