@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,15 +13,19 @@ from report_page import Page
 from test_report import read_all_labels
 
 from her2net import status
+from her2net.explain.record import MeanFigure
 from her2net.paths import DatasetPaths
 from her2net.project import load_project
 from her2net.report import cautions, words
 from her2net.report.cohort import count_groups
+from her2net.report.gallery import judge
 from her2net.report.material import Material, collect
+from her2net.report.pictures import _table_pictures
 from her2net.report.render import make_environment
 from her2net.report.results import threshold_note
-from her2net.report.tabular import sentences
+from her2net.report.tabular import MAX_WEIGHTS, _weights_table, sentences
 from her2net.tabular.added import AddedValue
+from her2net.tabular.record import Importance, TableExplanation, TermWeight
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +89,39 @@ def test_the_predictors_of_tripod_are_those_of_the_tables_too(small_run: Dataset
     template = next(item["answer"] for item in items if item["item"] == "9a")
     text = make_environment(autoescape=False).from_string(template).render(plan=plan, modalities="US")
     assert text.endswith(" RAD:US: radiomic features of the lesions on US (families statistics and glcm).")
+
+
+def test_the_largest_odds_ratios_are_shown_whatever_their_class(material: Material) -> None:
+    unknown = dict.fromkeys(("ci_low", "ci_high", "odds_ratio_per_unit", "unit_ci_low", "unit_ci_high"))
+    weights = [TermWeight(term=f"{name}{i}", class_name=name, weight=sign * size, odds_ratio=1, n_folds_used=4, mean=0, sd=1, **unknown)
+               for name, sign, size in (("first", 1, 0.1), ("last", -1, 0.2)) for i in range(MAX_WEIGHTS - 1)]  # fmt: skip
+    table = _weights_table("RAD:US", material.explained["CLIN"].model_copy(update={"weights": weights}))
+    assert table is not None
+    assert [row[1].text for row in table.rows] == ["first"] + ["last"] * (MAX_WEIGHTS - 1)
+    assert f"The {MAX_WEIGHTS} largest of {len(weights)}." in table.notes
+
+
+def test_a_p_value_has_one_sign_before_it(material: Material) -> None:
+    small, larger = sentences(replace(material, added=[added_value(), added_value(p_value=0.04)]))
+    assert ", p < 0.001, from 0.600" in small
+    assert ", p = 0.040, from 0.600" in larger
+
+
+def test_the_largest_loss_may_be_that_of_a_feature(material: Material, tmp_path: Path) -> None:
+    losses = [("glcm", "family", 0.003), ("size", "feature", 0.009)]
+    importance = [Importance(name=name, kind=kind, loss=loss, low=0.0, high=0.01) for name, kind, loss in losses]
+    explained: TableExplanation = material.explained["CLIN"].model_copy(update={"importance": importance})
+    found = _table_pictures(replace(material, explained={"CLIN": explained}), tmp_path)
+    assert next(p for p in found if p.key == "importance_CLIN").alt.endswith("The largest loss is that of size: 0.009.")
+
+
+def test_more_than_a_blob_is_claimed_where_the_interval_says_so() -> None:
+    def say(low: float) -> str:
+        figure = lambda value: MeanFigure(value=value, ci_low=value, ci_high=value, ci_method="", n=4)
+        summary = {name: figure(value) for name, value in (("mask_share", 0.2), ("energy_centre", 0.53), ("deletion_auc", 0.3),
+                                                           ("insertion_auc", 0.7), ("randomised_abs_rho", 0.1))}  # fmt: skip
+        return judge(summary | {"energy_inside": MeanFigure(value=0.7, ci_low=low, ci_high=0.93, ci_method="", n=4)})[0]
+
+    assert say(0.6).startswith("On the lesion: 0.70 of the map")
+    assert say(0.47).startswith("On the lesion (0.70 of the map")
+    assert "but not shown to be more than a mere blob in the middle of the crop (0.53)" in say(0.47)

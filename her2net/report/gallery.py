@@ -179,8 +179,11 @@ def judge(summary: dict[str, MeanFigure]) -> list[str]:
         against = f"{number(inside.value, 2)} of the map lies on the lesion, {number(share.value, 2)} would without any structure"
         if not clear:
             found.append(f"Not shown to lie on the lesion: {against}.")
-        elif inside.value > blob.value:
+        elif inside.ci_low is not None and inside.ci_low > blob.value:
             found.append(f"On the lesion: {against}, and {number(blob.value, 2)} for a mere blob in the middle of the crop.")
+        elif inside.value > blob.value:
+            found.append(f"On the lesion ({against}), but not shown to be more than a mere blob in the middle of the crop "
+                         f"({number(blob.value, 2)}): crops are cut around the lesion.")  # fmt: skip
         else:
             found.append(f"On the lesion ({against}), but no more than a mere blob in the middle of the crop "
                          f"({number(blob.value, 2)}): crops are cut around the lesion.")  # fmt: skip

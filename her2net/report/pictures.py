@@ -103,7 +103,7 @@ def _table_pictures(material: Material, folder: Path) -> list[Picture]:
     found = []
     for name, going_by in material.explained.items():
         if going_by.importance:
-            first = going_by.importance[0]
+            first = max(going_by.importance, key=lambda item: item.loss)
             found.append(_own(
                 folder, f"importance_{folder_name(name)}", draw_importance(going_by),
                 f"{name}: loss of out-of-fold AUC when a feature is shuffled between held-out cases. Bars: mean; lines: 95 % of "

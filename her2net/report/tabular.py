@@ -15,7 +15,7 @@ from her2net.paths import folder_name
 from her2net.plan.table_schema import AROUND, CLINICAL
 from her2net.report.material import Material
 from her2net.report.table import Cell, Table, make_table
-from her2net.report.words import cohort_label, cohort_name, listed, number, p_value, with_interval
+from her2net.report.words import cohort_label, cohort_name, listed, number, p_relation, p_value, with_interval
 from her2net.tabular.added import AddedValue
 from her2net.tabular.record import TableExplanation, TermWeight
 
@@ -51,7 +51,7 @@ def _sentence(row: AddedValue) -> str:
     shown = "is not shown to change" if row.ci_low <= 0 <= row.ci_high else "raises" if row.difference > 0 else "lowers"
     return (
         f"Adding {added} to {base} {shown} the AUC: {row.difference:+.3f} ({row.ci_low:+.3f} to {row.ci_high:+.3f}), "
-        f"p = {p_value(row.p_value)}, from {number(row.auc_base)} to {number(row.auc_both)} ({who})."
+        f"p {p_relation(row.p_value)}, from {number(row.auc_base)} to {number(row.auc_both)} ({who})."
     )
 
 
@@ -130,7 +130,8 @@ def _describe(material: Material, name: str, found: TableExplanation) -> str:
 def _weights_table(name: str, found: TableExplanation) -> Table | None:
     clinical = name == CLINICAL
     rows: list[list[str | Cell]] = []
-    for w in found.weights[:MAX_WEIGHTS]:
+    largest = sorted(found.weights, key=lambda w: -abs(w.weight))[:MAX_WEIGHTS]
+    for w in sorted(largest, key=lambda w: w.class_name):
         unit = with_interval(w.odds_ratio_per_unit, w.unit_ci_low, w.unit_ci_high) if w.odds_ratio_per_unit is not None else ""
         rows.append([
             f"{w.term} (against {w.reference})" if w.reference else w.term, w.class_name,

@@ -176,6 +176,17 @@ def p_value(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def p_relation(p: float | None) -> str:
+    """Return a p-value as it follows the letter p in a sentence.
+
+    Example:
+        >>> p_relation(0.0001), p_relation(0.04)
+        ('< 0.001', '= 0.040')
+    """
+    text = p_value(p)
+    return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
+
+
 def count(n: int, one: str, several: str = "") -> str:
     """Return a number with its noun.
 
