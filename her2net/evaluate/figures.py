@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
-WIDTH_IN = 3.5
+WIDTH_IN, PER_ROW = 3.5, 2
+"""Of a panel, and how many of them fit side by side on a page."""
 FORMATS = ("svg", "pdf", "png")
 MOST_INSIDE, LINE_IN, GAP_IN = 4, 0.165, 0.25
 """Lines of a legend that fit into a panel, the height of a line of one below it, and its distance, in inches."""
@@ -115,28 +116,34 @@ def _two_classes(table: Predictions, class_names: Sequence[str]) -> Iterator[tup
 
 
 def draw_figure(paints: Mapping[str, Callable[[Axes], None]], legend_title: str = "") -> Figure:
-    """Return a single-column figure of square panels, title -> what draws it, without touching matplotlib's global state.
+    """Return a figure of square panels, title -> what draws it, without touching matplotlib's global state.
 
-    A legend of more than `MOST_INSIDE` lines stands below its panel, where it covers no curve.
+    One panel is a single column wide, of several two stand in a row. A legend of more than `MOST_INSIDE` lines stands
+    below its panel, where it covers no curve.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    n_columns = min(len(paints), PER_ROW)
+    n_rows = -(-len(paints) // n_columns)
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, WIDTH_IN * len(paints)), layout="constrained")
-        below_in = 0.0
-        for axes, (title, paint) in zip(figure.subplots(len(paints), squeeze=False)[:, 0], paints.items(), strict=True):
+        figure = Figure(figsize=(WIDTH_IN * n_columns, WIDTH_IN * n_rows), layout="constrained")
+        panels, below_in = figure.subplots(n_rows, n_columns, squeeze=False).flat, np.zeros(n_rows)
+        for i, ((title, paint), axes) in enumerate(zip(paints.items(), panels, strict=False)):
             paint(axes)
             axes.set(title=title, anchor="N")
             axes.spines[["top", "right"]].set_visible(False)
             n_lines = len(axes.get_legend_handles_labels()[0])
             below = n_lines > MOST_INSIDE
-            below_in += below * (LINE_IN * (n_lines + bool(legend_title)) + GAP_IN)
+            row = i // n_columns
+            below_in[row] = max(below_in[row], below * (LINE_IN * (n_lines + bool(legend_title)) + GAP_IN))
             place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.16)} if below else {}
             legend = axes.legend(title=legend_title or None, title_fontsize=7, alignment="left", framealpha=0.7,
                                  edgecolor="none", **place)  # fmt: skip
             legend.set_zorder(5)
-        figure.set_size_inches(WIDTH_IN, WIDTH_IN * len(paints) + below_in)
+        for axes in panels:  # what is left of the last row
+            axes.set_visible(False)
+        figure.set_size_inches(WIDTH_IN * n_columns, WIDTH_IN * n_rows + float(below_in.sum()))
     return figure
 
 

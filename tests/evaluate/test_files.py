@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -379,9 +380,12 @@ def test_a_long_legend_stands_below_its_panel_and_nothing_is_cut_off(n_models: i
             axes.plot([0, 1], [0, 1], label=f"model {k}, 0.50 (0.40 to 0.60), n = 100")
         axes.set(xlabel="1 - specificity", ylabel="Sensitivity", aspect="equal")
 
-    figure = figures_module.draw_figure({"one": paint, "other": paint}, "AUC (95 % interval)")
+    figure = figures_module.draw_figure(dict.fromkeys(("one", "other", "third"), paint), "AUC (95 % interval)")
     FigureCanvasAgg(figure).draw()
-    for axes in figure.axes:
+    assert figure.get_size_inches()[0] == 2 * figures_module.WIDTH_IN, "several panels do not stand in one narrow column"
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(panels) == 3
+    for axes in panels:
         legend = axes.get_legend().get_window_extent()
         assert legend.overlaps(axes.get_window_extent()) == (n_models <= figures_module.MOST_INSIDE)
         for box in (legend, axes.title.get_window_extent(), axes.xaxis.label.get_window_extent(), axes.yaxis.label.get_window_extent()):
@@ -389,8 +393,8 @@ def test_a_long_legend_stands_below_its_panel_and_nothing_is_cut_off(n_models: i
             assert figure.bbox.y0 - 1 <= box.y0, "cut off below"
             assert box.x1 <= figure.bbox.x1, "cut off on the right"
             assert box.y1 <= figure.bbox.y1 + 1, "cut off above"
-    boxes = [axes.get_tightbbox() for axes in figure.axes]
-    assert not boxes[0].overlaps(boxes[1]), "a panel runs into the next"
+    boxes = [axes.get_tightbbox() for axes in panels]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2)), "a panel runs into the next"
 
 
 def test_a_test_table_is_read_at_the_threshold_of_the_out_of_fold_table_of_its_name(
