@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from report_page import Page
 from test_report import read_all_labels
 
 from her2net import status
+from her2net.evaluate import cohort_metrics
+from her2net.evaluate.discrimination import auc_interval
 from her2net.explain.record import MeanFigure
 from her2net.paths import DatasetPaths
+from her2net.predictions import make_predictions
 from her2net.project import load_project
 from her2net.report import cautions, words
 from her2net.report.cohort import count_groups
@@ -125,3 +131,34 @@ def test_more_than_a_blob_is_claimed_where_the_interval_says_so() -> None:
     assert say(0.6).startswith("On the lesion: 0.70 of the map")
     assert say(0.47).startswith("On the lesion (0.70 of the map")
     assert "but not shown to be more than a mere blob in the middle of the crop (0.53)" in say(0.47)
+
+
+def test_every_method_of_an_interval_is_told_in_words() -> None:
+    rng = np.random.default_rng(0)
+    methods = set()
+    for n_classes in (2, 3):
+        labels = np.arange(24) % n_classes
+        for effect in (0.2, 9.0):  # the latter without an error
+            weights = rng.dirichlet(np.ones(n_classes), 24) + effect * np.eye(n_classes)[labels]
+            probs = weights / weights.sum(axis=1, keepdims=True)
+            for owners in (np.arange(24), np.arange(24) // 4):
+                names = [f"c{i:02d}" for i in range(24)]
+                table = make_predictions(names, [f"p{i}" for i in owners], probs, labels=labels.tolist(), folds=["0"] * 24)
+                found = []
+                if n_classes == 2:
+                    call = (labels, probs[:, 1], owners)
+                    found += cohort_metrics.binary_metrics(*call, threshold=0.5, prevalence=0.2, pair=(0.3, 0.7)).values()
+                    found += cohort_metrics.recalibrated_metrics(*call).values()
+                    found += chain(*cohort_metrics.alternative_intervals(*call, threshold=0.5).values())
+                    found.append(auc_interval(labels, probs[:, 1], method="delong"))
+                else:
+                    found += cohort_metrics.multiclass_metrics(table, ordinal=True).values()
+                methods |= {estimate.ci_method for estimate in found if estimate.ci_method}
+    assert len(methods) > 25
+    told = {how: words.method(how).replace(words.CLUSTERED, "") for how in methods}
+    assert not [how for how, text in told.items() if text == how.replace(words.CLUSTERED, "")]
+    assert told["bootstrap percentile, patients, 2000, quadratic weights"] == (
+        "percentile bootstrap (2000 resamples of patients), quadratic weights"
+    )
+    bare = {re.sub(r" \(\d+ resamples.*|, quadratic weights|, at a prevalence.*", "", text) for text in told.values()}
+    assert bare == set(words.METHOD_WORDS.values()), "words for a method that there is not"

@@ -108,7 +108,7 @@ def all_metrics_table(material: Material) -> Table:
         [
             metric_name(m.metric, material.class_names), m.model, cohort_label(m.cohort),
             Cell(number(m.value), sort=m.value), Cell(number(m.ci_low) if m.ci_low is not None else "", sort=m.ci_low),
-            Cell(number(m.ci_high) if m.ci_high is not None else "", sort=m.ci_high), m.ci_method,
+            Cell(number(m.ci_high) if m.ci_high is not None else "", sort=m.ci_high), method(m.ci_method),
             Cell(str(m.n), sort=m.n), Cell(str(m.n_positive), sort=m.n_positive),
             Cell("" if m.threshold is None else number(m.threshold), sort=m.threshold),
             "; ".join(part for part in (m.reason, m.remark) if part),

@@ -50,16 +50,36 @@ METRIC_NAMES = {
     "auc_across_folds": "AUC, fold by fold",
 }
 METHOD_WORDS = {
+    "DeLong": "DeLong's variance",
+    "DeLong, logit": "DeLong's variance on the logit scale",
     "DeLong, logit, t": "DeLong's variance on the logit scale, Student's t",
     "Newcombe score": "Newcombe's score interval",
+    "binomial exact": "Clopper-Pearson interval of AUC × n",
     "Wilson": "Wilson's score interval",
     "Wilson, transformed": "Wilson's interval of TP / (TP + FP + FN), transformed",
     "MOVER of Wilson": "from the limits of the rates that it is the mean of (MOVER)",
+    "Clopper-Pearson": "Clopper-Pearson (exact) interval",
+    "Clopper-Pearson, transformed": "Clopper-Pearson interval of TP / (TP + FP + FN), transformed",
+    "MOVER of Clopper-Pearson": "from the Clopper-Pearson limits of the rates that it is the mean of (MOVER)",
     "delta, Fisher z": "delta method on Fisher's z scale",
     "log (Simel)": "normal on the log scale (Simel)",
+    "log (Simel), half a case added": "normal on the log scale (Simel), half a case added to each cell",
+    "from the likelihood ratio": "from the limits of the likelihood ratio",
     "normal, log scale": "normal on the log scale",
     "logit": "normal on the logit scale",
+    "Wald": "estimate ± 1.96 standard errors (Wald)",
+    "Fleiss-Cohen-Everitt": "large-sample variance of Fleiss, Cohen and Everitt",
+    "bootstrap BCa": "bias-corrected and accelerated bootstrap",
+    "bootstrap percentile": "percentile bootstrap",
+    "bootstrap logit": "bootstrap on the logit scale",
+    "bootstrap basic": "basic bootstrap",
+    "bootstrap wider of basic and percentile": "wider of the basic and the percentile bootstrap",
 }
+METHOD_DETAILS = {
+    r", (cases|patients), (\d+)\b": r" (\2 resamples of \1)", r", (linear|quadratic) weights$": r", \1 weights",
+    r", prevalence ([\d.e-]+)$": r", at a prevalence of \1",
+}  # fmt: skip
+"""What follows the name of a method, and its words."""
 NETWORK_WORDS = {
     r"^scattering_(\d)d$": r"\1D wavelet scattering network", r"^resnet(\d+)_3d\w*$": r"3D ResNet-\1",
     r"^resnet(\d+)([a-z]?)$": r"ResNet-\1\2", r"^convnextv2_(\w+)$": r"ConvNeXt V2 \1",
@@ -146,9 +166,14 @@ def method(ci_method: str) -> str:
     Example:
         >>> method("Wilson, clustered by patient")
         "Wilson's score interval, clustered by patient"
+        >>> method("bootstrap percentile, cases, 2000")
+        'percentile bootstrap (2000 resamples of cases)'
     """
-    base = ci_method.replace(CLUSTERED, "")
-    return METHOD_WORDS.get(base, base) + (CLUSTERED if CLUSTERED in ci_method else "")
+    base, details = ci_method.replace(CLUSTERED, ""), ""
+    for pattern, words in METHOD_DETAILS.items():
+        if found := re.search(pattern, base):
+            base, details = base.replace(found[0], ""), details + found.expand(words)
+    return METHOD_WORDS.get(base, base) + details + (CLUSTERED if CLUSTERED in ci_method else "")
 
 
 def network(name: str) -> str:
