@@ -91,7 +91,9 @@ def test_metrics_are_macro_one_vs_rest_and_ordinal(done: DatasetPaths) -> None:
         for name in ("auc", "sensitivity", "ppv"):
             assert found[f"{name}_class_{c}"] == counts[c]
     assert found["auc"] == found["balanced_accuracy"] == counts[1] + counts[2]
-    assert "weighted kappa" in format_summary(done.evaluation)
+    text = format_summary(done.evaluation)
+    assert "weighted kappa" in text
+    assert text.split()[:4] == ["model", "cohort", "n", "mean"]  # no class is the positive one
     assert Evaluation.load(done.evaluation / "metrics.json").class_names == list(CLASSES)
 
 

@@ -180,15 +180,16 @@ def format_summary(folder: Path) -> str:
     evaluation = Evaluation.load(folder / "metrics.json")
     flagged = {(metric.model, metric.cohort): metric.remark for metric in evaluation.metrics if metric.remark}
     width = max([12, *(len(row["model"]) + 2 for row in rows)])
-    header = f"{'model':<{width}}{'cohort':<25}{'n':>5}{'pos':>5}  "
     found = {row["metric"] for row in rows}
-    columns = SEVERAL_CLASSES if "auc_hand_till" in found else TWO_CLASSES
+    several = "auc_hand_till" in found
+    columns = SEVERAL_CLASSES if several else TWO_CLASSES
+    header = f"{'model':<{width}}{'cohort':<25}{'n':>5}" + ("  " if several else f"{'pos':>5}  ")
     shown_columns = {name: text for name, text in columns.items() if name in found}
     lines = [header + "".join(f"{text:<24}" for text in shown_columns.values()).rstrip()]
     for model, cohort in dict.fromkeys((row["model"], row["cohort"]) for row in rows):
         first = cells[model, cohort, "auc"]
         shown = [_shown(cells.get((model, cohort, name))) for name in shown_columns]
-        line = f"{model:<{width}}{cohort:<25}{first['n']:>5}{first['n_positive']:>5}  "
+        line = f"{model:<{width}}{cohort:<25}{first['n']:>5}" + ("  " if several else f"{first['n_positive']:>5}  ")
         line += "".join(f"{text:<24}" for text in shown) + flagged.get((model, cohort), "")
         lines.append(line.rstrip())
     return "\n".join([*lines, *_compared(evaluation), *_advised(evaluation)])
@@ -199,7 +200,8 @@ def _compared(evaluation: Evaluation) -> list[str]:
     for row in evaluation.comparisons:
         if row["metric"] != "auc" or row["difference"] is None or row["cohort"] == RESEMBLING:
             continue
-        text = f"{row['model_a']} - {row['model_b']} ({row['cohort']}, n = {row['n']}): AUC difference {row['difference']:.3f}"
+        difference = round(row["difference"], 3) + 0.0  # no minus before a 0
+        text = f"{row['model_a']} - {row['model_b']} ({row['cohort']}, n = {row['n']}): AUC difference {difference:.3f}"
         if row["ci_low"] is not None and row["p_value"] is not None:
             text += f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}], p = {row['p_value']:.3g}, Holm {row['p_adjusted']:.3g}"
         if row.get("detectable_difference") is not None:
