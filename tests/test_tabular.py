@@ -466,7 +466,7 @@ def test_noise_that_points_the_wrong_way_is_not_turned_around(done: DatasetPaths
                   measure_added_value(both, both, plan_with_covariates(done), folds, {})[2:]):  # fmt: skip
         to_images, from_images = found
         assert (to_images.difference, to_images.auc_both) == (0, to_images.auc_base)
-        assert "changes nothing: the cases are ranked alike" in sentences(SimpleNamespace(added=found))[0]  # type: ignore[arg-type]
+        assert "changes nothing: the cases are ranked alike" in sentences(SimpleNamespace(added=found, silent=[]))[0]  # type: ignore[arg-type]
         assert from_images.auc_base == 0.5, "turned around it would reach 0.75"
         assert from_images.auc_both == to_images.auc_base
         assert from_images.ci_low > 0.1  # type: ignore[operator]
@@ -480,7 +480,7 @@ def test_what_rests_on_an_optimistic_model_says_so(done: DatasetPaths) -> None:
     found = measure_added_value(tables, tables, plan_with_covariates(done), folds, remarks)
     assert {row.remark for row in found if row.cohort == "oof"} == {"optimistic: epoch chosen on the reported fold (US)"}
     assert {row.remark for row in found if row.cohort == "test"} == {""}
-    shown = SimpleNamespace(added=found)
+    shown = SimpleNamespace(added=found, silent=[])
     assert "Read with: optimistic: epoch chosen on the reported fold (US)." in sentences(shown)[0]  # type: ignore[arg-type]
     table = added_value_table(shown)  # type: ignore[arg-type]
     assert table is not None
