@@ -329,7 +329,7 @@ def test_the_report_is_fresh_until_something_changes(copied: DatasetPaths) -> No
     pipeline.run(copied, plan_options(copied.roots.raw.parent), TRAIN, say=said.append)
     assert said[-1].startswith("report: stale")
     text = copied.report.read_text(encoding="utf-8")
-    assert "opened 2 times before this report" in text
+    assert "opened 2 times before this report, not counting reports." in text
     assert 'id="paper"' in text
     assert not (copied.report.parent / "tables" / "of_an_earlier_report.csv").exists()
 
@@ -400,6 +400,18 @@ def test_captions_of_figures_say_who_is_optimistic(material: Material, tmp_path:
     for kind in ("roc", "calibration", "decision_curve", "precision_recall", "confusion"):
         assert captions[f"{kind}_oof"].endswith(f" Read with: {remarks['US']} (US)."), kind
         assert captions[f"{kind}_test"].endswith(f" Read with: {remarks['fusion']} (fusion)."), kind
+
+
+def test_what_was_asked_of_a_threshold_is_said(material: Material) -> None:
+    asked = {
+        ("sensitivity", 0.95): "sensitivity of at least 0.95, then largest specificity, n = 8",
+        ("specificity", 0.9): "specificity of at least 0.9, then largest sensitivity, n = 8",
+        ("cost", 5.0): "smallest expected cost, a missed positive costing 5 times a false alarm, n = 8",
+    }
+    for (rule, parameter), text in asked.items():
+        chosen = Threshold.model_validate({"value": 0.3, "rule": rule, "chosen_on": "oof", "n": 8, "parameter": parameter})
+        changed = replace(material, thresholds=dict.fromkeys(material.thresholds, chosen))
+        assert f"fusion 0.300 ({text})" in threshold_note(changed)
 
 
 def test_a_given_threshold_is_not_said_to_be_chosen(material: Material, pictures: list[Picture]) -> None:

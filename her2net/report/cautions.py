@@ -55,8 +55,9 @@ def _test_set(material: Material) -> Iterator[Caution]:
                                  f"{'it' if len(untested) == 1 else 'them'}.")  # fmt: skip
     looks = [entry for entry in material.openings if entry.get("purpose") != OWN_PURPOSE]
     if len(looks) > 1:
-        yield Caution("serious", f"The test labels have been opened {len(looks)} times before this report. If anything was "
-                                 "changed after one of these looks, the test figures are optimistic.")  # fmt: skip
+        yield Caution("serious", f"The test labels have been opened {len(looks)} times before this report, not counting "
+                                 "reports. If anything was changed after one of these looks, the test figures "
+                                 "are optimistic.")  # fmt: skip
     if RESEMBLING in material.cohorts:
         n = len(material.project.splits.resembling_test_cases)
         yield Caution("serious", f"{count(n, 'test case')} nearly equal{'s' if n == 1 else ''} a training case. Figures are "

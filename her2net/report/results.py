@@ -27,9 +27,9 @@ MAIN_BINARY = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f
 MAIN_MULTICLASS = ("auc", "auc_hand_till", "accuracy", "balanced_accuracy", "brier")
 RULES = {
     "youden": "Youden: largest sensitivity + specificity",
-    "sensitivity": "sensitivity at least as asked, then largest specificity",
-    "specificity": "specificity at least as asked, then largest sensitivity",
-    "cost": "smallest expected cost",
+    "sensitivity": "sensitivity of at least {asked:g}, then largest specificity",
+    "specificity": "specificity of at least {asked:g}, then largest sensitivity",
+    "cost": "smallest expected cost, a missed positive costing {asked:g} times a false alarm",
     "given": "given, not fitted",
 }
 THRESHOLD_ORIGINS = {
@@ -95,7 +95,7 @@ def threshold_note(material: Material) -> str:
     """Say where the thresholds come from."""
     if not material.thresholds:
         return "The decision is the most probable class."
-    parts = [f"{m} {t.value:.3f} ({RULES.get(t.rule, t.rule)}{f', n = {t.n}' if t.chosen_on == 'oof' else ''})"
+    parts = [f"{m} {t.value:.3f} ({RULES[t.rule].format(asked=t.parameter)}{f', n = {t.n}' if t.chosen_on == 'oof' else ''})"
              for m, t in material.thresholds.items()]  # fmt: skip
     carried = " and carried to the test cases unchanged" if "test" in material.cohorts else ""
     origins = dict.fromkeys(THRESHOLD_ORIGINS[t.chosen_on].format(carried=carried) for t in material.thresholds.values())
