@@ -188,6 +188,13 @@ def test_own_folds_that_fit_no_longer_are_refused_and_not_replaced(tmp_path: Pat
     assert Splits.load(paths.splits) == before
 
 
+def test_own_folds_are_not_said_to_meet_changed_cases_where_a_holdout_is_asked_for(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path)
+    bring_own_folds(paths)
+    with pytest.raises(PlanError, match="The training patients are not those that you brought these folds for"):
+        plan(paths, holdout=0.25)
+
+
 def test_own_folds_that_are_lost_are_asked_for_and_not_drawn(tmp_path: Path) -> None:
     paths = make_cohort(tmp_path)
     bring_own_folds(paths)

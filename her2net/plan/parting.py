@@ -145,7 +145,7 @@ def _keep_partitions(
                 check_partition(partition, dataset.train, where=f"{name} in splits.json")
             except PlanError as error:
                 if name == required:
-                    changed = "The cases have changed since you brought these folds."
+                    changed = "The training patients are not those that you brought these folds for."
                     raise PlanError(f"{error}\n{changed} {OWN_FOLDS_REMEDY}") from None
                 continue
         elif not same or find_parted(partition, linked):
