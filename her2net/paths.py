@@ -14,6 +14,7 @@ from shlex import quote
 from her2net.errors import RawDataError
 
 ROOT_NAMES = ("her2net_raw", "her2net_preprocessed", "her2net_results")
+DEFAULT_PLAN = "auto"
 DATASET_FOLDER = re.compile(r"^Dataset(\d{3,})_(.+)$")
 
 
@@ -56,7 +57,7 @@ def find_dataset(roots: Roots, dataset: str | None) -> str:
     return found
 
 
-def find_trained(roots: Roots, dataset: str | None, plan: str = "auto") -> DatasetPaths:
+def find_trained(roots: Roots, dataset: str | None, plan: str = DEFAULT_PLAN) -> DatasetPaths:
     """Resolve as `find_dataset` does, and among imported models too, which need no raw folder.
 
     Raises:
@@ -114,12 +115,12 @@ class DatasetPaths:
 
     roots: Roots
     folder: str
-    plan_name: str = "auto"
+    plan_name: str = DEFAULT_PLAN
 
     @property
     def options(self) -> str:
         """What names this dataset and plan on the command line; quoted, for a folder may hold spaces."""
-        return f"-d {quote(self.folder)}" + ("" if self.plan_name == "auto" else f" -p {quote(self.plan_name)}")
+        return f"-d {quote(self.folder)}" + ("" if self.plan_name == DEFAULT_PLAN else f" -p {quote(self.plan_name)}")
 
     @property
     def raw(self) -> Path:

@@ -26,7 +26,7 @@ from her2net.fuse.stage import FUSION
 from her2net.inference import predict_files
 from her2net.input_check import FINDING_COLUMNS, Finding, UnlikeTrainingWarning, inspect_case
 from her2net.new_folder import find_cases, find_covariates
-from her2net.paths import DatasetPaths, find_roots, find_trained, folder_name
+from her2net.paths import DEFAULT_PLAN, DatasetPaths, find_roots, find_trained, folder_name
 from her2net.plan.machine import choose_device
 from her2net.plan.table_schema import CLINICAL
 from her2net.predictions import Predictions, make_predictions, write_predictions
@@ -57,7 +57,7 @@ class Predictor:
         findings: in what the images of the last call are unlike the training images.
     """
 
-    def __init__(self, source: str | Path | DatasetPaths, *, plan: str = "auto", device: str = "auto") -> None:
+    def __init__(self, source: str | Path | DatasetPaths, *, plan: str = DEFAULT_PLAN, device: str = "auto") -> None:
         """Load everything.
 
         Args:

@@ -19,7 +19,7 @@ import numpy as np
 from her2net.artefact import read_text, write_csv
 from her2net.errors import PredictionTableError, describe, join_problems
 from her2net.raw.dataset import Case
-from her2net.raw.rows import is_missing
+from her2net.raw.rows import known_or_empty
 from her2net.raw.table import CONTROL, clean_cell, point_decimal
 
 FIXED_COLUMNS = ("case_id", "patient_id", "fold", "label")
@@ -126,7 +126,7 @@ def read_predictions(path: Path, *, made_by: str = "her2net_ensemble") -> Predic
         rows = [row | {name: point_decimal(row[name]) for name in numbers if row[name]} for row in rows]
     words = [name for name in FIXED_COLUMNS if name in header]
     rows = [row | {name: clean_cell(row[name]) for name in words if row[name]} for row in rows]
-    rows = [row | {"label": ""} if is_missing(row.get("label") or "") else row for row in rows]
+    rows = [row | {"label": known_or_empty(row.get("label") or "")} for row in rows]
     n_classes = sum(name.startswith("prob_") for name in header)
     if n_classes > MAX_CLASSES:
         what = "too many columns of probabilities"

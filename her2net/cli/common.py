@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from her2net.errors import Her2netError, PlanError
-from her2net.paths import DatasetPaths, find_dataset, find_roots, find_trained
+from her2net.paths import DEFAULT_PLAN, DatasetPaths, find_dataset, find_roots, find_trained
 from her2net.raw.names import explain_bad_name
 
 USERS_TO_MEND = {
@@ -26,7 +26,6 @@ USERS_TO_MEND = {
     errno.ENOSPC, errno.EDQUOT, errno.ESTALE,
 }  # fmt: skip
 """What is wrong with a disk or a folder in a way that the user can do something about: exit code 2."""
-DEFAULT_PLAN = "auto"
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 

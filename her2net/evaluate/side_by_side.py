@@ -11,7 +11,7 @@ from her2net.evaluate.labels import name_patients
 from her2net.predictions import Predictions, make_predictions
 from her2net.raw.names import normalise
 from her2net.raw.problems import enumerate_names
-from her2net.raw.rows import is_missing
+from her2net.raw.rows import is_missing, known_or_empty
 
 
 def cohort_of(table: Predictions) -> str:
@@ -35,7 +35,7 @@ def compose_ids(file: Path, table: Predictions) -> Predictions:
         what, remedy = f"cases differ only in Unicode form: {enumerate_names(repeated)}", "Give each case its own case_id."
         raise PredictionTableError(describe(what, where=f"{file}: column case_id", remedy=remedy))
     labels = [None if label < 0 else label for label in table.labels.tolist()]
-    folds = ["" if is_missing(fold) else fold for fold in table.folds]
+    folds = [known_or_empty(fold) for fold in table.folds]
     return make_predictions(cases, patients, table.probs, labels=labels, folds=folds)
 
 

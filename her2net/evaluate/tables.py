@@ -123,17 +123,15 @@ def _patient_metrics(
     if pooled is None:
         return []
     known = pooled.take(pooled.labels >= 0)
-    n = len(pooled) - len(known)
-    has, are = ("has", "is") if n == 1 else ("have", "are")
-    lost = f"{n} of {len(pooled)} patients {has} no label, or cases of different classes, and {are} left out" if n else ""
+    lost = _left_out(pooled, known, "patients", "no label, or cases of different classes,")
     rows = _Rows(model, OF_PATIENTS[cohort], known, threshold, "; ".join(filter(None, [remark, lost])), class_names)
     return [rows.metric(name, estimate) for name, estimate in _figures(rows, options).items()] if len(known) else []
 
 
-def _left_out(whole: Predictions, known: Predictions) -> str:
+def _left_out(whole: Predictions, known: Predictions, unit: str = "cases", what: str = "no label") -> str:
     n = len(whole) - len(known)
     has, are = ("has", "is") if n == 1 else ("have", "are")
-    return f"{n} of {len(whole)} cases {has} no label and {are} left out" if n else ""
+    return f"{n} of {len(whole)} {unit} {has} {what} and {are} left out" if n else ""
 
 
 @dataclass(frozen=True)

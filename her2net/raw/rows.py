@@ -142,9 +142,9 @@ def _make_row(row: Row, columns: _Columns, spec: DatasetSpec, decimal_comma: boo
     return CaseRow(
         number=row.number,
         case_id=row.cells[columns.case_id],
-        patient_id=_filled(patient),
-        label=_point(label if word_key(label) in classes else _filled(label), decimal_comma),
-        site=_filled(site) or None,
+        patient_id=known_or_empty(patient),
+        label=_point(label if word_key(label) in classes else known_or_empty(label), decimal_comma),
+        site=known_or_empty(site) or None,
         covariates=covariates,
     )
 
@@ -169,14 +169,14 @@ def _settle_spelling(rows: Sequence[CaseRow], kinds: Mapping[str, CovariateKind]
     return settled
 
 
-def _filled(text: str) -> str:
+def known_or_empty(text: str) -> str:
     """Return a cell of words, empty where it says that nothing is known, as R writes NA."""
     return "" if is_missing(text) else text
 
 
 def _clean_value(text: str, kind: str, decimal_comma: bool) -> str:
     if kind not in NUMERIC:
-        return _filled(text)
+        return known_or_empty(text)
     if text.casefold() in MISSING_NUMBER:
         return ""
     number = _point(text, decimal_comma)
