@@ -143,7 +143,7 @@ def test_a_cohort_without_the_confounder_is_judged_without_its_labels(cohort: Pa
 @pytest.mark.parametrize("change", list(ABLATIONS))
 def test_every_ablation_changes_the_plan(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ndim = 3 if change in {"auto_channels_apart", "auto_uptake"} else 2
-    monkeypatch.setitem(COHORTS, "core_2d_40", Synthetic(ndim, 12, positive_share=0.25))
+    monkeypatch.setitem(COHORTS, "core_2d_40", Synthetic(ndim, 40 if "folds" in change else 12, positive_share=0.25))
     if change == "auto_wavelets":  # what is planned anyway but of very large cohorts
         monkeypatch.setattr("her2net.plan.rules.SCATTERING_UP_TO", 5)
     make_cohort("core_2d_40", tmp_path / "raw" / FOLDER, raw=None, seed=0)
@@ -151,9 +151,9 @@ def test_every_ablation_changes_the_plan(change: str, tmp_path: Path, monkeypatc
     for method in (auto, ABLATIONS[change]):
         paths = folds.make_paths(tmp_path, FOLDER)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("methods._train_on_all", lambda project, options: plans.append(project.plan) or {})
+            patch.setattr("methods._train", lambda project, options, folds: plans.append(project.plan) or {})
             patch.setattr("her2net.plan.stage.measure_speed", lambda *_, **__: 100.0)  # takes seconds, and no rule is about it
             method(paths, 60.0, 0)
         paths.plan.unlink()
-    (before,), (after,) = (list(plan.modalities.values()) for plan in plans)
-    assert (before.preprocessing, before.training) != (after.preprocessing, after.training)
+    before, after = ([plan.splits.n_folds, [(m.preprocessing, m.training) for m in plan.modalities.values()]] for plan in plans)
+    assert before != after

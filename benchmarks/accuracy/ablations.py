@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from methods import Method, Scores, auto
+from methods import Method, Scores, auto, auto_folds
 
 from her2net.paths import DatasetPaths
 from her2net.plan.augmentation import mirrors_only
@@ -50,17 +50,20 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "no_mirrors": (f"{PLANNER}.mirrors_only", partial(mirrored, axes=False)),
     "all_mirrors": (f"{PLANNER}.mirrors_only", partial(mirrored, axes=True)),
     "equal_weights": (f"{RULES}.choose_loss_weights", always([1.0, 1.0])),
+    "folds_3": (f"{RULES}.choose_n_folds", always(3)),
+    "folds_10": (f"{RULES}.choose_n_folds", always(10)),
 }
 """Name -> what is replaced, and by what. `uptake` needs phases of a dynamic series, `channels_apart` several channels."""
 
 
 def ablated(change: str) -> Method:
-    """Return `auto` with one rule changed."""
+    """Return `auto` with one rule changed; where it is the number of folds, their mean."""
 
     def method(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
         target, value = CHANGES[change]
+        unchanged = auto_folds if change.startswith("folds") else auto
         with mock.patch(target, value):
-            return auto(paths, seconds, seed)
+            return unchanged(paths, seconds, seed)
 
     return method
 

@@ -6,7 +6,7 @@ Rivals get the lesion cut out and z-scored by her2net's own rule, which is more 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from her2net import pipeline
@@ -26,7 +26,7 @@ Method = Callable[[DatasetPaths, float, int], Scores]
 def auto(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
     """her2net as it comes, one model on all training cases: as each fold predicts the cases it holds out."""
     project = _plan(paths, PlanOptions(preset="auto", budget_h=seconds / 3600, n_workers=1, quiet=True))
-    return _train_on_all(project, TrainOptions(device=choose_device("auto"), seed=seed, quiet=True, restart=True))
+    return _train(project, TrainOptions(device=choose_device("auto"), seed=seed, quiet=True, restart=True), ["all"])
 
 
 def auto_radiomics(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
@@ -59,7 +59,14 @@ def paper(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
     training, size = section.training, section.preprocessing.input_vox
     speed = measure_speed(training.network, size, section.n_inputs, training.batch_size, inspect_machine("cpu"))
     epochs = min(training.epochs, max(1, int(seconds * speed / n)))
-    return _train_on_all(project, TrainOptions(epochs=epochs, seed=seed, pretrained="none", quiet=True, restart=True))
+    return _train(project, TrainOptions(epochs=epochs, seed=seed, pretrained="none", quiet=True, restart=True), ["all"])
+
+
+def auto_folds(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
+    """her2net as it comes, as `her2net_predict` predicts a new image: the mean of its folds."""
+    project = _plan(paths, PlanOptions(preset="auto", budget_h=seconds / 3600, n_workers=1, quiet=True))
+    options = TrainOptions(device=choose_device("auto"), seed=seed, quiet=True, restart=True)
+    return _train(project, options, list(range(project.plan.splits.n_folds)))
 
 
 def _plan(paths: DatasetPaths, options: PlanOptions) -> Project:
@@ -67,12 +74,14 @@ def _plan(paths: DatasetPaths, options: PlanOptions) -> Project:
     return load_project(paths)
 
 
-def _train_on_all(project: Project, options: TrainOptions) -> Scores:
+def _train(project: Project, options: TrainOptions, folds: Sequence[int | str]) -> Scores:
+    """Train models on the folds, or one on "all" cases; return the mean of what they say of the held-out cases."""
     (name,) = project.plan.modalities
     section, files = project.plan.modalities[name], project.files(name, project.test(name))
-    pipeline.train(project, name, "all", options)
-    network = load_network(project.paths, section, name, "all", options.device)
-    probs, _ = predict_files([network], section, files, tta=False, n_workers=1, quiet=True)
+    for fold in folds:
+        pipeline.train(project, name, fold, options)
+    networks = [load_network(project.paths, section, name, fold, options.device) for fold in folds]
+    probs, _ = predict_files(networks, section, files, tta=False, n_workers=1, quiet=True)
     return dict(zip((file.case_id for file in files), probs[:, 1].tolist(), strict=True))
 
 

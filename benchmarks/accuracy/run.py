@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ablations import ABLATIONS
 from cohorts import COHORTS, FOLDER, make_cohort
 from folds import find_linked, in_order, lay_out, make_folds, make_paths
-from methods import Method, auto, auto_radiomics, paper
+from methods import Method, auto, auto_folds, auto_radiomics, paper
 from rivals import contrastive, elastic_net, forest, plain
 
 from her2net.artefact import digest_json
@@ -34,8 +34,8 @@ from her2net.evaluate.delong import auc
 from her2net.raw.dataset import read_dataset
 
 METHODS: dict[str, Method] = {
-    "auto": auto, "auto_radiomics": auto_radiomics, "paper": paper, "plain": plain, "contrastive": contrastive, "forest": forest,
-    "elastic_net": elastic_net, **ABLATIONS,
+    "auto": auto, "auto_folds": auto_folds, "auto_radiomics": auto_radiomics, "paper": paper, "plain": plain,
+    "contrastive": contrastive, "forest": forest, "elastic_net": elastic_net, **ABLATIONS,
 }  # fmt: skip
 RESULTS = Path("benchmarks/results/accuracy.jsonl")
 
