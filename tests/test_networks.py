@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from conftest import make_paths
+from small_run import MACHINE, plan_options
 from torch import nn
 
+from her2net import pipeline
 from her2net.errors import MissingArtefactError, PlanError
 from her2net.networks import pretrained
 from her2net.networks.build import NETWORKS, build_network
+from her2net.networks.depth import layer_scales
 from her2net.networks.layers import FoldedConv3d, SafeConv3d
 from her2net.networks.pretrained import InitReport, adapt_channels, load_pretrained, pretrained_at_hand
+from her2net.project import load_project
+from her2net.raw.synthetic import make_synthetic_dataset
+from her2net.train.fold import TrainOptions
 
 QUICK = {
     "scattering_2d", "scattering_3d", "convnextv2_atto", "resnet10t",
@@ -207,6 +215,26 @@ def test_auto_takes_the_cached_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "does not fit" in report.message
 
 
+@pytest.mark.usefixtures("offline")
+def test_a_cache_that_was_carried_here_is_planned_with_and_trained_from(tmp_path: Path) -> None:
+    repository = tmp_path / "empty_cache" / "models--timm--convnextv2_atto.fcmae_ft_in1k"
+    (repository / "snapshots" / "0123").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    save_weights(repository / "snapshots" / "0123" / "model.safetensors", "convnextv2_atto", n_channels=3, n_classes=1000)
+    speeds = {f"convnextv2_atto|{size}|1|8": speed for size, speed in {"224x224": 1e-3, "128x128": 1e6}.items()}
+    MACHINE.model_copy(update={"samples_per_s": MACHINE.samples_per_s | speeds}).save(tmp_path / "machine.json")
+    paths = make_paths(tmp_path)
+    make_synthetic_dataset(paths.raw, n_train=16, n_test=4, us_size=(64, 80), mri_size=(8, 40, 40))
+    with mock.patch("her2net.plan.stage.radiomics_at_hand", return_value=False):
+        pipeline.plan(paths, plan_options(tmp_path))
+    project = load_project(paths)
+    training = project.plan.modalities["US"].training
+    assert (training.network, training.initialisation, training.layer_decay) == ("convnextv2_atto", "pretrained", 0.9)
+    record = pipeline.train(project, "US", 0, TrainOptions(epochs=1, quiet=True))
+    assert record.initialisation.startswith("convnextv2_atto starts from timm/convnextv2_atto.fcmae_ft_in1k/model.safetensors")
+
+
 def test_a_hub_that_does_not_answer_is_a_reason_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise OSError("name server is away")
@@ -223,6 +251,19 @@ def test_a_hub_that_does_not_answer_is_a_reason_not_an_error(monkeypatch: pytest
         pretrained._why_hub_unreachable.cache_clear()
     assert report.status == "scratch"
     assert "name server is away" in report.message
+
+
+@pytest.mark.parametrize("name", [name for name, spec in NETWORKS.items() if not spec.solved])
+def test_the_learning_rate_falls_block_by_block_towards_the_image(name: str) -> None:
+    network = build_network(name, n_channels=2, n_classes=2)
+    scales = layer_scales(network, 0.5)
+    assert set(scales) == {parameter for parameter, _ in network.named_parameters()}
+    in_order = [scales[parameter] for parameter, _ in network.named_parameters()]
+    assert in_order == sorted(in_order), "no layer learns faster than one behind it"
+    spec = NETWORKS[name]
+    assert scales[f"{spec.classifier}.weight"] == scales[f"{spec.classifier}.bias"] == 1
+    n_blocks = sum(type(module).__name__.endswith(("Block", "Bottleneck")) for module in network.modules())
+    assert scales[f"{spec.first_conv}.weight"] == 0.5 ** (n_blocks + 1)
 
 
 def test_none_starts_from_scratch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import shutil
@@ -315,6 +316,40 @@ def one_step(at_most: int) -> tuple[Hungry, tuple[torch.Tensor, int]]:
     weights = torch.tensor([0.5, 1.5])
     return model, training_step(model, optimizer, x, targets, precision="fp32", gradient_clip=1.0, scaler=None,
                                 loss_weights=weights, label_smoothing=0.1)  # fmt: skip
+
+
+def test_with_decay_by_layer_the_first_update_is_smaller_the_nearer_to_the_image() -> None:
+    torch.manual_seed(0)
+    network = build_network("resnet10t", n_channels=1, n_classes=2)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = make_optimizer(network, learning_rate=1e-3, weight_decay=0.0, layer_decay=0.5)
+    x, targets = torch.randn(4, 1, 32, 32), torch.eye(2)[[0, 1, 0, 1]]
+    training_step(network, optimizer, x, targets, precision="fp32", gradient_clip=1.0, scaler=None)
+    moved = {name: float((parameter.detach() - before[name]).abs().max()) for name, parameter in network.named_parameters()}
+    for name, blocks_behind in {"fc.weight": 0, "layer4.0.bn2.weight": 1, "layer1.0.bn2.weight": 4, "conv1.0.weight": 5}.items():
+        assert moved[name] == pytest.approx(1e-3 * 0.5**blocks_behind, rel=0.05), "AdamW's first step is as long as the learning rate"
+
+
+def test_a_run_with_decay_by_layer_goes_on_to_the_same_bits(
+    paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(paths.roots.preprocessed, tmp_path / "preprocessed")
+    paths = replace(paths, roots=replace(paths.roots, preprocessed=tmp_path / "preprocessed"))
+    plan = json.loads(paths.plan.read_text())
+    plan["modalities"]["US"]["training"]["layer_decay"] = 0.7
+    paths.plan.write_text(json.dumps(plan))
+    train(paths)
+    whole = contents(paths)
+    shutil.rmtree(paths.fold("US", 0))
+    undo = stop_at(monkeypatch, "train_epoch", 2)
+    with pytest.raises(Stop):
+        train(paths)
+    undo()
+    train(paths)
+    assert contents(paths) == whole
+    rows = csv.DictReader((paths.fold("US", 0) / "history.csv").open())
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert max(rates) > 0.5 * plan["modalities"]["US"]["training"]["learning_rate"], "the rate of the classifier is what is recorded"
 
 
 def test_out_of_graphics_memory_halves_the_batch_and_adds_up_the_gradients(capsys: pytest.CaptureFixture[str]) -> None:

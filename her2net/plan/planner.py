@@ -269,6 +269,7 @@ def _plan_paper_modality(
             epochs=take("training.epochs", 300), batch_size=take("training.batch_size", batch.value, batch.reason),
             learning_rate=take("training.learning_rate", 2e-5 if flat else 4e-6),
             weight_decay=take("training.weight_decay", 5e-2 if flat else 1e-2),
+            layer_decay=take("training.layer_decay", 1.0, f"{silent} none"),
             warmup_epochs=take("training.warmup_epochs", 0.0, f"{silent} none"),
             ema_decay=take("training.ema_decay", 0.0, f"{silent} none"),
             label_smoothing=take("training.label_smoothing", 0.0, f"{silent} none"), drop_path=0.0, gradient_clip=1.0,

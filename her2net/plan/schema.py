@@ -80,6 +80,7 @@ class TrainingPlan(Strict):
         network: a name of `her2net.networks.build.NETWORKS`.
         initialisation: `pretrained` weights, or from `scratch`.
         learning_rate: peak of the schedule (linear warm-up, cosine decay to 0).
+        layer_decay: the learning rate of each block is this share of that of the next; the classifier has the whole.
         ema_decay: decay of the running average of the weights per step; 0 switches it off.
         loss_weights: weight of each class in the cross-entropy; mean 1.
         checkpoint: `last` (averaged) weights, or the `best` epoch on the reported fold,
@@ -96,6 +97,7 @@ class TrainingPlan(Strict):
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     drop_path: Annotated[float, Field(ge=0, lt=1)]
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     gradient_clip: Positive
     loss_weights: list[Positive]
     precision: Literal["fp32", "bf16", "fp16"]

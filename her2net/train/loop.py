@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from her2net.artefact import digest_json
 from her2net.errors import TrainingError
+from her2net.networks.depth import layer_scales
 from her2net.plan.schema import TrainingPlan
 from her2net.train.augment import augment, center_crop, draw_parameters, mixup
 from her2net.train.batches import augmented_batches
@@ -38,13 +39,25 @@ def channels_last(model: nn.Module, ndim: int) -> nn.Module:
     return model.to(memory_format=torch.channels_last if ndim == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 
 
-def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW in one fused kernel; biases and normalisation weights are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def make_optimizer(
+    model: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
+) -> torch.optim.Optimizer:  # fmt: skip
+    """AdamW in fused kernels; biases and normalisation weights are not decayed.
+
+    Args:
+        layer_decay: the learning rate of each block is this share of that of the next; each group of parameters
+            knows its share of the whole as `lr_scale`.
+    """
+    scales = layer_scales(model, layer_decay) if layer_decay < 1 else {}
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for decayed in (True, False):
+        for name, parameter in model.named_parameters():
+            if (parameter.ndim > 1) == decayed:
+                scale = scales.get(name, 1.0)
+                group = {"params": [], "weight_decay": weight_decay * decayed, "lr": learning_rate * scale, "lr_scale": scale}
+                groups.setdefault((scale, decayed), group)["params"].append(parameter)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+    return torch.optim.AdamW(list(groups.values()), lr=learning_rate, fused=fused)
 
 
 def learning_rate_at(step: int, steps_per_epoch: int, plan: TrainingPlan) -> float:
@@ -201,7 +214,7 @@ def train_epoch(
             x = next(made).to(device)
         x, targets = mixup(x, targets, plan.augmentation.mixup_alpha, generator)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(epoch * steps + step, steps, plan)
+            group["lr"] = learning_rate_at(epoch * steps + step, steps, plan) * group["lr_scale"]
         timeline.lap("augment")
         loss, n_parts = training_step(
             model, optimizer, x, targets, precision=plan.precision, gradient_clip=plan.gradient_clip, scaler=scaler,

@@ -111,7 +111,7 @@ class TrainingRun:
         self.model = channels_last(model, section.ndim).to(self.device)
         self.average = None if self.solved else make_average(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, learning_rate=training.learning_rate,
-                                        weight_decay=training.weight_decay)
+                                        weight_decay=training.weight_decay, layer_decay=training.layer_decay)
         self.scaler = make_scaler(training.precision, self.device)
         self.epochs_done, self.n_parts = 0, 1
         self.history: list[dict[str, Any]] = []
@@ -177,7 +177,8 @@ class TrainingRun:
             seed=epoch_seed(task.training.seed, task.modality, str(task.fold), epoch), n_parts=self.n_parts,
             timeline=self.timeline,
         )  # fmt: skip
-        return {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"], "train_loss": loss}
+        learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
+        return {"epoch": epoch, "learning_rate": learning_rate, "train_loss": loss}
 
     def _solve(self, epoch: int, images: torch.Tensor) -> dict[str, Any]:
         """Solve the classifier; it is done in one epoch, and more change nothing. Return the first columns of the history."""
@@ -306,12 +307,12 @@ def explain_misfit(state: dict[str, Any], task: Task, model: torch.nn.Module) ->
         problems += [f"average: {problem}" for problem in compare_weights(state.get("average"), averaged)]
     if state["best"] is not None:
         problems += [f"best: {problem}" for problem in compare_weights(state["best"].get("weights"), own)]
-    return "; ".join(problems[:3]) or _explain_moments(state["optimizer"], model)
+    return "; ".join(problems[:3]) or _explain_moments(state["optimizer"], model, task.training.layer_decay)
 
 
-def _explain_moments(found: dict[str, Any], model: torch.nn.Module) -> str:
+def _explain_moments(found: dict[str, Any], model: torch.nn.Module, layer_decay: float) -> str:
     """Say in what the state of an optimizer is not one of this network; torch would notice at the first step only."""
-    groups = make_optimizer(model, learning_rate=1.0, weight_decay=0.0).param_groups
+    groups = make_optimizer(model, learning_rate=1.0, weight_decay=0.0, layer_decay=layer_decay).param_groups
     shapes = [tuple(p.shape) for group in groups for p in group["params"]]
     try:
         fits = [len(group["params"]) for group in found["param_groups"]] == [len(group["params"]) for group in groups]
