@@ -70,7 +70,8 @@ def recorded_training(plan: ModalityPlan, record: RunRecord, options: TrainOptio
 
 def plan_inputs(training: TrainingPlan, plan: ModalityPlan) -> dict[str, str]:
     """Digests of how a fold is trained; the number of epochs stands apart, so that a run can be extended."""
-    settings = training.model_dump(mode="json", exclude={"epochs"}) | {"augmentation": training.augmentation.used}
+    exclude = {"epochs"} | ({"layer_decay"} if training.layer_decay == 1 else set())  # as all were trained before there was one
+    settings = training.model_dump(mode="json", exclude=exclude) | {"augmentation": training.augmentation.used}
     return {
         "training_version": str(TRAINING_VERSION),
         "training_plan": digest_json([settings, plan.preprocessing.input_vox, plan.inference.tta]),
