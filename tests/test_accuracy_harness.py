@@ -17,7 +17,7 @@ import learning_curve
 import new_cases
 import run
 import table
-from ablations import ABLATIONS
+from ablations import ABLATIONS, LEARNED
 from cohorts import COHORTS, FOLDER, Synthetic, ideal_auc, make_cohort
 from methods import auto
 
@@ -140,18 +140,19 @@ def test_a_cohort_without_the_confounder_is_judged_without_its_labels(cohort: Pa
     assert all(case.masks and case.images for case in dataset.test)
 
 
-@pytest.mark.parametrize("change", list(ABLATIONS))
+@pytest.mark.parametrize("change", [*ABLATIONS, *list(LEARNED)[1:]])
 def test_every_ablation_changes_the_plan(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ndim = 3 if change in {"auto_channels_apart", "auto_uptake"} else 2
+    ndim = 3 if change in {"auto_channels_apart", "auto_uptake", "learned_stride_1", "learned_stride_122"} else 2
     monkeypatch.setitem(COHORTS, "core_2d_40", Synthetic(ndim, 40 if "folds" in change else 12, positive_share=0.25))
     if change == "auto_wavelets":  # what is planned anyway but of very large cohorts
         monkeypatch.setattr("her2net.plan.rules.SCATTERING_UP_TO", 5)
     make_cohort("core_2d_40", tmp_path / "raw" / FOLDER, raw=None, seed=0)
     plans = []
-    for method in (auto, ABLATIONS[change]):
+    for method in (auto, ABLATIONS[change]) if change in ABLATIONS else (LEARNED["learned"], LEARNED[change]):
         paths = folds.make_paths(tmp_path, FOLDER)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("methods._train", lambda project, options, folds: plans.append(project.plan) or {})
+            patch.setattr("her2net.plan.rules.MIN_STEPS", 1)  # so few cases take more passes than were asked for
             patch.setattr("her2net.plan.stage.measure_speed", lambda *_, **__: 100.0)  # takes seconds, and no rule is about it
             method(paths, 60.0, 0)
         paths.plan.unlink()

@@ -2,11 +2,17 @@
 
     python benchmarks/accuracy/run.py --cohorts busi core_2d_200 --methods auto auto_resnet auto_margin_0
     python benchmarks/accuracy/table.py --against auto
+
+How networks are trained, which `auto` does of large cohorts only, is changed one by one in a small one (`learned`: ResNet-10-T at
+64 pixels, 3D ResNet-10 at 32), which a CPU trains in minutes:
+
+    python benchmarks/accuracy/new_cases.py --trained-on core_2d_200 --judged-on core_2d_1000 --seconds 7200 --methods learned learned_no_mixup
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -14,8 +20,8 @@ from unittest import mock
 from methods import Method, Scores, auto, auto_folds
 
 from her2net.paths import DatasetPaths
-from her2net.plan.augmentation import mirrors_only
-from her2net.plan.rules import Candidate, Choice, list_candidates
+from her2net.plan.augmentation import default_augmentation, mirrors_only
+from her2net.plan.rules import Candidate, Choice, choose_optimisation, list_candidates
 
 RULES, PLANNER = "her2net.plan.rules", "her2net.plan.planner"
 
@@ -68,4 +74,58 @@ def ablated(change: str) -> Method:
     return method
 
 
+def only(network_2d: str = "resnet10t", n: int = 64, network_3d: str = "resnet10_3d_s2") -> Any:
+    """Return a rule that knows a single candidate."""
+
+    def candidates(modality: Any, **_: Any) -> list[Candidate]:
+        return [Candidate(network_2d, (n, n)) if modality.ndim == 2 else Candidate(network_3d, (16, 32, 32))]
+
+    return candidates
+
+
+def stepping(**values: float) -> Any:
+    """Return the rule of optimisation with other values."""
+
+    changed = {key: Choice(value, "changed by the benchmark") for key, value in values.items()}
+    return lambda network, *, kind: choose_optimisation(network, kind=kind) | changed
+
+
+def augmented(**values: Any) -> Any:
+    """Return the planned augmentation with other values."""
+    return lambda ndim: default_augmentation(ndim).model_copy(update=values)
+
+
+IN_TRAINING: Mapping[str, tuple[str, Any]] = {
+    "convnext": (f"{RULES}.list_candidates", only("convnextv2_atto")),
+    "convnext_femto": (f"{RULES}.list_candidates", only("convnextv2_femto")),
+    "resnet18": (f"{RULES}.list_candidates", only("resnet18", network_3d="resnet18_3d_s2")),
+    "96_pixels": (f"{RULES}.list_candidates", only(n=96)),
+    "stride_1": (f"{RULES}.list_candidates", only(network_3d="resnet10_3d")),
+    "stride_122": (f"{RULES}.list_candidates", only(network_3d="resnet10_3d_s122")),
+    "rate_0.0005": (f"{RULES}.choose_optimisation", stepping(learning_rate=5e-4)),
+    "rate_0.008": (f"{RULES}.choose_optimisation", stepping(learning_rate=8e-3)),
+    "weight_decay_0": (f"{RULES}.choose_optimisation", stepping(weight_decay=0.0)),
+    "weight_decay_0.3": (f"{RULES}.choose_optimisation", stepping(weight_decay=0.3)),
+    "no_smoothing": (f"{RULES}.LABEL_SMOOTHING", 0.0),
+    "no_mixup": (f"{PLANNER}.default_augmentation", augmented(mixup_alpha=0.0)),
+    "mirrors": (f"{PLANNER}.default_augmentation", mirrors_only),
+    "no_average": (f"{RULES}.choose_ema_decay", always(0.0)),
+    "20_passes": (f"{RULES}.PASSES", {"scratch": 20, "pretrained": 20}),
+    "80_passes": (f"{RULES}.PASSES", {"scratch": 80, "pretrained": 80}),
+    "equal_weights": (f"{RULES}.choose_loss_weights", always([1.0, 1.0])),
+}
+"""The same for how a network is trained. `stride_...` is of 3D networks."""
+
+
+def learned(change: str | None = None) -> Method:
+    """Return a small network instead of wavelets, with nothing else or one thing of its training changed."""
+
+    def method(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
+        with mock.patch(f"{RULES}.list_candidates", only()), mock.patch(*IN_TRAINING[change]) if change else nullcontext():
+            return auto(paths, seconds, seed)
+
+    return method
+
+
 ABLATIONS: Mapping[str, Method] = {f"auto_{change}": ablated(change) for change in CHANGES}
+LEARNED: Mapping[str, Method] = {"learned": learned(), **{f"learned_{change}": learned(change) for change in IN_TRAINING}}

@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from ablations import ABLATIONS
+from ablations import ABLATIONS, LEARNED
 from cohorts import COHORTS, FOLDER, make_cohort
 from folds import find_linked, in_order, lay_out, make_folds, make_paths
 from methods import Method, auto, auto_folds, auto_radiomics, paper
@@ -35,7 +35,7 @@ from her2net.raw.dataset import read_dataset
 
 METHODS: dict[str, Method] = {
     "auto": auto, "auto_folds": auto_folds, "auto_radiomics": auto_radiomics, "paper": paper, "plain": plain,
-    "contrastive": contrastive, "forest": forest, "elastic_net": elastic_net, **ABLATIONS,
+    "contrastive": contrastive, "forest": forest, "elastic_net": elastic_net, **ABLATIONS, **LEARNED,
 }  # fmt: skip
 RESULTS = Path("benchmarks/results/accuracy.jsonl")
 

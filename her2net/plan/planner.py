@@ -194,7 +194,7 @@ def _plan_auto_modality(
             network=network, initialisation=initialisation, epochs=n_epochs, batch_size=batch_size,
             warmup_epochs=min(5.0, n_epochs / 10),
             ema_decay=take("training.ema_decay", "choose_ema_decay", rules.choose_ema_decay(n_epochs, steps, kind=kind)),
-            label_smoothing=0.0 if kind == "solved" else 0.05, gradient_clip=1.0,
+            label_smoothing=0.0 if kind == "solved" else rules.LABEL_SMOOTHING, gradient_clip=1.0,
             loss_weights=take("training.loss_weights", "choose_loss_weights",
                               rules.choose_loss_weights([found.cases_per_class[c] for c in request.fingerprint.class_names])),
             precision=take("training.precision", "choose_precision", rules.choose_precision(request.machine)),

@@ -25,6 +25,7 @@ VALIDATION_SHARE = 0.35  # cost of a forward pass without gradients against a tr
 USABLE_MEMORY = 0.75  # of what there is; the system and other programs take the rest
 MIN_BATCH = 2
 LAYER_DECAY = 0.9  # of pretrained weights
+LABEL_SMOOTHING = 0.05
 OVERHEAD = 1.25  # loading, checkpoints, final predictions
 
 
