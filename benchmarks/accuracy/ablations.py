@@ -6,7 +6,8 @@
 How networks are trained, which `auto` does of large cohorts only, is changed one by one in a small one (`learned`: ResNet-10-T at
 64 pixels, 3D ResNet-10 at 32), which a CPU trains in minutes:
 
-    python benchmarks/accuracy/new_cases.py --trained-on core_2d_200 --judged-on core_2d_1000 --seconds 7200 --methods learned learned_no_mixup
+    python benchmarks/accuracy/new_cases.py --trained-on core_2d_200 --judged-on core_2d_1000 --seconds 7200 \\
+        --methods learned learned_no_mixup
 """
 
 from __future__ import annotations
