@@ -183,6 +183,18 @@ def test_derived_channels_are_uptake_without_the_gain_of_the_scanner() -> None:
     np.testing.assert_array_equal(one[:3], prepare_arrays(Volume(image), None, make_plan(**sizes)).image)
 
 
+def test_the_mask_is_a_channel_only_if_the_plan_says_so() -> None:
+    image = Volume(np.random.default_rng(0).integers(0, 255, (1, 40, 50)).astype(np.uint8))
+    mask = np.zeros((40, 50), bool)
+    mask[10:25, 20:35] = True
+    without = prepare_arrays(image, mask, make_plan())
+    shown = prepare_arrays(image, mask, make_plan(derived_channels=["mask"]))
+    np.testing.assert_array_equal(shown.image[:1], without.image)
+    np.testing.assert_array_equal(shown.image[1], 2.0 * shown.mask - 1)
+    assert set(np.unique(shown.image[1])) == {-1, 1}
+    assert not prepare_arrays(image, None, make_plan(derived_channels=["mask"])).image[1].any(), "neither inside nor outside"
+
+
 def test_uptake_of_air_is_bounded() -> None:
     image = np.stack([np.zeros((4, 20, 20)), np.full((4, 20, 20), 3.0)]).astype(np.float32)
     image[:, :, :10] = 100

@@ -29,6 +29,7 @@ from her2net.report.material import Material, collect
 from her2net.report.pictures import _table_pictures
 from her2net.report.render import make_environment
 from her2net.report.results import threshold_note
+from her2net.report.settings import settings_table
 from her2net.report.tabular import MAX_WEIGHTS, _weights_table, sentences
 from her2net.tabular.added import AddedValue
 from her2net.tabular.record import Importance, TableExplanation, TermWeight
@@ -59,6 +60,19 @@ def added_value(**changes: object) -> AddedValue:
               "auc_both": 0.8, "difference": 0.2, "ci_low": 0.1, "ci_high": 0.3, "p_value": 1e-5,
               "p_adjusted": 1e-5, "test": "", "reason": ""}  # fmt: skip
     return AddedValue.model_validate(values | changes)
+
+
+def test_an_outline_that_is_shown_to_a_network_is_warned_of_and_listed_with_its_channels(material: Material) -> None:
+    us = material.plan.modalities["US"]
+    us = us.model_copy(update={"preprocessing": us.preprocessing.model_copy(update={"derived_channels": ["mask"]})})
+    plan = material.plan.model_copy(update={"modalities": material.plan.modalities | {"US": us}})
+    shown = replace(material, project=replace(material.project, plan=plan))
+    (text,) = [caution for caution in warn(shown) if "outline" in caution]
+    assert text.startswith("US is shown the outline as a channel (mask). Where outlines were drawn by someone who knew the class")
+    assert warn(shown)[text] == "serious"
+    assert not any("outline" in caution for caution in warn(material))
+    rows = {row[0].text: row[1].text for row in settings_table(shown).rows}
+    assert rows["Channels"] == "B-mode, mask"
 
 
 def test_a_modality_without_weight_in_the_fusion_is_named(material: Material) -> None:

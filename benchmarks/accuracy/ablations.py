@@ -52,6 +52,7 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "squash": (f"{RULES}.choose_aspect", always("squash")),
     "image_statistics": (f"{RULES}.choose_statistics", always("image")),
     "channels_apart": (f"{RULES}.choose_joint_channels", always(False)),
+    "mask_channel": (f"{RULES}.choose_derived_channels", always(["mask"])),
     "uptake": (f"{RULES}.choose_derived_channels", always(["subtraction", "wash-in"])),
     "larger": (f"{RULES}.list_candidates", larger),
     "no_mirrors": (f"{PLANNER}.mirrors_only", partial(mirrored, axes=False)),

@@ -114,13 +114,16 @@ def choose_joint_channels(modality: ModalityFingerprint) -> Choice:
 def choose_derived_channels(modality: ModalityFingerprint) -> Choice:
     """None: maps of uptake were not shown to help; the phases with common statistics hold the same information.
 
+    Nor the mask: outlines are often drawn by someone who knows the class, and a network that sees one judges the drawing.
+
     Source:
-        docs/LOG.md, "subtraction, wash-in and wash-out channels".
+        docs/LOG.md, "subtraction, wash-in and wash-out channels" and "the mask as a channel".
     """
+    drawn = "the mask (\"mask\") is not shown: an outline drawn by someone who knows the class gives it away"
     if tuple(modality.channel_names[:2]) == DCE_PHASES[:2]:
         possible = ["subtraction", "wash-in"] + ["wash-out"] * (tuple(modality.channel_names[:3]) == DCE_PHASES)
-        return Choice([], f"{', '.join(possible)} can be made from these phases, but were not shown to help (docs/LOG.md)")
-    return Choice([], f"the channels are not {', '.join(DCE_PHASES)}")
+        return Choice([], f"{', '.join(possible)} can be made from these phases, but were not shown to help (docs/LOG.md); {drawn}")
+    return Choice([], f"the channels are not {', '.join(DCE_PHASES)}; {drawn}")
 
 
 def choose_depth_vox(modality: ModalityFingerprint, in_plane_vox: int) -> Choice:

@@ -23,8 +23,8 @@ Count = Annotated[int, Field(ge=1)]
 
 
 DCE_PHASES = ("DCE-pre", "DCE-early", "DCE-late")
-"""Names of the first channels that derived channels are made from."""
-DerivedChannel = Literal["subtraction", "wash-in", "wash-out"]
+"""Names of the first channels that maps of uptake are made from."""
+DerivedChannel = Literal["subtraction", "wash-in", "wash-out", "mask"]
 Preset = Literal["auto", "paper"]
 SplitScheme = Literal["stratified", "leave-one-site-out", "custom"]
 
@@ -40,7 +40,7 @@ class PreprocessingPlan(Strict):
         missing_mask: what stands in for the lesion box of a case without a mask.
         statistics: voxels whose mean and SD the z-score takes, always of the case itself.
         joint_channels: one mean and SD for all channels of a case (keeps enhancement), or one each.
-        derived_channels: made from the phases of a dynamic series and appended to its channels.
+        derived_channels: appended to the channels; made from the phases of a dynamic series, or the lesion mask itself.
         burned_in: whether calipers, text and rulers in 8-bit pictures are left, or filled from around them.
         input_vox: size the network sees, (H, W) or (D, H, W).
         stored_vox: size in the cache; the surplus is room for shifting and scaling.
@@ -138,9 +138,10 @@ class ModalityPlan(Strict):
     @model_validator(mode="after")
     def _phases_are_there(self) -> ModalityPlan:
         derived = self.preprocessing.derived_channels
+        uptake = [name for name in derived if name != "mask"]
         phases = DCE_PHASES[: 3 if "wash-out" in derived else 2]
-        if derived and tuple(self.channels[: len(phases)]) != phases:
-            raise ValueError(f"preprocessing.derived_channels {derived} need {', '.join(phases)} as the first channels")
+        if uptake and tuple(self.channels[: len(phases)]) != phases:
+            raise ValueError(f"preprocessing.derived_channels {uptake} need {', '.join(phases)} as the first channels")
         if len(set(derived)) < len(derived):
             raise ValueError(f"preprocessing.derived_channels {derived} name one twice")
         return self

@@ -78,23 +78,24 @@ def prepare_arrays(image: Volume, mask: np.ndarray | None, plan: PreprocessingPl
     mean, std = _statistics(array, window, plan)
     start, stop = widen(window, plan)
     raw = resample(array, start, stop, plan.stored_vox)
-    x = raw - mean
-    x /= std
-    if plan.derived_channels:
-        x = np.concatenate([x, derive_channels(raw, std, plan.derived_channels)])
     stored_mask = np.zeros(plan.stored_vox, np.uint8)
     if mask is not None and box is not None:
         stored_mask = (resample(mask[None], start, stop, plan.stored_vox, linear=True, box=box)[0] >= 0.5).astype(np.uint8)
+    x = raw - mean
+    x /= std
+    if plan.derived_channels:
+        x = np.concatenate([x, derive_channels(raw, std, stored_mask, plan.derived_channels)])
     limit = np.finfo(np.float16).max
     return PreparedCase(np.clip(x, -limit, limit, out=x).astype(np.float16), stored_mask, box is not None)
 
 
-def derive_channels(raw: np.ndarray, std: np.ndarray, names: Sequence[DerivedChannel]) -> np.ndarray:
-    """Make maps of contrast uptake from the phases of a dynamic series.
+def derive_channels(raw: np.ndarray, std: np.ndarray, mask: np.ndarray, names: Sequence[DerivedChannel]) -> np.ndarray:
+    """Make maps of contrast uptake from the phases of a dynamic series, or show the lesion mask.
 
     - subtraction: early - pre, in standard deviations of the crop;
     - wash-in: (early - pre) / pre;
-    - wash-out: (late - early) / early, negative where contrast leaves.
+    - wash-out: (late - early) / early, negative where contrast leaves;
+    - mask: 1 inside the lesion, -1 outside; 0 all over where there is none.
 
     The ratios have no unit, and the scanner's gain cancels; they are cut at `MAX_RATIO`, and where there is next to no
     signal (air) the denominator is held at a share of the brightest.
@@ -102,6 +103,7 @@ def derive_channels(raw: np.ndarray, std: np.ndarray, names: Sequence[DerivedCha
     Args:
         raw: (C, *spatial), unnormalised; channels 0, 1 and 2 are pre, early and late.
         std: (C or 1, 1, ...) of the z-score.
+        mask: (*spatial), 1 inside the lesion.
 
     Returns:
         (len(names), *spatial).
@@ -115,6 +117,7 @@ def derive_channels(raw: np.ndarray, std: np.ndarray, names: Sequence[DerivedCha
         "subtraction": lambda: (raw[1] - raw[0]) / std.reshape(-1)[0],
         "wash-in": lambda: relative(raw[1], raw[0]),
         "wash-out": lambda: relative(raw[2], raw[1]),
+        "mask": lambda: (2.0 * mask - 1 if mask.any() else mask).astype(np.float32),
     }
     return np.stack([made[name]() for name in names])
 

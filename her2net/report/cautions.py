@@ -137,13 +137,14 @@ def _data(material: Material, groups: list[Group]) -> Iterator[Caution]:
 
 
 def _plan(material: Material) -> Iterator[Caution]:
-    for name, table in material.plan.tables.items():
-        if table.radiomics is not None and "morphology" in table.radiomics.families:
-            text = (
-                f"{name} uses the shape of the outline (morphology). Where outlines were drawn by someone who knew the class, "
-                "that shape gives it away, and the figures show the drawing, not the disease."
-            )
-            yield Caution("serious", text)
+    shown = {name: "uses the shape of the outline (morphology)" for name, table in material.plan.tables.items()
+             if table.radiomics is not None and "morphology" in table.radiomics.families}  # fmt: skip
+    shown |= {name: "is shown the outline as a channel (mask)" for name, section in material.plan.modalities.items()
+              if "mask" in section.preprocessing.derived_channels}  # fmt: skip
+    for name, what in shown.items():
+        yield Caution("serious", f"{name} {what}. Where outlines were drawn by someone who knew the class, they give it "
+                                 "away, and figures show the drawing, not the disease: her2net_selftest tells what they "
+                                 "reach alone.")  # fmt: skip
     if material.plan.edited:
         yield Caution("note", f"The plan was edited by hand: {', '.join(material.plan.edited)}.")
     if any(threshold.chosen_on == "oof" for threshold in material.thresholds.values()):

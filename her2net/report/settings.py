@@ -55,7 +55,7 @@ def _settings(section: ModalityPlan, epochs: int, masked: bool) -> dict[str, str
     window = f"lesion box + {pre.margin:g} {unit} on each side, {aspect[pre.aspect]}"
     stepped = not network_spec(training.network).solved
     return {
-        "Channels": ", ".join(section.channels),
+        "Channels": ", ".join([*section.channels, *pre.derived_channels]),
         "Window": window if masked else "the whole image, for want of masks",
         "Input": f"{' × '.join(map(str, pre.input_vox))} {'px' if section.ndim == 2 else 'voxels'}",
         "Normalisation": f"z-score of each case's own {pre.statistics}" + (", channels together" if pre.joint_channels else ""),
