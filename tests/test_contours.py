@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from report_page import Page
 
 from her2net import pipeline
 from her2net.cli import explain as cli
@@ -17,6 +18,7 @@ from her2net.explain.subjects import ExplainOptions
 from her2net.paths import DatasetPaths
 from her2net.predictions import read_predictions
 from her2net.project import load_project
+from her2net.report.gallery import collect_contours
 
 QUIET = ExplainOptions(quiet=True, device="cpu")
 
@@ -73,14 +75,34 @@ def test_contours_reach_the_report(copied: DatasetPaths, monkeypatch: pytest.Mon
     assert record.flip_rate.value == pytest.approx(np.mean(flips), abs=0.02)
     assert record.changes[0].name == "unchanged"
     assert record.changes[0].auc.value is not None
-    assert read_contours(project, "MRI") == [record]
+    (found,) = read_contours(project, "MRI")
+    assert (found.record, found.stale) == (record, ())
     page = pipeline.report(project).read_text(encoding="utf-8")
     assert "Would another outline change the answer?" in page
     assert "MRI: with masks eroded, dilated or shifted" in describe_contours(record)
     assert (copied.report.parent / "figures" / "contours.svg").exists()
     given_rule = Options(rule="given", parameter=0.01)  # other decisions: these flips are not theirs
     monkeypatch.setattr("her2net.explain.contour_record.recorded_options", lambda paths: given_rule)
-    assert read_contours(project, "MRI") == []
+    assert read_contours(project, "MRI")[0].stale == ("threshold",)
+    text = " ".join(Page(pipeline.report(project).read_text(encoding="utf-8")).all("body")[0].text.split())
+    assert "Would another outline change the answer?" not in text
+    assert "explain/MRI/oof-contours.json" in text  # the digests still hold it
+    assert (
+        "MRI/oof-contours.json, predictions with other outlines, is not shown: its decisions are those of another threshold rule "
+        "than the evaluation's. Run her2net_explain MRI --contours -d Dataset001_Small again."
+    ) in text
+
+
+def test_stale_contours_are_named_with_the_command_that_makes_them(copied: DatasetPaths) -> None:
+    project = load_project(copied)
+    pipeline.contours(project, "MRI", replace(QUIET, cohort="test", fold=1))
+    assert collect_contours(project)[1] == []
+    path = copied.model("MRI") / "oof.csv"
+    path.write_text(path.read_text().replace("0.", "0.0", 1))
+    assert collect_contours(project) == ([], [
+        "MRI/test-contours-fold1.json, predictions with other outlines, is not shown: oof.csv changed since. "
+        "Run her2net_explain MRI --contours --cohort test --fold 1 -d Dataset001_Small again."
+    ])  # fmt: skip
 
 
 def test_test_cases_keep_their_labels_sealed(copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-from her2net.artefact import Artefact, Strict, digest_file, digest_json
+from her2net.artefact import Artefact, Strict, changed_inputs, digest_file, digest_json
 from her2net.evaluate.evaluation import recorded_options
 from her2net.explain.record import Cohort, explain_inputs
 from her2net.preprocess.cache import CaseFiles
@@ -64,6 +66,15 @@ class ContourRecord(Artefact):
     changes: list[Change]
 
 
+@dataclass(frozen=True)
+class Contours:
+    """One record on disk; `stale` names what has changed since, and is empty if nothing has."""
+
+    path: Path
+    record: ContourRecord
+    stale: tuple[str, ...]
+
+
 def contour_inputs(project: Project, modality: str, files: list[CaseFiles], folds: list[int]) -> dict[str, str]:
     """Digests of what the predictions and their threshold rest on."""
     made_from = explain_inputs(project.paths, modality, project.plan.modalities[modality], folds, files)
@@ -72,15 +83,15 @@ def contour_inputs(project: Project, modality: str, files: list[CaseFiles], fold
     return made_from | rule | {"oof.csv": digest_file(project.paths.model(modality) / "oof.csv")}
 
 
-def read_contours(project: Project, modality: str) -> list[ContourRecord]:
-    """Return what there is and is fresh, for a report."""
+def read_contours(project: Project, modality: str) -> list[Contours]:
+    """Return every record of a modality, by name, for a report; none if there are none."""
     found = []
     for path in sorted(project.paths.explain(modality).glob("*-contours*.json")):
         record = ContourRecord.load(path)
         cases = project.training(modality) if record.cohort == "oof" else project.test(modality)
         files = [f for f in project.files(modality, cases) if f.case_id in set(record.case_ids)]
-        if contour_inputs(project, modality, files, record.folds) == record.made_from:
-            found.append(record)
+        stale = changed_inputs(record.made_from, contour_inputs(project, modality, files, record.folds))
+        found.append(Contours(path, record, tuple(stale)))
     return found
 
 

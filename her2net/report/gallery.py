@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from her2net.explain.contour_record import ContourRecord
+from her2net.explain.contour_record import ContourRecord, Contours, read_contours
 from her2net.explain.record import Gallery, GalleryItem, MeanFigure, read_galleries
 from her2net.project import Project
 from her2net.report.table import Cell, Table, make_table
@@ -82,6 +82,25 @@ def collect_galleries(project: Project) -> tuple[list[Gallery], list[str]]:
             else:
                 fresh.append(gallery)
     return fresh, stale
+
+
+def collect_contours(project: Project) -> tuple[list[ContourRecord], list[str]]:
+    """Return what changed masks do, where that is fresh, and a sentence about each record that is not."""
+    found = [contours for modality in project.plan.modalities for contours in read_contours(project, modality)]
+    fresh = [contours.record for contours in found if not contours.stale]
+    return fresh, [_why_not_shown(project, contours) for contours in found if contours.stale]
+
+
+def _why_not_shown(project: Project, contours: Contours) -> str:
+    record = contours.record
+    changed = [name for name in contours.stale if name != "threshold"]
+    reasons = ["its decisions are those of another threshold rule than the evaluation's"] if "threshold" in contours.stale else []
+    reasons += [f"{', '.join(changed)} changed since"] if changed else []
+    cohort = "" if record.cohort == "oof" else f" --cohort {record.cohort}"
+    _, _, fold = contours.path.stem.partition("-fold")
+    command = f"her2net_explain {record.modality} --contours{cohort}{f' --fold {fold}' if fold else ''} {project.paths.options}"
+    name = f"{record.modality}/{contours.path.name}"
+    return f"{name}, predictions with other outlines, is not shown: {'; '.join(reasons)}. Run {command} again."
 
 
 def embed_galleries(galleries: Sequence[Gallery], results: Path) -> list[GallerySet]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from her2net.artefact import digest_json
 from her2net.evaluate.figures import DRAWERS
-from her2net.explain.contour_record import describe_contours, read_contours
+from her2net.explain.contour_record import describe_contours
 from her2net.fuse.choose import METHOD_NAMES
 from her2net.networks.build import network_spec
 from her2net.paths import folder_name
@@ -20,7 +20,13 @@ from her2net.report import cohort, results, settings, tabular, use
 from her2net.report.cautions import find_cautions
 from her2net.report.checklists import FILES, fill_checklist
 from her2net.report.figures import forest_rows
-from her2net.report.gallery import collect_galleries, contours_table, embed_galleries, explanations_table
+from her2net.report.gallery import (
+    collect_contours,
+    collect_galleries,
+    contours_table,
+    embed_galleries,
+    explanations_table,
+)
 from her2net.report.material import Material
 from her2net.report.mistakes import find_mistakes, mistakes_table, split_shown
 from her2net.report.paper import paper_tables
@@ -65,7 +71,7 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
     galleries, stale_galleries = collect_galleries(material.project)
     if material.pseudonyms is not None:  # pictures and files of explanations bear the names of cases
         galleries, stale_galleries = [], ["Explanations bear the names of cases and are left out of a pseudonymised report."]
-    contours = [record for name in material.plan.modalities for record in read_contours(material.project, name)]
+    contours, stale_contours = collect_contours(material.project)
     tables = {
         "flow": cohort.flow_table(material, groups), "data_warnings": settings.problems_table(material),
         "plan": settings.settings_table(material), "fusion": settings.fusion_table(material),
@@ -90,7 +96,7 @@ def make_page(material: Material, made_from: Mapping[str, str], drawn: Sequence[
         "paper_tables": compared, "pictures": dict.fromkeys(("subgroups", "contours")) | pictures,
         "surest": surest, "least_sure": least_sure,
         "galleries": embed_galleries(galleries, material.project.paths.results), "stale_galleries": stale_galleries,
-        "contours": [describe_contours(record) for record in contours],
+        "contours": [describe_contours(record) for record in contours], "stale_contours": stale_contours,
         "n_mistakes": len(mistakes), "pseudonymised": material.pseudonyms is not None, "has_subgroups": bool(subgroups),
         "curves": {c: [pictures[f"{kind}_{c}"] for kind in DRAWERS if f"{kind}_{c}" in pictures] for c in material.cohorts},
         "sections": {key: title for key, title in SECTIONS.items() if {"paper": compared, "tables": sections}.get(key, True)},

@@ -15,13 +15,14 @@ from her2net.artefact import write_bytes
 from her2net.evaluate.figures import DRAWERS, FORMATS, save_figure
 from her2net.evaluate.record import SubgroupMetric, optimism
 from her2net.evaluate.utility import decision_curve
-from her2net.explain.contour_record import describe_contours, read_contours
+from her2net.explain.contour_record import describe_contours
 from her2net.fuse.stage import FUSION
 from her2net.networks.build import network_spec
 from her2net.paths import folder_name
 from her2net.plan.table_schema import CLINICAL
 from her2net.report.cohort import Group, count_groups
 from her2net.report.figures import draw_confusion, draw_contours, draw_flow, draw_forest, draw_training, forest_rows
+from her2net.report.gallery import collect_contours
 from her2net.report.material import Material
 from her2net.report.results import confusion_counts
 from her2net.report.tabular import clinical_scales, draw_importance, draw_nomogram, fusion_scales
@@ -79,7 +80,7 @@ def make_pictures(material: Material, folder: Path) -> list[Picture]:
             _describe_confusion(material, cohort),
         ))  # fmt: skip
     found += _table_pictures(material, folder)
-    contours = [record for name in material.plan.modalities for record in read_contours(material.project, name)]
+    contours, _ = collect_contours(material.project)
     if contours:
         found.append(_own(
             folder, "contours", draw_contours(contours), "Predictions with other outlines: AUC with 95 % interval, and the share of "

@@ -16,7 +16,7 @@ from her2net.tabular.added import JSON_NAME
 from her2net.tabular.stage import EXPLANATION
 from her2net.train.fold import read_record
 
-REPORT_VERSION = 7  # raise when the same inputs give another report
+REPORT_VERSION = 8  # raise when the same inputs give another report
 RECORD = "report.json"
 
 
