@@ -30,7 +30,8 @@ from her2net.report.pictures import _table_pictures
 from her2net.report.render import make_environment
 from her2net.report.results import threshold_note
 from her2net.report.settings import settings_table
-from her2net.report.tabular import MAX_WEIGHTS, _weights_table, sentences
+from her2net.report.tabular import MAX_WEIGHTS, _importance_table, _weights_table, sentences
+from her2net.report.use import impact_table
 from her2net.tabular.added import AddedValue
 from her2net.tabular.record import Importance, TableExplanation, TermWeight
 
@@ -125,6 +126,24 @@ def test_a_p_value_has_one_sign_before_it(material: Material) -> None:
     small, larger = sentences(replace(material, added=[added_value(), added_value(p_value=0.04)]))
     assert ", p < 0.001, from 0.600" in small
     assert ", p = 0.040, from 0.600" in larger
+
+
+def test_no_sign_stands_before_what_rounds_to_0(material: Material) -> None:
+    importance = [Importance(name="size", kind="feature", loss=-0.0002, low=-0.0041, high=0.0004)]
+    table = _importance_table("CLIN", material.explained["CLIN"].model_copy(update={"importance": importance}))
+    assert table.rows[0][2].text == "0.000 (-0.004 to 0.000)"
+    (text,) = sentences(replace(material, added=[added_value(difference=-0.0001, ci_low=-0.2, ci_high=0.2)]))
+    assert "the AUC: 0.000 (-0.200 to +0.200)" in text
+
+
+def test_net_benefit_that_rounds_to_0_has_no_minus(material: Material) -> None:
+    n = 5000
+    names, positive = [f"c{i}" for i in range(n)], np.where(np.arange(n) == 0, 0.9, 0.001)  # one false alarm, and the positive missed
+    table = make_predictions(names, names, np.column_stack([1 - positive, positive]), labels=[0] * (n - 1) + [1], folds=[""] * n)
+    model, cohort = material.headline
+    shown = impact_table(replace(material, tables=material.tables | {(model, cohort): table}))
+    assert shown is not None
+    assert not [cell.text for row in shown.rows for cell in row if re.search(r"-0\b", cell.text)]
 
 
 def test_the_largest_loss_may_be_that_of_a_feature(material: Material, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from her2net.archive.licence import Licence
+from her2net.evaluate.estimate import fixed
 from her2net.evaluate.record import Evaluation, Metric
 from her2net.fingerprint import Fingerprint, ModalityFingerprint, Spread
 from her2net.fuse.choose import METHOD_NAMES
@@ -152,8 +153,8 @@ def _estimate(row: Metric) -> str:
     if row.value is None:
         return f"undefined ({row.reason})" if row.reason else "undefined"
     if row.ci_low is None or row.ci_high is None:
-        return f"{row.value:.3f}"
-    return f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+        return fixed(row.value)
+    return f"{fixed(row.value)} [{fixed(row.ci_low)}, {fixed(row.ci_high)}]"
 
 
 def _decisions(model: TrainedModel) -> str:

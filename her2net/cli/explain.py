@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_summary(project, record) -> None:  # type: ignore[no-untyped-def]
+    from her2net.evaluate.estimate import fixed
     from her2net.explain.measure import METRICS
     from her2net.explain.record import set_name
 
@@ -62,8 +63,8 @@ def _print_summary(project, record) -> None:  # type: ignore[no-untyped-def]
     print(f"{record.modality}: {len(record.cases)} cases, {record.method_name}, {record.network}{where}, map of {grid} places")
     for name, mean in record.summary.items():
         if mean.value is not None:
-            limits = "" if mean.ci_low is None else f" ({mean.ci_low:.3f} to {mean.ci_high:.3f})"
-            print(f"  {name:<20} {mean.value:6.3f}{limits}, n = {mean.n}: {METRICS[name]}")
+            limits = "" if mean.ci_low is None else f" ({fixed(mean.ci_low)} to {fixed(mean.ci_high)})"
+            print(f"  {name:<20} {fixed(mean.value):>6}{limits}, n = {mean.n}: {METRICS[name]}")
     folder = project.paths.explain(record.modality)
     print(f"pictures: {folder / set_name(record.cohort, record.method, record.target, record.fold)}")
 

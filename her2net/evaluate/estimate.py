@@ -39,6 +39,20 @@ def undefined(reason: str, ci_method: str = "") -> Estimate:
     return Estimate(NAN, NAN, NAN, ci_method, reason)
 
 
+def fixed(value: float, digits: int = 3, *, signed: bool = False) -> str:
+    """Return a number with a fixed count of decimals, without a sign before what rounds to 0.
+
+    Args:
+        signed: whether a plus stands before positive numbers.
+
+    Example:
+        >>> fixed(-0.0004), fixed(0.0004, signed=True), fixed(0.25, 2, signed=True)
+        ('0.000', '0.000', '+0.25')
+    """
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
 def z_quantile(alpha: float = 0.05) -> float:
     """Return the two-sided normal quantile, 1.96 for alpha = 0.05."""
     from scipy.special import ndtri

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from her2net.artefact import Artefact, Strict, read_text
+from her2net.evaluate.estimate import fixed
 from her2net.evaluate.recalibration import Recalibration
 
 METRIC_COLUMNS = (
@@ -200,10 +201,9 @@ def _compared(evaluation: Evaluation) -> list[str]:
     for row in evaluation.comparisons:
         if row["metric"] != "auc" or row["difference"] is None or row["cohort"] == RESEMBLING:
             continue
-        difference = round(row["difference"], 3) + 0.0  # no minus before a 0
-        text = f"{row['model_a']} - {row['model_b']} ({row['cohort']}, n = {row['n']}): AUC difference {difference:.3f}"
+        text = f"{row['model_a']} - {row['model_b']} ({row['cohort']}, n = {row['n']}): AUC difference {fixed(row['difference'])}"
         if row["ci_low"] is not None and row["p_value"] is not None:
-            text += f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}], p = {row['p_value']:.3g}, Holm {row['p_adjusted']:.3g}"
+            text += f" [{fixed(row['ci_low'])}, {fixed(row['ci_high'])}], p = {row['p_value']:.3g}, Holm {row['p_adjusted']:.3g}"
         if row.get("detectable_difference") is not None:
             text += f"; 80 % power for {row['detectable_difference']:.3f}"
         lines.append(text + _read_with(row["remark"]))
@@ -225,6 +225,6 @@ def _read_with(remark: str) -> str:
 def _shown(row: Mapping[str, str] | None) -> str:
     if row is None or not row["value"]:
         return "undefined" if row else ""
-    text = f"{float(row['value']):.3f}"
+    text = fixed(float(row["value"]))
     whole = row["ci_low"] and row["ci_high"]
-    return f"{text} [{float(row['ci_low']):.3f}, {float(row['ci_high']):.3f}]" if whole else text
+    return f"{text} [{fixed(float(row['ci_low']))}, {fixed(float(row['ci_high']))}]" if whole else text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from her2net.evaluate.estimate import fixed
 from her2net.evaluate.figures import COLOURS, STYLE
 from her2net.paths import folder_name
 from her2net.plan.table_schema import AROUND, CLINICAL
@@ -50,9 +51,13 @@ def _sentence(row: AddedValue) -> str:
         return f"The added value of {added} over {base} ({who}) is undefined: {row.reason or 'too few cases'}."
     shown = "is not shown to change" if row.ci_low <= 0 <= row.ci_high else "raises" if row.difference > 0 else "lowers"
     return (
-        f"Adding {added} to {base} {shown} the AUC: {row.difference:+.3f} ({row.ci_low:+.3f} to {row.ci_high:+.3f}), "
+        f"Adding {added} to {base} {shown} the AUC: {_change(row.difference, row.ci_low, row.ci_high)}, "
         f"p {p_relation(row.p_value)}, from {number(row.auc_base)} to {number(row.auc_both)} ({who})."
     )
+
+
+def _change(value: float, low: float, high: float) -> str:
+    return f"{fixed(value, signed=True)} ({fixed(low, signed=True)} to {fixed(high, signed=True)})"
 
 
 def _words(names: Sequence[str]) -> str:
@@ -153,7 +158,7 @@ def _weights_table(name: str, found: TableExplanation) -> Table | None:
 
 def _importance_table(name: str, found: TableExplanation) -> Table:
     rows: list[list[str | Cell]] = [
-        [item.name, item.kind, Cell(f"{item.loss:+.3f} ({item.low:+.3f} to {item.high:+.3f})", sort=item.loss)]
+        [item.name, item.kind, Cell(_change(item.loss, item.low, item.high), sort=item.loss)]
         for item in found.importance
     ]
     caption = f"What {name} loses when a feature is shuffled"

@@ -11,7 +11,7 @@ from her2net.evaluate.utility import clinical_impact, decision_curve
 from her2net.report.material import Material
 from her2net.report.results import drop_empty_last, methods_of, threshold_note
 from her2net.report.table import Cell, Table, make_table
-from her2net.report.words import cohort_label, cohort_name, estimate, metric_name, number
+from her2net.report.words import cohort_label, cohort_name, estimate, metric_name, number, with_interval
 
 DISCRIMINATION = ("pr_auc", "partial_auc_sensitivity", "partial_auc_specificity", "balanced_accuracy", "mcc", "lr_positive",
                   "lr_negative", "ppv_at_prevalence", "npv_at_prevalence")  # fmt: skip
@@ -101,15 +101,15 @@ def impact_table(material: Material) -> Table | None:
     labels, probs, patients = known.labels, known.probs[:, 1], np.array(known.patient_ids)
     curve = decision_curve(labels, probs, patients, thresholds=grid)
     impact = clinical_impact(labels, probs, patients, thresholds=grid)
-    per_1000 = lambda value, limits: f"{value:.0f} ({limits[0]:.0f} to {limits[1]:.0f})"
+    per_1000 = lambda value, limits: with_interval(value, limits[0], limits[1], 0)
     rows: list[list[str | Cell]] = [
         [
             f"{t:.3f} (the model's threshold)" if t == fitted else f"{t:.2f}", f"1 : {(1 - t) / t:.1f}",
             per_1000(impact.called[k], impact.called_limits[:, k]),
             per_1000(impact.true_positive[k], impact.true_positive_limits[:, k]),
-            f"{1000 * (labels == 1).mean() - impact.true_positive[k]:.0f}",
+            number(1000 * (labels == 1).mean() - impact.true_positive[k], 0),
             per_1000(1000 * curve.model[k], 1000 * np.array([curve.model_low[k], curve.model_high[k]])),
-            f"{1000 * curve.treat_all[k]:.0f}",
+            number(1000 * curve.treat_all[k], 0),
         ]
         for k, t in enumerate(grid)
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from her2net.evaluate.estimate import fixed
 from her2net.evaluate.record import COHORT_NAMES, RESEMBLING, Metric
 
 COHORT_LABELS = {"oof": "out-of-fold", RESEMBLING: "distinct test", "oof-patients": "out-of-fold, by patient",
@@ -118,8 +119,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """Return a number with a fixed count of decimals; "undefined" where there is none."""
     if value is None or not math.isfinite(value):
         return "undefined"
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
+    return fixed(value, digits)
 
 
 def with_interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:

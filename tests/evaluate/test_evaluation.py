@@ -26,7 +26,7 @@ from her2net.evaluate.evaluation import (
     fit_thresholds,
     format_summary,
 )
-from her2net.evaluate.record import RESEMBLING
+from her2net.evaluate.record import RESEMBLING, _compared
 from her2net.evaluate.thresholds import Thresholds, choose_rule_in_out, choose_threshold
 from her2net.paths import DatasetPaths, Roots
 from her2net.predictions import Predictions, make_predictions, write_predictions
@@ -171,6 +171,13 @@ def test_summary_names_every_model_and_cohort(paths: DatasetPaths, evaluation: E
     assert "80 % power for" in text
     assert "permutation p = " in text
     assert "optimistic" in text
+
+
+def test_no_minus_stands_before_a_difference_that_rounds_to_0(evaluation: Evaluation) -> None:
+    row = next(row for row in evaluation.comparisons if row["metric"] == "auc")
+    values = {"difference": -0.0001, "ci_low": -0.0002, "ci_high": -0.00005, "p_value": 0.5, "p_adjusted": 0.5}
+    (line,) = _compared(evaluation.model_copy(update={"comparisons": [row | values]}))
+    assert "AUC difference 0.000 [0.000, 0.000], p = 0.5" in line
 
 
 def test_same_tables_give_the_same_figures() -> None:
