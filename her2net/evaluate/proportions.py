@@ -131,8 +131,8 @@ def mcc_formula(tp: np.ndarray, fn: np.ndarray, tn: np.ndarray, fp: np.ndarray) 
     """
     tp, fn, tn, fp = (np.asarray(part, dtype=np.float64) for part in (tp, fn, tn, fp))
     with np.errstate(invalid="ignore", divide="ignore"):
-        # roots first: the product of four margins of 10^6 cases would still be exact, that of 10^80 would not
-        return (tp * tn - fp * fn) / (np.sqrt(tp + fp) * np.sqrt(tp + fn) * np.sqrt(tn + fp) * np.sqrt(tn + fn))
+        # one root of a product in this order: a perfect and an all-wrong table give a square under it, and so 1 and -1 exactly
+        return (tp * tn - fp * fn) / np.sqrt(((tp + fp) * (tn + fn)) * ((tp + fn) * (tn + fp)))
 
 
 def f1_formula(tp: np.ndarray, fn: np.ndarray, tn: np.ndarray, fp: np.ndarray) -> np.ndarray:

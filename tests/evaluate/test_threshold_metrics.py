@@ -17,6 +17,7 @@ from her2net.evaluate.proportions import (
     clopper_pearson,
     clustered_proportion,
     likelihood_ratios,
+    mcc_formula,
     predictive_values_at,
     proportion,
     threshold_metrics,
@@ -40,6 +41,18 @@ def test_proportion_limits_equal_statsmodels(counts: tuple[int, int]) -> None:
     k, n = counts
     np.testing.assert_allclose(clopper_pearson(k, n), proportion_confint(k, n, method="beta"), atol=1e-9)
     np.testing.assert_allclose(wilson(k, n), proportion_confint(k, n, method="wilson"), atol=1e-9)
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=4, max_size=4))
+def test_mcc_is_a_correlation_and_1_for_a_perfect_table(cells: list[int]) -> None:
+    tp, fn, tn, fp = cells
+    value = float(mcc_formula(*map(np.array, cells)))
+    assert math.isnan(value) == (0 in (tp + fp, tp + fn, tn + fp, tn + fn))
+    assert math.isnan(value) or -1 <= value <= 1
+    if tp and tn:
+        assert mcc_formula(np.array(tp), np.array(0), np.array(tn), np.array(0)) == 1
+        assert mcc_formula(np.array(0), np.array(tp), np.array(0), np.array(tn)) == -1
+        assert (value == 1) == (fn == fp == 0)
 
 
 def test_limits_work_elementwise_and_at_the_ends() -> None:
