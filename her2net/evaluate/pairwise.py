@@ -71,8 +71,10 @@ def _pair(
     table_a: Predictions, table_b: Predictions, cut_a: Threshold | None, cut_b: Threshold | None, seed: int
 ) -> list[dict[str, Any]]:
     shared = np.array(sorted(set(table_a.case_ids) & set(table_b.case_ids)))
-    if not len(shared) or table_a.n_classes != table_b.n_classes:
-        return []
+    apart = "" if table_a.n_classes == table_b.n_classes else f"{table_a.n_classes} classes against {table_b.n_classes}"
+    if apart or not len(shared):
+        nothing = Comparison(NAN, NAN, NAN, NAN, NAN, "DeLong paired", apart or "no case in common")
+        return [{"metric": "auc", "n": len(shared), **_row(nothing)}]
     one, two = (table.take(np.isin(np.array(table.case_ids), shared)) for table in (table_a, table_b))
     owners = np.array(one.patient_ids)
     patients = np.unique(owners, return_inverse=True)[1] if is_clustered(owners) else None

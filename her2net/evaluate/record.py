@@ -199,9 +199,10 @@ def format_summary(folder: Path) -> str:
 def _compared(evaluation: Evaluation) -> list[str]:
     lines = []
     for row in evaluation.comparisons:
-        if row["metric"] != "auc" or row["difference"] is None or row["cohort"] == RESEMBLING:
+        if row["metric"] != "auc" or row["cohort"] == RESEMBLING:
             continue
-        text = f"{row['model_a']} - {row['model_b']} ({row['cohort']}, n = {row['n']}): AUC difference {fixed(row['difference'])}"
+        text = f"{row['model_a']} - {row['model_b']} ({row['cohort']}, n = {row['n']}): AUC difference "
+        text += f"undefined: {row['reason']}" if row["difference"] is None else fixed(row["difference"])
         if row["ci_low"] is not None and row["p_value"] is not None:
             text += f" [{fixed(row['ci_low'])}, {fixed(row['ci_high'])}], p = {row['p_value']:.3g}, Holm {row['p_adjusted']:.3g}"
         if row.get("detectable_difference") is not None:

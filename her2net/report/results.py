@@ -164,7 +164,7 @@ def comparison_matrix(material: Material, cohort: str) -> Table | None:
             else:
                 cells.append(_difference(row, sign))
         rows.append(cells)
-    detectable = [f"{a} and {b}: {_detectable(r.get('detectable_difference'))}" for (a, b), r in found.items()]
+    detectable = [f"{a} and {b}: {_detectable(r)}" for (a, b), r in found.items()]
     used = {str(r["test"]) for r in found.values()}
     tests = used.pop() if len(used) == 1 else "; ".join(f"{a} and {b}: {r['test']}" for (a, b), r in found.items())
     return make_table(
@@ -184,7 +184,10 @@ def _difference(row: dict, sign: int) -> str:
     return f"{explained(value, low, high, row['reason'])}; p {p_value(row['p_adjusted'])}; n {row['n']}"
 
 
-def _detectable(difference: float | None) -> str:
+def _detectable(row: dict) -> str:
+    difference = row.get("detectable_difference")
+    if row["difference"] is None:
+        return f"undefined, {row['reason']}"
     if difference is None or difference == 0:
         return "undefined, for want of variance"
     return "none at all" if difference > 1 else number(difference, 2)

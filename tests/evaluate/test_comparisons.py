@@ -26,6 +26,7 @@ from her2net.evaluate.comparisons import (
 from her2net.evaluate.estimate import two_sided_p
 from her2net.evaluate.pairwise import compare_models
 from her2net.evaluate.reclassification import integrated_discrimination, net_reclassification
+from her2net.evaluate.record import _compared
 from her2net.evaluate.sample_size import (
     auc_permutation_p,
     auc_permutation_p_of_many,
@@ -35,9 +36,10 @@ from her2net.evaluate.sample_size import (
     size_advice,
 )
 from her2net.evaluate.subgroups import MISSING, equality_p, level_order, numeric_levels, subgroup_aucs
+from her2net.evaluate.tables import evaluate_tables
 from her2net.evaluate.thresholds import Threshold
 from her2net.evaluate.weighted import auc_statistic, pr_auc_statistic
-from her2net.predictions import make_predictions
+from her2net.predictions import Predictions, make_predictions
 
 
 def cohort(n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,6 +120,22 @@ def test_folds_are_compared_pairwise_and_not_taken_for_independent() -> None:
     other = make_predictions(names, names, squash(b), labels=list(labels), folds=folds[::-1])
     rows = compare_models({("A", "oof"): tables["A", "oof"], ("B", "oof"): other}, {})
     assert next(row for row in rows if row["metric"] == "auc_across_folds")["reason"] == "the models were trained on other folds"
+
+
+def test_models_that_cannot_be_compared_say_why() -> None:
+    def table(cases: range, n_classes: int = 2) -> Predictions:
+        names, labels = [f"c{i:02d}" for i in cases], [i % n_classes for i in cases]
+        return make_predictions(names, names, np.eye(n_classes)[labels] + 0.1, labels=labels, folds=[""] * len(names))
+
+    tables = {("A", "test"): table(range(20)), ("B", "test"): table(range(30, 50)), ("C", "test"): table(range(20), 3)}
+    columns = ("model_a", "model_b", "metric", "n", "p_value", "p_adjusted", "reason")
+    assert [tuple(row[name] for name in columns) for row in compare_models(tables, {})] == [
+        ("A", "B", "auc", 0, None, None, "no case in common"),
+        ("A", "C", "auc", 20, None, None, "2 classes against 3"),
+        ("B", "C", "auc", 0, None, None, "2 classes against 3"),
+    ]
+    evaluation = evaluate_tables(tables, {}, {"A": "apparent performance"}, ["0", "1", "2"])
+    assert _compared(evaluation)[0] == "A - B (test, n = 0): AUC difference undefined: no case in common; apparent performance (A)"
 
 
 def test_tango_limits_equal_the_published_example() -> None:
