@@ -90,6 +90,22 @@ def test_a_modality_without_weight_in_the_fusion_is_named(material: Material) ->
     assert nothing.endswith(": nor has anything else.")
 
 
+def test_an_auc_that_is_not_that_within_folds_is_a_caution(material: Material) -> None:
+    evaluation, (model, _) = material.evaluation, material.headline
+    values = {"auc": 0.88, "auc_within_folds": 0.99}
+    metrics = [m.model_copy(update={"value": values.get(m.metric, m.value)}) for m in evaluation.metrics]
+
+    def levels_at(p: float) -> dict[str, str]:
+        changes = {"metrics": metrics, "certainty": [c.model_copy(update={"folds_p": p}) for c in evaluation.certainty]}
+        found = warn(replace(material, evaluation=evaluation.model_copy(update=changes)))
+        return {text.split(",")[0]: level for text, level in found.items() if "0.990 between cases of the same fold" in text}
+
+    levels = levels_at(0.002)
+    assert set(levels) == set(material.models)
+    assert levels_at(0.02) == {}
+    assert {name for name, level in levels.items() if level == "serious"} == {model}
+
+
 def test_without_test_cases_nothing_is_said_of_them(material: Material) -> None:
     metrics = [m for m in material.evaluation.metrics if m.cohort.startswith("oof")]
     tables = {key: table for key, table in material.tables.items() if key[1] == "oof"}

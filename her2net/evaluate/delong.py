@@ -130,16 +130,26 @@ def mean_auc_contrast(
             means = parts.mean(axis=1)
             moved[side] += contrast @ (parts - means[:, None]) / (side.sum() * len(sides))
         value += float(contrast @ means) / len(sides)
+    return value, *variance_of_moves(labels, moved, patients)
+
+
+def variance_of_moves(labels: np.ndarray, moved: np.ndarray, patients: np.ndarray | None) -> tuple[float, float]:
+    """Return the variance of a figure, and the degrees of freedom of that, from what each case (n,) moves it by.
+
+    Args:
+        labels: (n,) class; the variance is a sum of one part from each.
+        patients: (n,) owner of each case.
+    """
     owners = number_owners(patients, len(labels))
     n_owners, sums, variances, spread = int(owners.max()) + 1, [], [], 0.0
-    for c in classes:
+    for c in np.unique(labels):
         own, n_own = labels == c, len(np.unique(owners[labels == c]))
         sums.append(np.bincount(owners[own], moved[own] - moved[own].mean(), n_owners))
         variances.append(float((sums[-1] ** 2).sum()) * _unbiased(n_own))
         spread += variances[-1] ** 2 / max(n_own - 1, 1)
-    between = sum(float(sums[i] @ sums[j]) for i, j in permutations(classes, 2))  # patients with cases of several classes
+    between = sum(float(one @ other) for one, other in permutations(sums, 2))  # patients with cases of several classes
     total = sum(variances)
-    return value, total + between * (_unbiased(n_owners) if between else 0.0), total**2 / spread if spread > 0 else float("nan")
+    return total + between * (_unbiased(n_owners) if between else 0.0), total**2 / spread if spread > 0 else float("nan")
 
 
 def _variance_parts(

@@ -32,10 +32,13 @@ SUBGROUP_COLUMNS = (
 )  # fmt: skip
 CERTAINTY_COLUMNS = (
     "model", "cohort", "n", "n_positive", "permutation_p", "permutation", "half_width", "cases_for_005", "advice",
-    "remark",
+    "folds_p", "remark",
 )  # fmt: skip
 TWO_CLASSES = {"auc": "AUC [95 % CI]", "sensitivity": "sensitivity", "specificity": "specificity"}
 SEVERAL_CLASSES = {"auc": "mean AUC [95 % CI]", "balanced_accuracy": "balanced accuracy", "weighted_kappa": "weighted kappa"}
+FOLDS_P, FOLDS_GAP = 0.01, 0.05
+"""From when on the AUC within folds is another than the pooled one: seldom by chance, as each model is looked at, and as far from it
+as the limits of the interval that a study is advised to aim at (± 0.05). Folds of any small cohort are 0.01 to 0.03 apart."""
 RESEMBLING = "test-without-resembling"
 COHORT_NAMES = {
     "oof": "training cases, out-of-fold",
@@ -124,6 +127,7 @@ class Certainty(Strict):
         half_width: half the width of the interval that this many cases are expected to give.
         cases_for_005: cases for an interval of ± 0.05, at this AUC and prevalence; patients where some have several cases.
         advice: the same in words.
+        folds_p: two-sided, of an AUC within folds as far from the pooled one as here; see `her2net.evaluate.within_folds`.
         remark: what it has to be read with.
     """
 
@@ -136,6 +140,7 @@ class Certainty(Strict):
     permutation: str = ""
     half_width: float | None = None
     cases_for_005: int | None = None
+    folds_p: float | None = None
     remark: str = ""
 
 
@@ -170,6 +175,27 @@ class Evaluation(Artefact):
     settings: Settings = Settings()
 
 
+def warn_of_folds(evaluation: Evaluation) -> dict[str, str]:
+    """Say of which models the pooled out-of-fold AUC is not that within folds, by more than chance allows and enough to matter."""
+    pooled, within = ({m.model: m for m in evaluation.metrics if (m.cohort, m.metric) == ("oof", name)}
+                      for name in ("auc", "auc_within_folds"))  # fmt: skip
+    p_values = {row.model: row.folds_p for row in evaluation.certainty if row.cohort == "oof"}
+    found = {model: _describe_folds(pooled[model].value, metric, p_values.get(model)) for model, metric in within.items()}
+    return {model: f"{model}, out-of-fold: {text}." for model, text in found.items() if text}
+
+
+def _describe_folds(pooled: float | None, within: Metric, p: float | None) -> str:
+    if pooled is None:
+        return ""
+    if within.value is None:
+        return f"{within.reason}; AUC {fixed(pooled)} compares cases of different folds, and may come from telling the folds apart"
+    if p is None or p > FOLDS_P or abs(within.value - pooled) < FOLDS_GAP:
+        return ""
+    lower = "cases of a class get other probabilities in other folds, so what is decided at one threshold does not compare either"
+    why = lower if within.value > pooled else "part of the former comes from telling the folds apart"
+    return f"AUC {fixed(pooled)} over all cases, {fixed(within.value)} between cases of the same fold (p = {p:.2g}): {why}"
+
+
 def format_summary(folder: Path) -> str:
     """Return `metrics.csv` as a short table per model and cohort, the comparisons of AUCs, and how sure they are.
 
@@ -193,7 +219,7 @@ def format_summary(folder: Path) -> str:
         line = f"{model:<{width}}{cohort:<25}{first['n']:>5}" + ("  " if several else f"{first['n_positive']:>5}  ")
         line += "".join(f"{text:<24}" for text in shown) + flagged.get((model, cohort), "")
         lines.append(line.rstrip())
-    return "\n".join([*lines, *_compared(evaluation), *_advised(evaluation)])
+    return "\n".join([*lines, *_compared(evaluation), *_advised(evaluation), *_warned(evaluation)])
 
 
 def _compared(evaluation: Evaluation) -> list[str]:
@@ -217,6 +243,10 @@ def _advised(evaluation: Evaluation) -> list[str]:
         for row in evaluation.certainty
         if row.permutation_p is not None and row.cohort != RESEMBLING
     ]
+
+
+def _warned(evaluation: Evaluation) -> list[str]:
+    return [f"warning: {text}" for text in warn_of_folds(evaluation).values()]
 
 
 def _read_with(remark: str) -> str:

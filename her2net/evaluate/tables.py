@@ -16,7 +16,7 @@ from her2net.evaluate.cohort_metrics import (
     recalibrated_metrics,
 )
 from her2net.evaluate.discrimination import effective_counts
-from her2net.evaluate.estimate import Estimate, is_clustered
+from her2net.evaluate.estimate import NAN, Estimate, is_clustered
 from her2net.evaluate.multiclass import name_classes
 from her2net.evaluate.pairwise import Tables, compare_models, finite_or_none
 from her2net.evaluate.patients import OF_PATIENTS, pool_patients
@@ -31,6 +31,7 @@ from her2net.evaluate.sample_size import (
 )
 from her2net.evaluate.subgroups import subgroup_aucs
 from her2net.evaluate.thresholds import Rule, Threshold
+from her2net.evaluate.within_folds import folds_p, within_folds_auc
 from her2net.predictions import Predictions
 
 NEEDS_THRESHOLD = frozenset({
@@ -190,10 +191,18 @@ def _figures(rows: _Rows, options: Options) -> dict[str, Estimate]:
     table = rows.table
     if table.n_classes > 2:
         return multiclass_metrics(table, seed=options.seed, ordinal=options.ordinal)
-    return binary_metrics(
+    found = binary_metrics(
         table.labels, table.probs[:, 1], rows.patients, threshold=rows.cut, seed=options.seed,
         prevalence=options.prevalence, pair=rows.threshold.pair if rows.threshold else None,
     )  # fmt: skip
+    if _has_folds(table):
+        found["auc_within_folds"] = within_folds_auc(table.labels, table.probs[:, 1], table.folds, rows.patients)
+    return found
+
+
+def _has_folds(table: Predictions) -> bool:
+    """Whether several models made the predictions, each those of its fold."""
+    return all(table.folds) and len(set(table.folds)) > 1
 
 
 def _others(rows: _Rows, options: Options) -> list[tuple[str, list[Estimate]]]:
@@ -250,6 +259,8 @@ def _certainty(
             p = auc_permutation_p(table.labels, scores, patients, rng=np.random.default_rng([options.seed, 5]))
         several = len(np.unique(patients)) if is_clustered(patients) else 0  # then cases say less than their number
         n_positive, n_negative = effective_counts(table.labels, patients if several else None)
+        rng = np.random.default_rng([options.seed, 7])
+        shuffled = folds_p(table.labels, scores, table.folds, patients, rng, many=many) if _has_folds(table) else NAN
         counted, planned = n_positive + n_negative, min(max(value, 0.5), 0.99)
         rows.append(Certainty(
             model=model, cohort=cohort, permutation_p=finite_or_none(p), n=len(table), n_positive=int(table.labels.sum()),
@@ -257,6 +268,6 @@ def _certainty(
             half_width=half_width(planned, counted, n_positive / counted),
             cases_for_005=needed_for(planned, n_positive, n_negative, WANTED_HALF_WIDTH, several),
             advice=size_advice(value, n_positive, n_negative, target=WANTED_HALF_WIDTH, patients=several),
-            remark=optimism(optimistic, [model], cohort),
+            folds_p=finite_or_none(shuffled), remark=optimism(optimistic, [model], cohort),
         ))  # fmt: skip
     return rows

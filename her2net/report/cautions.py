@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from her2net.evaluate.estimate import is_clustered
-from her2net.evaluate.record import RESEMBLING
+from her2net.evaluate.record import RESEMBLING, warn_of_folds
 from her2net.report.cohort import Group
 from her2net.report.material import OWN_PURPOSE, Material
 from her2net.report.words import cohort_name, count, estimate, listed, number
@@ -29,7 +29,7 @@ class Caution:
 
 def find_cautions(material: Material, groups: list[Group]) -> list[Caution]:
     """Return all cautions, the serious ones first."""
-    found = [*_optimism(material), *_test_set(material), *_size(material), *_answer(material), *_fusion(material),
+    found = [*_optimism(material), *_test_set(material), *_size(material), *_answer(material), *_folds(material), *_fusion(material),
              *_data(material, groups), *_plan(material)]  # fmt: skip
     return sorted(found, key=lambda caution: caution.level != "serious")
 
@@ -101,6 +101,12 @@ def _answer(material: Material) -> Iterator[Caution]:
     p = next((c.permutation_p for c in material.evaluation.certainty if (c.model, c.cohort) == (model, cohort)), None)
     if p is not None and p > 0.05:
         yield Caution("serious", f"Shuffled labels reach the AUC of {model} with p = {number(p)}: chance is not ruled out.")
+
+
+def _folds(material: Material) -> Iterator[Caution]:
+    """Out-of-fold figures of cases that several models predicted, and that these models give other probabilities."""
+    for model, text in warn_of_folds(material.evaluation).items():
+        yield Caution("serious" if model == material.headline[0] else "note", text)
 
 
 def _fusion(material: Material) -> Iterator[Caution]:

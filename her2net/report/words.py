@@ -49,6 +49,7 @@ METRIC_NAMES = {
     "nri_negative": "NRI, negatives",
     "idi": "IDI",
     "auc_across_folds": "AUC, fold by fold",
+    "auc_within_folds": "AUC within folds",
 }
 METHOD_WORDS = {
     "DeLong": "DeLong's variance",
