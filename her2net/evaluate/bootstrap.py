@@ -24,7 +24,7 @@ MAX_JACKKNIFE = 500
 """Beyond that many patients, they leave the jackknife in groups: the acceleration is of the same order."""
 MIN_DEFINED = 0.9
 """Share of resamples in which a metric has to be defined."""
-SAME, NO_VARIANCE = 1e-12, "no variance: alike in every resample"
+SAME, NO_VARIANCE, NO_WIDTH = 1e-12, "no variance: alike in every resample", "no width: alike in nearly every resample"
 """Such as an area of 1: that no resample has another says nothing of other patients."""
 GROUPED_FROM = 100_000
 N_GROUPS = 2_000
@@ -185,8 +185,10 @@ def interval_from_values(
     if method == "bca":
         left_out = _jackknife(statistic, labels, patients) if left_out is None else left_out
         tails = _bca_tails(value, kept, left_out, tails)
-    low, high = np.quantile(kept, tails)
-    return Estimate(value, float(min(low, value)), float(max(high, value)), name)
+    low, high = (float(limit) for limit in np.quantile(kept, tails))
+    if max(high, value) - min(low, value) < SAME:
+        return Estimate(value, NAN, NAN, name, NO_WIDTH)
+    return Estimate(value, min(low, value), max(high, value), name)
 
 
 def _logit_limits(

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from her2net.evaluate.bootstrap import N_RESAMPLES, NO_VARIANCE, SAME, bootstrap_values, interval_from_values
+from her2net.evaluate.bootstrap import (
+    N_RESAMPLES,
+    NO_VARIANCE,
+    NO_WIDTH,
+    SAME,
+    bootstrap_values,
+    interval_from_values,
+)
 from her2net.evaluate.delong import auc_contrast, mean_auc_contrast
 from her2net.evaluate.estimate import (
     NAN,
@@ -259,7 +266,7 @@ def _compared(
     found = interval_from_values(value, values, both, labels, patients, method="percentile", alpha=alpha)
     kept, test = values[np.isfinite(values)], f"paired {found.ci_method}"
     if found.reason:
-        p = 1.0 if found.reason == NO_VARIANCE and abs(value) < SAME else NAN
+        p = 1.0 if found.reason in (NO_VARIANCE, NO_WIDTH) and abs(value) < SAME else NAN
         return Comparison(found.value, NAN, NAN, NAN, p, test, found.reason)
     tail = min(int((kept <= 0).sum()), int((kept >= 0).sum()))
     p = min(1.0, 2 * (tail + 1) / (len(kept) + 1))

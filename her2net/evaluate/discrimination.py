@@ -8,6 +8,7 @@ import numpy as np
 
 from her2net.evaluate.bootstrap import (
     N_RESAMPLES,
+    SAME,
     BootstrapMethod,
     bootstrap_interval,
     group_cases,
@@ -15,6 +16,7 @@ from her2net.evaluate.bootstrap import (
 )
 from her2net.evaluate.delong import auc, auc_contrast, placements
 from her2net.evaluate.estimate import (
+    NAN,
     Estimate,
     has_both_classes,
     is_clustered,
@@ -68,6 +70,8 @@ def auc_interval(
         return Estimate(value, float(low), float(high), "binomial exact")
     value, variance, df = auc_contrast(labels, scores[None], np.ones(1), patients)
     clustered = ", clustered by patient" if is_clustered(patients) else ""
+    if method == "delong" and abs(variance) < SAME**2:
+        return Estimate(value, NAN, NAN, "DeLong" + clustered, "all cases count alike: no variance")
     if method == "delong":
         return wald(value, float(np.sqrt(max(variance, 0.0))), "DeLong" + clustered, alpha=alpha, low=0.0, high=1.0)
     if not variance > 0 or value in (0.0, 1.0):

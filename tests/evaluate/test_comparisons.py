@@ -167,6 +167,16 @@ def test_paired_bootstrap_agrees_with_delong() -> None:
     assert [found.ci_low, found.ci_high] == pytest.approx([delong.ci_low, delong.ci_high], abs=0.02)
 
 
+def test_resamples_that_are_nearly_all_alike_give_no_interval() -> None:
+    labels = np.repeat([0, 1], 100)
+    one = np.where(np.arange(200) == 0, 1.0, 0.0)  # model a sees one case otherwise, and then only if nothing else moves
+    rare = lambda weights: (weights @ one >= 6).astype(float)
+    nothing = lambda weights: np.zeros(len(weights))
+    found = paired_bootstrap(rare, nothing, labels, n_resamples=5000)
+    assert np.isnan([found.ci_low, found.ci_high]).all()
+    assert (found.difference, found.p_value, found.reason) == (0, 1, "no width: alike in nearly every resample")
+
+
 def test_corrected_t_without_test_cases_is_the_plain_one() -> None:
     from scipy.stats import ttest_1samp
 

@@ -178,6 +178,18 @@ def test_perfect_separation_still_has_a_width() -> None:
     assert "Newcombe" in found.ci_method
 
 
+def test_no_interval_of_an_area_is_without_a_width() -> None:
+    labels = np.repeat([0, 1], 30)
+    for scores in (labels * 0.5, np.full(60, 0.3)):
+        found = auc_interval(labels, scores, method="delong")
+        assert math.isnan(found.ci_low)
+        assert found.reason == "all cases count alike: no variance"
+    for focus in ("sensitivity", "specificity"):
+        found = partial_auc_interval(labels, np.random.default_rng(0).normal(size=60) - 4 * labels, focus=focus, method="bca")
+        assert found.reason in ("no variance: alike in every resample", "no width: alike in nearly every resample")
+        assert math.isnan(found.ci_low)
+
+
 def test_one_case_of_a_class_has_a_score_interval_but_no_delong_interval() -> None:
     labels, scores = np.array([1, 0, 0]), np.array([0.5, 0.4, 0.6])
     assert math.isnan(auc_interval(labels, scores, method="delong").ci_low)
