@@ -229,8 +229,12 @@ def _compared(evaluation: Evaluation) -> list[str]:
             continue
         text = f"{row['model_a']} - {row['model_b']} ({row['cohort']}, n = {row['n']}): AUC difference "
         text += f"undefined: {row['reason']}" if row["difference"] is None else fixed(row["difference"])
-        if row["ci_low"] is not None and row["p_value"] is not None:
-            text += f" [{fixed(row['ci_low'])}, {fixed(row['ci_high'])}], p = {row['p_value']:.3g}, Holm {row['p_adjusted']:.3g}"
+        if row["ci_low"] is not None:
+            text += f" [{fixed(row['ci_low'])}, {fixed(row['ci_high'])}]"
+        elif row["difference"] is not None:
+            text += f" (no interval: {row['reason']})"
+        if row["p_value"] is not None:
+            text += f", p = {row['p_value']:.3g}, Holm {row['p_adjusted']:.3g}"
         if row.get("detectable_difference") is not None:
             text += f"; 80 % power for {row['detectable_difference']:.3f}"
         lines.append(text + _read_with(row["remark"]))

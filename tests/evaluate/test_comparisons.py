@@ -138,6 +138,15 @@ def test_models_that_cannot_be_compared_say_why() -> None:
     assert _compared(evaluation)[0] == "A - B (test, n = 0): AUC difference undefined: no case in common; apparent performance (A)"
 
 
+def test_the_console_says_why_a_difference_has_no_interval() -> None:
+    names, labels = [f"c{i}" for i in range(12)], [0, 1] * 6
+    table = make_predictions(names, names, np.random.default_rng(0).random((12, 2)), labels=labels, folds=[""] * 12)
+    evaluation = evaluate_tables({("A", "test"): table, ("B", "test"): table}, {}, {}, ["0", "1"])
+    assert _compared(evaluation) == [
+        "A - B (test, n = 12): AUC difference 0.000 (no interval: the two rank the cases alike: no variance), p = 1, Holm 1"
+    ]
+
+
 def test_tango_limits_equal_the_published_example() -> None:
     """Tango 1998, table III: 50 pairs, 1 against 0, 12 against 1: -0.027 to 0.106 is checked through its definition."""
     from statsmodels.stats.proportion import proportion_confint
