@@ -54,7 +54,7 @@ def choose_threshold(
     """Return the threshold that a rule picks; a case is positive when its score is at least that.
 
     Candidates are the midpoints between neighbouring distinct scores; among equals the one nearest to 0.5 is taken,
-    then the lower. With one class or one score only there is nothing to choose: 0.5.
+    then the lower. With one class only there is nothing to choose, nor with one score only unless a bound is to be met: 0.5.
 
     Args:
         labels: (n,) 0 or 1.
@@ -71,7 +71,8 @@ def choose_threshold(
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     values, group = np.unique(scores, return_inverse=True)
-    if not ((labels == 1).any() and (labels == 0).any()) or len(values) < 2:
+    bounded = rule in ("sensitivity", "specificity")
+    if not ((labels == 1).any() and (labels == 0).any()) or (len(values) < 2 and not bounded):
         return NO_CHOICE
     positives = np.bincount(group, labels == 1, len(values))
     negatives = np.bincount(group, labels == 0, len(values))

@@ -163,6 +163,16 @@ def test_youden_is_the_best_of_all_thresholds(sample: tuple[list[int], list[bool
     assert choose_threshold(labels[::-1], scores[::-1]) == chosen
 
 
+@pytest.mark.parametrize("score", [0.3, 0.5, 0.7])
+def test_bounds_are_met_by_a_model_that_gives_all_cases_the_same(score: float) -> None:
+    labels, scores = np.repeat([0, 1], 10), np.full(20, score)
+    assert (scores >= choose_threshold(labels, scores, "sensitivity")).all()
+    assert not (scores >= choose_threshold(labels, scores, "specificity")).any()
+    low, high = choose_rule_in_out(labels, scores)
+    assert low <= score < high  # nothing is ruled out or in
+    assert choose_threshold(labels, scores) == choose_threshold(labels, scores, "cost") == 0.5
+
+
 def test_bounds_are_met_and_the_other_rate_is_the_best_left() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 100)
