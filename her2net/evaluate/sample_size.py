@@ -40,7 +40,7 @@ def cases_for_half_width(auc: float, prevalence: float, target: float, *, alpha:
 
 
 def size_advice(auc: float, n_pos: int, n_neg: int, *, target: float = 0.05, patients: int = 0) -> str:
-    """Say how wide the interval is by design, and how many cases a narrower one needs.
+    """Say how wide the interval is expected to be by design, and how many cases a narrower one needs.
 
     Args:
         patients: where some have several cases, how many there are; `n_pos` and `n_neg` then count those with a case of the
@@ -50,10 +50,10 @@ def size_advice(auc: float, n_pos: int, n_neg: int, *, target: float = 0.05, pat
         return ""
     n, planned = patients or n_pos + n_neg, min(max(auc, 0.5), 0.99)
     width, needed = half_width(planned, n_pos + n_neg, n_pos / (n_pos + n_neg)), needed_for(planned, n_pos, n_neg, target, patients)
-    found, unit = f"{planned:.2f}" if auc >= 0.5 else f"0.50 (found: {auc:.2f})", "patients" if patients else "cases"
+    found, unit = f"{planned:.2f}" + ("" if auc == planned else f" (found: {auc:.2f})"), "patients" if patients else "cases"
     overlap = patients and n_pos + n_neg > patients
     of_class = f"{n_pos} with a positive case, {n_neg} with a negative one" if overlap else f"{n_pos} positive"
-    text = f"With {n} {unit} ({of_class}) and an AUC of {found} the interval is about ±{width:.2f}"
+    text = f"With {n} {unit} ({of_class}) and an AUC of {found} an interval of about ±{width:.2f} is expected"
     return f"{text}; ±{target:g} needs about {needed} {unit}." if needed > n else f"{text}."
 
 

@@ -340,8 +340,10 @@ def test_size_advice_is_the_inverse_of_the_width() -> None:
     n = cases_for_half_width(0.85, 0.4, 0.05)
     assert half_width(0.85, n, 0.4) <= 0.05 < half_width(0.85, n - 1, 0.4)
     assert hanley_mcneil_error(0.8, 1, 1) == pytest.approx(0.4)
-    assert "about ±0.12; ±0.05 needs about 271" in size_advice(0.85, 19, 29)
+    assert "an interval of about ±0.12 is expected; ±0.05 needs about 271" in size_advice(0.85, 19, 29)
     assert size_advice(math.nan, 0, 5) == ""
+    for found, planned in ((0.3, "0.50 (found: 0.30)"), (0.5, "0.50"), (0.99, "0.99"), (1.0, "0.99 (found: 1.00)")):
+        assert f" and an AUC of {planned} an interval of" in size_advice(found, 19, 29)
 
 
 def test_size_advice_counts_patients_where_they_have_several_cases() -> None:

@@ -167,7 +167,7 @@ def test_details_hold_every_reason_and_every_method(paths: DatasetPaths) -> None
     assert ("test", "auc_across_folds") not in pairs
     certainty = read(paths.evaluation / "certainty.csv")
     assert {(r["model"], r["cohort"]) for r in certainty} == {(m, c) for m in ("US", "MRI") for c in ("oof", "test")}
-    assert all("the interval is about" in row["advice"] for row in certainty)
+    assert all("an interval of about" in row["advice"] for row in certainty)
 
 
 def test_decision_curve_and_clinical_impact_are_written_for_every_threshold(paths: DatasetPaths) -> None:
