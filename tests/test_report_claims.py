@@ -18,6 +18,7 @@ from test_report import read_all_labels
 from her2net import status
 from her2net.evaluate import cohort_metrics
 from her2net.evaluate.discrimination import auc_interval
+from her2net.evaluate.record import RESEMBLING
 from her2net.explain.record import MeanFigure
 from her2net.paths import DatasetPaths
 from her2net.predictions import make_predictions
@@ -30,6 +31,7 @@ from her2net.report.pictures import _table_pictures
 from her2net.report.render import make_environment
 from her2net.report.results import threshold_note
 from her2net.report.settings import settings_table
+from her2net.report.summary import _without
 from her2net.report.tabular import MAX_WEIGHTS, _importance_table, _weights_table, sentences
 from her2net.report.use import impact_table
 from her2net.tabular.added import AddedValue
@@ -142,6 +144,23 @@ def test_a_p_value_has_one_sign_before_it(material: Material) -> None:
     small, larger = sentences(replace(material, added=[added_value(), added_value(p_value=0.04)]))
     assert ", p < 0.001, from 0.600" in small
     assert ", p = 0.040, from 0.600" in larger
+
+
+def test_the_answer_without_resembling_cases_has_its_own_verdict(material: Material) -> None:
+    splits = material.project.splits.model_copy(update={"resembling_test_cases": ["SYN0001"]})
+    metrics = [m for m in material.evaluation.metrics if m.metric != "auc" or m.cohort != "test"]
+    auc = next(m for m in material.evaluation.metrics if m.metric == "auc" and (m.model, m.cohort) == material.headline)
+
+    def say(low: float) -> str:
+        rows = [auc.model_copy(update={"cohort": cohort, "value": 0.67, "ci_low": limit, "ci_high": 0.8, "n": 29, "reason": ""})
+                for cohort, limit in (("test", 0.53), (RESEMBLING, low))]  # fmt: skip
+        changed = replace(material, evaluation=material.evaluation.model_copy(update={"metrics": metrics + rows}),
+                          project=replace(material.project, splits=splits))  # fmt: skip
+        return _without(changed, material.headline[0])
+
+    start = "Without the 1 test case that nearly equals a training case: AUC 0.670 "
+    assert say(0.51) == f"{start}(0.510 to 0.800), n = 29."
+    assert say(0.49) == f"{start}(0.490 to 0.800), n = 29. Not shown to be better than guessing: the interval includes 0.5."
 
 
 def test_no_sign_stands_before_what_rounds_to_0(material: Material) -> None:

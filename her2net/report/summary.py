@@ -83,7 +83,10 @@ def _without(material: Material, model: str) -> str:
     if found is None:
         return ""
     n = len(material.project.splits.resembling_test_cases)
-    return f"Without the {count(n, 'test case')} that nearly equal a training case: AUC {estimate(found)}, n = {found.n}."
+    verdict, whole = _judge(found)[0], _judge(material.metric(model, "test", "auc"))[0]
+    which = f"{count(n, 'test case')} that nearly equal{'s' if n == 1 else ''} a training case"
+    text = f"Without the {which}: AUC {estimate(found)}, n = {found.n}."
+    return text if verdict == whole or found.value is None else f"{text} {verdict}"
 
 
 def _judge(auc: Metric | None) -> tuple[str, bool]:
