@@ -16,7 +16,7 @@ from her2net.explain.subjects import ExplainOptions, evenly_spaced
 from her2net.paths import DatasetPaths
 from her2net.project import load_project
 from her2net.report import gallery
-from her2net.report.gallery import judge
+from her2net.report.gallery import collect_galleries, judge
 
 QUIET = ExplainOptions(quiet=True)
 
@@ -66,6 +66,19 @@ def test_stale_explanations_are_named_and_not_shown(small_run: DatasetPaths, tmp
     assert "US/oof-gradcam-predicted is not shown: version changed since" in text
     assert "Run her2net_explain US -d Dataset001_Small again" in text
     assert [row[0].split(":")[0] for row in read_page(paths).table("explanations")[1:]] == ["MRI"]
+
+
+def test_a_stale_set_is_told_with_the_command_that_makes_it(small_run: DatasetPaths, tmp_path: Path) -> None:
+    paths = copy_run(small_run, tmp_path / "run")
+    options = ExplainOptions(method="occlusion", target=0, cohort="test", fold=1, device="cpu", quiet=True)
+    pipeline.explain(load_project(paths), "MRI", options)
+    for record in paths.explain("MRI").parent.glob("*/*/explain.json"):
+        record.write_text(record.read_text().replace('"version": "', '"version": "0'))
+    shown, told = collect_galleries(load_project(paths))
+    assert (shown, len(told)) == ([], 3)
+    command = "her2net_explain MRI --cohort test --method occlusion --class 0 --fold 1 -d Dataset001_Small"
+    assert told[-1] == f"MRI/test-occlusion-class0-fold1 is not shown: version changed since. Run {command} again."
+    assert "No explanations yet" not in pipeline.report(load_project(paths)).read_text(encoding="utf-8")
 
 
 def test_the_command_that_explains_all_names_the_dataset(small_run: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,11 +77,20 @@ def collect_galleries(project: Project) -> tuple[list[Gallery], list[str]]:
         for gallery in read_galleries(project, modality):
             if gallery.stale:
                 name = f"{modality}/{gallery.folder.name}"
-                command = f"her2net_explain {modality} {project.paths.options}"
+                command = f"her2net_explain {modality} {_asked(gallery)}{project.paths.options}"
                 stale.append(f"{name} is not shown: {', '.join(gallery.stale)} changed since. Run {command} again.")
             else:
                 fresh.append(gallery)
     return fresh, stale
+
+
+def _asked(gallery: Gallery) -> str:
+    """Return the options that make this set and not the default one; they stand in the name of its folder."""
+    record = gallery.record
+    found = "" if record.cohort == "oof" else f"--cohort {record.cohort} "
+    found += "" if record.method == "gradcam" else f"--method {record.method} "
+    found += "" if record.target == "predicted" else f"--class {record.target} "
+    return found + ("" if record.fold is None else f"--fold {record.fold} ")
 
 
 def collect_contours(project: Project) -> tuple[list[ContourRecord], list[str]]:
