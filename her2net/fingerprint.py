@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -58,6 +58,7 @@ class ModalityFingerprint(Strict):
         size_vox: per axis, (H, W) or (D, H, W).
         spacing_mm: per axis; `None` where no file says.
         n_spacing_unknown: cases whose files do not say.
+        orientations: where the axes of the volumes run to, as in `ImageScan`; empty for pictures, and in files of before it was kept.
         lesion_size_vox: edge lengths of the lesion box, per axis; `None` without masks.
         lesion_size_mm: likewise; `None` where the spacing is unknown.
         lesion_volume_vox: voxels (pixels in 2D).
@@ -80,6 +81,7 @@ class ModalityFingerprint(Strict):
     size_vox: list[Spread]
     spacing_mm: list[Spread] | None
     n_spacing_unknown: int
+    orientations: list[Annotated[str, Field(pattern="^[LRAPIS]{3}$")]] = Field(default_factory=list)
     lesion_size_vox: list[Spread] | None
     lesion_size_mm: list[Spread] | None
     lesion_volume_vox: Spread | None
@@ -230,6 +232,7 @@ def _summarise(dataset: RawDataset, modality: str, scans: dict[str, CaseScan]) -
         size_vox=_spread_axes([image.shape for image in images]),
         spacing_mm=_spread_axes([image.spacing_mm for image in in_mm if image.spacing_mm]) if in_mm else None,
         n_spacing_unknown=len(images) - len(in_mm),
+        orientations=sorted({image.orientation for image in images if image.orientation}),
         image_statistics=_cohort([image.image for image in images]),
         crop_statistics=_cohort([image.crop for image in with_lesion]),
         mask_statistics=_cohort([image.mask for image in with_lesion]),

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from her2net.fingerprint import ModalityFingerprint, Spread
+from her2net.raw.headers import name_orientation
 from her2net.raw.images import Volume
 from her2net.raw.intensity import ChannelStatistics, measure_channel
 
@@ -62,6 +63,7 @@ class MeasuredImage:
         channels: statistics of the whole image per channel; `None` where a channel holds nothing finite.
         finite: whether every voxel is a number.
         lesion_share: lesion voxels / image voxels; `None` without a mask.
+        orientation: where the axes of a volume run to, such as `LPS`; empty for pictures.
     """
 
     shape: tuple[int, ...]
@@ -69,6 +71,7 @@ class MeasuredImage:
     channels: tuple[ChannelStatistics | None, ...]
     finite: bool
     lesion_share: float | None
+    orientation: str = ""
 
 
 def measure_image(image: Volume, mask: np.ndarray | None) -> MeasuredImage:
@@ -79,6 +82,7 @@ def measure_image(image: Volume, mask: np.ndarray | None) -> MeasuredImage:
         channels=tuple(measure_channel(channel) for channel in image.array),
         finite=image.array.dtype.kind != "f" or bool(np.isfinite(image.array).all()),
         lesion_share=None if mask is None else float(mask.mean()),
+        orientation=name_orientation(image.direction),
     )
 
 
@@ -96,8 +100,8 @@ def check_image(
     found = check_dimensions(image, trained) or check_content(image)
     if not found:
         found = [
-            *check_spacing(image, trained), *check_size(image, trained), *check_intensity(image, trained),
-            *check_mask(image, trained),
+            *check_orientation(image, trained), *check_spacing(image, trained), *check_size(image, trained),
+            *check_intensity(image, trained), *check_mask(image, trained),
         ]  # fmt: skip
     return [replace(finding, case_id=case_id, modality=modality) for finding in found]
 
@@ -120,6 +124,14 @@ def check_content(image: MeasuredImage) -> list[Finding]:
         return [Finding("error", "not-finite", "the image holds NaN or infinite values")]
     flat = [str(i) for i, c in enumerate(image.channels) if c is not None and c.minimum == c.maximum]
     return [Finding("error", "constant", f"every pixel of channel {', '.join(flat)} has the same value")] if flat else []
+
+
+def check_orientation(image: MeasuredImage, trained: ModalityFingerprint) -> list[Finding]:
+    """Warning: a volume whose axes run otherwise than those of every training image; it is shown as it lies in its file."""
+    if not image.orientation or not trained.orientations or image.orientation in trained.orientations:
+        return []
+    what = "the axes run otherwise than in the training images, and volumes are not turned"
+    return [Finding("warning", "orientation", what, image.orientation, " or ".join(trained.orientations))]
 
 
 def check_spacing(image: MeasuredImage, trained: ModalityFingerprint) -> list[Finding]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from archive_factory import make_model, with_tiny_network, write_made_archive
 from conftest import SHARED_DATA
 from hypothesis import given
@@ -20,9 +21,9 @@ from her2net import Predictor
 from her2net.cli import predict
 from her2net.errors import RawDataError
 from her2net.fingerprint import ModalityFingerprint, extract_fingerprint
-from her2net.input_check import Finding, MeasuredImage, UnlikeTrainingWarning, check_image, measure_image
+from her2net.input_check import Finding, MeasuredImage, UnlikeTrainingWarning, check_image, inspect_case, measure_image
 from her2net.raw.dataset import read_dataset
-from her2net.raw.images import Volume
+from her2net.raw.images import Volume, read_image
 from her2net.raw.intensity import ChannelStatistics
 from her2net.raw.scan import ImageScan, scan_cases
 
@@ -30,7 +31,7 @@ from her2net.raw.scan import ImageScan, scan_cases
 def as_measured(image: ImageScan) -> MeasuredImage:
     share = None if image.lesion is None else image.lesion.volume_vox / float(np.prod(image.shape))
     spacing = None if image.spacing_mm is None else tuple(image.spacing_mm)
-    return MeasuredImage(tuple(image.shape), spacing, tuple(image.image), True, share)
+    return MeasuredImage(tuple(image.shape), spacing, tuple(image.image), True, share, image.orientation)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,7 @@ def scaled(image: MeasuredImage, factor: float) -> MeasuredImage:
         ("US", lambda i: replace(i, finite=False), {("error", "not-finite")}),
         ("US", lambda i: replace(i, channels=(None,)), {("error", "not-finite")}),
         ("US", lambda i: scaled(i, 0), {("error", "constant")}),
+        ("MRI", lambda i: replace(i, orientation="PIR"), {("warning", "orientation")}),
         ("MRI", lambda i: replace(i, spacing_mm=(5.0, 0.8, 0.8)), {("warning", "spacing")}),
         ("MRI", lambda i: replace(i, spacing_mm=(2.5, 0.8, 0.5)), {("warning", "spacing")}),
         ("MRI", lambda i: replace(i, spacing_mm=(2.5, 0.9, 0.7)), set()),
@@ -100,6 +102,23 @@ def test_a_finding_says_where_what_found_and_expected(cohort: tuple) -> None:
     trained, images = cohort
     finding = check_image(replace(images["US"][0], shape=(480, 640)), trained["US"], case_id="A1", modality="US")[0]
     assert str(finding) == "US A1: size unlike the training images; found 480 x 640, expected (38.4 to 60) x (51.2 to 80)."
+
+
+def test_a_volume_that_lies_otherwise_is_warned_of(cohort: tuple, tmp_path: Path) -> None:
+    """From the file on disk, against a fingerprint as it is stored; one of before orientations were kept says nothing."""
+    trained = ModalityFingerprint.model_validate_json(cohort[0]["MRI"].model_dump_json())
+    older = ModalityFingerprint.model_validate_json(trained.model_dump_json(exclude={"orientations"}))
+    assert (trained.orientations, older.orientations, cohort[0]["US"].orientations) == (["LPS"], [], [])
+    write_volume(tmp_path / "a.nii.gz", smooth_noise(np.random.default_rng(0), (8, 24, 24)))
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "a.nii.gz")), "PIR")  # sagittal slices
+    sitk.WriteImage(turned, str(tmp_path / "b.nii.gz"))
+
+    def warnings(name: str, record: ModalityFingerprint) -> list[str]:
+        found = inspect_case("N1", read_image([tmp_path / name] * 2), None, modality="MRI", trained=record)
+        return [str(finding) for finding in found if finding.check == "orientation"]
+
+    said = "MRI N1: the axes run otherwise than in the training images, and volumes are not turned; found PIR, expected LPS."
+    assert (warnings("a.nii.gz", trained), warnings("b.nii.gz", trained), warnings("b.nii.gz", older)) == ([], [said], [])
 
 
 @given(st.floats(0.5, 2), st.integers(0, 1), st.sampled_from(["shape", "spacing_mm"]))

@@ -224,6 +224,19 @@ def _check_nifti_claims(path: Path, header: NiftiHeader) -> None:
     check_spacing(path, header.spacing[:3])
 
 
+def name_orientation(direction: tuple[float, ...] | None) -> str:
+    """Return where the axes of a volume run to, such as `LPS`; oblique ones are named after the patient axis they are closest to.
+
+    Args:
+        direction: as in `Volume`; of anything but a volume the name is empty.
+    """
+    if direction is None or len(direction) != 9:
+        return ""
+    import SimpleITK as sitk  # noqa: N813
+
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
+
+
 def check_spacing(path: Path, spacing: tuple[float, ...]) -> None:
     """Refuse a spacing that is zero, negative, NaN, infinite or absurd."""
     if any(not math.isfinite(value) or not 1e-6 < value < 1e6 for value in spacing):

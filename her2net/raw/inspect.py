@@ -11,7 +11,7 @@ import numpy as np
 
 from her2net.errors import RawDataError
 from her2net.raw.burned_in import describe_marks, find_burned_in
-from her2net.raw.headers import refuse
+from her2net.raw.headers import name_orientation, refuse
 from her2net.raw.images import LOSSY_ENDINGS, Volume, compare_grids, mask_remedy, read_image, read_mask_values
 from her2net.raw.intensity import ChannelStatistics, find_lesion, grow_box, measure_channel
 from her2net.raw.lookalike import hash_plane
@@ -85,7 +85,7 @@ class _Inspection:
             thumbnail=thumbnail,
             dtype=str(image.array.dtype),
             spacing_mm=None if image.spacing_mm is None else list(image.spacing_mm),
-            orientation=_name_orientation(image),
+            orientation=name_orientation(image.direction),
             shape=list(image.array.shape[1:]),
         )
 
@@ -173,15 +173,6 @@ class _Inspection:
         found = f"values from {float(values.min()):g} to {high:g}"
         remedy = "Every value above 0 counts as lesion; if that is not meant, save 0 and 1 only."
         self.add("note", "mask-not-binary", -1, "the mask is not binary", found=found, remedy=remedy)
-
-
-def _name_orientation(image: Volume) -> str:
-    """Return where the axes of a volume run to; oblique ones are named after the patient axis they are closest to."""
-    if image.direction is None or image.array.ndim != 4:
-        return ""
-    import SimpleITK as sitk  # noqa: N813
-
-    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.direction)
 
 
 def _measure(channels: np.ndarray | Sequence[np.ndarray]) -> list[ChannelStatistics]:
