@@ -195,6 +195,29 @@ def test_own_folds_are_not_said_to_meet_changed_cases_where_a_holdout_is_asked_f
         plan(paths, holdout=0.25)
 
 
+WITH_TRAIN = [{"val": OWN[0], "train": OWN[1]}, {"val": OWN[1], "train": OWN[0]}]
+
+
+@pytest.mark.parametrize("written", [OWN, WITH_TRAIN, [[f"C{patient[1:]}" for patient in fold] for fold in OWN]])
+def test_a_holdout_is_drawn_first_and_leaves_own_folds_of_everybody(tmp_path: Path, written: list) -> None:
+    paths, file = make_cohort(tmp_path), tmp_path / "own.json"
+    file.write_text(json.dumps(written))
+    splits, remarks = plan(paths, splits=str(file), holdout=0.25)
+    assert splits.holdout is not None
+    sealed = splits.holdout.patients
+    assert (len(sealed), splits.partitions["custom-2"].folds) == (2, [[p for p in fold if p not in sealed] for fold in OWN])
+    assert "splits custom-2: your folds without the 2 sealed patients" in remarks
+    assert plan(paths, splits=str(file))[0] == plan(paths)[0].model_copy(update={"made_from": splits.made_from}) == splits
+
+
+def test_own_folds_may_not_name_a_case_of_images_ts(tmp_path: Path) -> None:
+    paths, file = make_paths(tmp_path, "Dataset001_Tiny"), tmp_path / "own.json"
+    write_dataset(paths.raw, n_patients=8, n_test=1)
+    file.write_text(json.dumps([OWN[0], [*OWN[1], "P008"]]))
+    with pytest.raises(PlanError, match=r"fold 1: unknown ids; found .*P008"):
+        plan(paths, splits=str(file))
+
+
 def test_own_folds_that_are_lost_are_asked_for_and_not_drawn(tmp_path: Path) -> None:
     paths = make_cohort(tmp_path)
     bring_own_folds(paths)

@@ -101,9 +101,12 @@ def settle_splits(
     cohort, wanted, linked = cohort_digest(dataset.train), plan.splits, verification.linked_patients
     partitions, remarks = _keep_partitions(old, dataset, linked, required="" if own_file else wanted.name), []
     if own_file is not None:
-        own = Partition(scheme="custom", seed=wanted.seed, folds=read_own_folds(own_file, dataset.train))
+        folds = read_own_folds(own_file, dataset.train, sealed_cases(dataset, holdout))
+        own = Partition(scheme="custom", seed=wanted.seed, folds=folds)
         check_partition(own, dataset.train, where=str(own_file))
         partitions[wanted.name] = own
+        if holdout is not None:
+            remarks.append(f"splits {wanted.name}: your folds without the {len(holdout.patients)} sealed patients")
     elif wanted.name not in partitions or (wanted.scheme != "custom" and partitions[wanted.name].seed != wanted.seed):
         partitions[wanted.name] = make_partition(dataset.train, wanted, linked)
         groups = find_parted(old.partitions[wanted.name], linked) if old and wanted.name in old.partitions else []
@@ -154,8 +157,18 @@ def _keep_partitions(
     return kept
 
 
-def read_own_folds(path: Path, cases: Sequence[Case]) -> list[list[str]]:
+def sealed_cases(dataset: RawDataset, holdout: Holdout | None) -> list[Case]:
+    """Return the cases of a dataset, its hold-out already sealed, that are sealed."""
+    patients = set(holdout.patients) if holdout is not None else set()
+    return [case for case in dataset.test if case.patient_id in patients]
+
+
+def read_own_folds(path: Path, cases: Sequence[Case], sealed: Sequence[Case] = ()) -> list[list[str]]:
     """Read the user's folds: a list of lists of patients (or cases) held out, or of `{"train": [...], "val": [...]}`.
+
+    Args:
+        cases: training cases.
+        sealed: cases of a hold-out. A file may name them, as one does that was written before the draw; they are in no fold.
 
     Raises:
         PlanError: another structure, or an unknown id.
@@ -169,6 +182,7 @@ def read_own_folds(path: Path, cases: Sequence[Case]) -> list[list[str]]:
         raise PlanError(describe("not a list of at least two folds", where=path, found=type(found).__name__,
                                  expected='[["patient", ...], ...] or [{"train": [...], "val": [...]}, ...]'))
     folds, everyone = [], set(owner.values())
+    struck = {name for case in sealed for name in (case.case_id, case.patient_id)} - set(owner)
     for k, fold in enumerate(found):
         sides = fold if isinstance(fold, dict) else {"val": fold}
         where = f"{path}: fold {k}"
@@ -176,6 +190,7 @@ def read_own_folds(path: Path, cases: Sequence[Case]) -> list[list[str]]:
             raise PlanError(describe("unknown or missing keys", where=where, found=list(sides), expected="val, and train if you like"))
         if any(not isinstance(ids, list) for ids in sides.values()):
             raise PlanError(describe("not a list of patients", where=where, found=str(fold)[:80]))
+        sides = {side: [i for i in ids if not isinstance(i, str) or i not in struck] for side, ids in sides.items()}
         unknown = [i for ids in sides.values() for i in ids if not isinstance(i, str) or i not in owner]
         if unknown:
             raise PlanError(describe("unknown ids", where=where, found=str(unknown[:5])[:200], expected="training patients or cases"))

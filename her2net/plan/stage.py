@@ -23,7 +23,7 @@ from her2net.plan.machine import (
     read_machine,
     speed_key,
 )
-from her2net.plan.parting import SEED, read_own_folds, settle_holdout, settle_splits
+from her2net.plan.parting import SEED, read_own_folds, sealed_cases, settle_holdout, settle_splits
 from her2net.plan.planner import DEFAULT_CPU_BUDGET_H, PlanRequest, make_plan
 from her2net.plan.schema import Plan, Preset
 from her2net.plan.tables import count_fewest, settle_tables, usable_covariates
@@ -32,7 +32,7 @@ from her2net.project import Project, count_present, list_files
 from her2net.raw.dataset import RawDataset, seal_holdout
 from her2net.raw.scan import Scan
 from her2net.raw.verify import Verification, format_verification, verify_folder
-from her2net.splits import Splits, count_site_folds
+from her2net.splits import Holdout, Splits, count_site_folds
 from her2net.tabular.features import build_features, cases_with
 from her2net.tabular.radiomics import radiomics_at_hand
 
@@ -74,7 +74,7 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
     if holdout is not None:
         dataset = seal_holdout(dataset, holdout.patients)
     fingerprint = extract_fingerprint(dataset, scan)
-    plan, kept = _settle_plan(paths, options, dataset, fingerprint, verification.linked_patients)
+    plan, kept = _settle_plan(paths, options, dataset, fingerprint, verification.linked_patients, holdout)
     refuse_unusable(paths.plan, check_sections(plan))
     remarks = [f"plan {paths.plan_name}: {'kept' if kept else 'made'}", *about_holdout]
     own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
@@ -152,8 +152,9 @@ def _load_or_none(artefact: type, path: Path):  # type: ignore[no-untyped-def]
 
 
 def _settle_plan(
-    paths: DatasetPaths, options: PlanOptions, dataset: RawDataset, fingerprint: Fingerprint, linked: Sequence[Sequence[str]]
-) -> tuple[Plan, bool]:
+    paths: DatasetPaths, options: PlanOptions, dataset: RawDataset, fingerprint: Fingerprint, linked: Sequence[Sequence[str]],
+    holdout: Holdout | None,
+) -> tuple[Plan, bool]:  # fmt: skip
     """Keep the plan on disk while what it was made from is unchanged; else make one."""
     old = _load_or_none(Plan, paths.plan)
     if old is not None:
@@ -161,7 +162,7 @@ def _settle_plan(
     machine = _settle_machine(options, old)
     preset = options.preset or (old.preset if old else "auto")
     budget = options.budget_h or (old.budget_h if old and old.preset == preset else _default_budget(preset, machine))
-    scheme, n_folds = _settle_scheme(options, old, dataset, linked)
+    scheme, n_folds = _settle_scheme(options, old, dataset, linked, holdout)
     recorded = [machine.samples_per_s, machine.memory_gb] if options.machine else None
     asked = digest_json([preset, budget, scheme, n_folds, machine.device, recorded])
     made_from = {"fingerprint": fingerprint.dataset_digest, "request": asked}
@@ -202,11 +203,11 @@ def _default_budget(preset: Preset, machine: Machine) -> float | None:
 
 
 def _settle_scheme(
-    options: PlanOptions, old: Plan | None, dataset: RawDataset, linked: Sequence[Sequence[str]]
+    options: PlanOptions, old: Plan | None, dataset: RawDataset, linked: Sequence[Sequence[str]], holdout: Holdout | None
 ) -> tuple[str, int | None]:
     """Return the scheme of the splits and the number of folds that it sets: those the user brought, or one per site."""
     if options.splits not in (None, LEAVE_ONE_SITE_OUT):
-        return "custom", len(read_own_folds(Path(options.splits), dataset.train))
+        return "custom", len(read_own_folds(Path(options.splits), dataset.train, sealed_cases(dataset, holdout)))
     scheme = options.splits or (old.splits.scheme if old else "stratified")
     if scheme == LEAVE_ONE_SITE_OUT:
         return scheme, count_site_folds(dataset.train, linked)
