@@ -259,6 +259,27 @@ def test_what_becomes_of_near_copies_is_said_by_where_they_stand(folder: Path, a
     assert found[0].message.endswith(end)
 
 
+def test_patients_alike_through_a_test_case_alone_are_not_said_to_share_a_fold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C002 and C004 are like C022 and unlike each other; so is C006, which is a copy of C004's MRI besides."""
+    from her2net.raw import verify as module
+
+    def alike(names: list[str]) -> list[tuple[str, str]]:
+        place = {case.case_id: i for i, case in enumerate(case for case in scan.cases if "US" in case.images)}
+        return [(place[name], place["C022"]) for name in names]
+
+    scan = verify_folder(folder, 1, quiet=True)[1]
+    assert scan is not None
+    calls = iter([alike(["C002", "C004"]), [], alike(["C002", "C004", "C006"]), []])
+    monkeypatch.setattr(module, "find_lookalikes", lambda *_: next(calls))
+    (found,) = check(folder, known=scan).problems
+    apart = "one patient_id.{} Training patients who are alike through a test case alone are not kept in one fold. Results are"
+    assert apart.format("") in found.message
+    for channel in ("0000", "0001"):
+        shutil.copy(folder / f"imagesTr/MRI/C004_{channel}.nii.gz", folder / f"imagesTr/MRI/C006_{channel}.nii.gz")
+    found = next(item for item in check(folder).problems if item.check == "near-duplicate")
+    assert apart.format(" P004 and P006 are kept in one fold.") in found.message
+
+
 def test_only_changed_files_are_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = verify_folder(folder, 1, quiet=True)[1]
     (folder / "masksTr/US/C001.png").unlink()

@@ -80,6 +80,7 @@ def verify(dataset: RawDataset, scan: Scan) -> Verification:
     problems = [*scan.problems, *_check_class_sizes(dataset), *check_columns(dataset)]
     links = Groups()
     resembling: set[str] = set()
+    lookalikes: list[tuple[str, list[tuple[Case, ImageScan]]]] = []
     for modality in dataset.spec.modalities:
         images = [
             (cases[case.case_id], case.images[modality])
@@ -90,11 +91,13 @@ def verify(dataset: RawDataset, scan: Scan) -> Verification:
         problems += _check_orientations(modality, images)
         same, found = _check_same_pixels(modality, images)
         problems += found
-        alike, found = _check_lookalikes(modality, images, same)
-        problems += found
+        alike, groups = _group_lookalikes(images, same)
+        lookalikes += [(modality, group) for group in groups]
         _link([*same, *alike], links, resembling)
         problems += _check_marks(modality, images, dataset.class_names)
-    return _conclude(problems, links.groups(), sorted(resembling))
+    linked = links.groups()
+    problems += [_word_lookalikes(modality, group, linked) for modality, group in lookalikes]
+    return _conclude(problems, linked, sorted(resembling))
 
 
 def _check_marks(modality: str, images: list[tuple[Case, ImageScan]], class_names: tuple[str, ...]) -> list[Problem]:
@@ -209,9 +212,10 @@ def _word_same_pixels(modality: str, group: list[tuple[Case, ImageScan]]) -> Pro
     return problem("note", "same-pixels-cases", where, what, remedy="The image counts once for each case.")
 
 
-def _check_lookalikes(
-    modality: str, images: list[tuple[Case, ImageScan]], same: list[tuple[Case, Case]]
-) -> tuple[list[tuple[Case, Case]], list[Problem]]:
+def _group_lookalikes(
+    images: list[tuple[Case, ImageScan]], same: list[tuple[Case, Case]]
+) -> tuple[list[tuple[Case, Case]], list[list[tuple[Case, ImageScan]]]]:
+    """Return the pairs of nearly the same image under two patients, and the groups that they join."""
     known = {frozenset((a.case_id, b.case_id)) for a, b in same}
     found = find_lookalikes([image.perceptual_hash for _, image in images], [image.thumbnail for _, image in images])
     pairs: list[tuple[Case, Case]] = []
@@ -224,10 +228,10 @@ def _check_lookalikes(
             pairs.append((one, other))
             groups.join(one.case_id, other.case_id)
     scans = {case.case_id: (case, image) for case, image in images}
-    return pairs, [_word_lookalikes(modality, [scans[name] for name in group]) for group in groups.groups()]
+    return pairs, [[scans[name] for name in group] for group in groups.groups()]
 
 
-def _word_lookalikes(modality: str, group: list[tuple[Case, ImageScan]]) -> Problem:
+def _word_lookalikes(modality: str, group: list[tuple[Case, ImageScan]], linked: list[list[str]]) -> Problem:
     named = enumerate_names(f"{case.case_id} (patient {case.patient_id})" for case, _ in group)
     what = f"nearly the same {modality} image under several patients: {named}"
     labels = {case.label for case, _ in group if case.label is not None}
@@ -235,12 +239,23 @@ def _word_lookalikes(modality: str, group: list[tuple[Case, ImageScan]]) -> Prob
     n_train = sum(case.part == "train" for case, _ in group)
     n_test = len(group) - n_train
     remedy = "Look at them; if they show one patient, give them one patient_id."
-    remedy += " The training patients are kept in one fold." if n_train > 1 else ""
+    remedy += _word_folds({case.patient_id for case, _ in group if case.part == "train"}, linked)
     if n_train and n_test:
         remedy += f" Results are also reported without the test case{'s' * (n_test > 1)}."
     elif n_test:
         remedy += " Until then each counts as a patient in the test figures."
     return problem("warning", "near-duplicate", group[0][1].files[0], what, remedy=remedy)
+
+
+def _word_folds(patients: set[str], linked: list[list[str]]) -> str:
+    """Say which of the training patients of a group share a fold; a test case alone, which has none, links nobody."""
+    if len(patients) < 2:
+        return ""
+    shared = [sorted(patients & set(names)) for names in linked if len(patients & set(names)) > 1]
+    if shared and len(shared[0]) == len(patients):
+        return " The training patients are kept in one fold."
+    kept = "".join(f" {' and '.join(names)} are kept in one fold." for names in shared)
+    return f"{kept} Training patients who are alike through a test case alone are not kept in one fold."
 
 
 def _link(pairs: list[tuple[Case, Case]], links: Groups, resembling: set[str]) -> None:
