@@ -16,7 +16,7 @@ from her2net.errors import RawDataError
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import ModalityPlan, Plan, PreprocessingPlan
 from her2net.preprocess.prepare import prepare_case
-from her2net.raw.burned_in import BurnedIn, describe_marks, find_burned_in, inpaint_marks
+from her2net.raw.burned_in import BurnedIn, find_burned_in, inpaint_marks
 from her2net.raw.images import read_image
 from her2net.raw.phantoms import make_us
 from her2net.raw.verify import verify_folder
@@ -54,7 +54,9 @@ def test_calipers_are_counted_and_placed() -> None:
     assert {((left + right) // 2, (top + bottom) // 2) for top, left, bottom, right in found.boxes} == {
         (100, 120), (180, 125), (140, 90)
     }  # fmt: skip
-    assert "3 caliper cross(es); 2 of these marks near" in describe_marks(found, (slice(110, 140), slice(90, 200)))
+    assert found.touches("calipers", (slice(110, 140), slice(90, 200)))
+    assert not found.touches("calipers", (slice(200, 240), slice(90, 200)))
+    assert not found.touches("text", (slice(0, 300), slice(0, 400)))
 
 
 def test_text_is_found_and_two_letters_are_let_pass() -> None:
@@ -93,12 +95,27 @@ def test_verify_notes_marks_and_warns_where_they_go_with_the_class(tmp_path: Pat
         write_png(folder / f"masksTr/US/C{i:03d}.png", box_mask(np.asarray(image).shape, (90, 80), (140, 130)))
     before = (folder / "imagesTr/US/C001.png").read_bytes()
     _, _, found = verify_folder(folder, n_workers=1, quiet=True)
-    notes = [item for item in found.problems if item.check == "burned-in"]
-    assert [item.where for item in notes] == [f"imagesTr/US/C{i:03d}.png" for i in range(1, 24, 2)]
-    assert {item.severity for item in notes} == {"note"}
+    (note,) = [item for item in found.problems if item.check == "burned-in"]
+    assert (note.severity, note.where) == ("note", "modality US")
+    assert note.message.startswith("calipers burned into 12 of 24 images: C001, C003, C005, ")
+    assert "C023; near the lesion in 12. " in note.message
     (warning,) = [item for item in found.problems if item.check == "burned-in-class"]
     assert "calipers burned into the images of 0 of 12 negative, 12 of 12 positive" in warning.message
     assert (folder / "imagesTr/US/C001.png").read_bytes() == before
+
+
+def test_colour_pictures_are_one_note(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "Dataset001_Doppler", n_patients=24, n_test=2)
+    for part, i in (*(("Tr", i) for i in range(24)), ("Ts", 25)):
+        image = picture(100 + i).convert("RGB")
+        ImageDraw.Draw(image).rectangle((100, 100, 150, 150), fill=(200, 30, 30))
+        write_png(folder / f"images{part}/US/C{i:03d}.png", np.asarray(image))
+        (folder / f"masks{part}/US/C{i:03d}.png").unlink()
+    _, _, found = verify_folder(folder, n_workers=1, quiet=True)
+    (note,) = [item for item in found.problems if item.check == "burned-in"]
+    assert note.where == "modality US"
+    assert note.message.startswith("colour burned into 25 of 26 images: C000, C001, ")
+    assert "C019 and 5 more. " in note.message
 
 
 def test_pixel_spacing_comes_from_a_sidecar(tmp_path: Path) -> None:

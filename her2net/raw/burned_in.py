@@ -46,7 +46,7 @@ class BurnedIn(Strict):
         letters: characters that stand in a row of at least three.
         ticks: marks of a ruler along a border.
         colour: share of coloured pixels, 0 below `COLOUR_SHARE`.
-        boxes: (top, left, bottom, right) of every mark, in pixels.
+        boxes: (top, left, bottom, right) of every mark, in pixels; those of calipers, letters and ticks in this order.
     """
 
     calipers: int = 0
@@ -61,12 +61,14 @@ class BurnedIn(Strict):
         found = {"calipers": self.calipers, "text": self.letters, "ruler": self.ticks, "colour": self.colour}
         return [name for name, amount in found.items() if amount]
 
-    def within(self, box: Sequence[slice]) -> int:
-        """Count the marks that touch a box (rows, columns)."""
+    def touches(self, kind: str, box: Sequence[slice]) -> bool:
+        """Whether a mark of a kind touches a box (rows, columns); of colour it is not known where it lies."""
+        first = {"calipers": 0, "text": self.calipers, "ruler": self.calipers + self.letters}.get(kind, len(self.boxes))
+        last = {"calipers": self.calipers, "text": self.calipers + self.letters}.get(kind, len(self.boxes))
         (rows, columns) = box
-        return sum(
+        return any(
             top < rows.stop and bottom > rows.start and left < columns.stop and right > columns.start
-            for top, left, bottom, right in self.boxes
+            for top, left, bottom, right in self.boxes[first:last]
         )
 
 
@@ -213,14 +215,3 @@ def _evenly_spaced(ticks: Sequence[_Piece], axis: int) -> list[_Piece]:
     gaps = np.diff(centres)
     even = gaps.min() > 4 and np.ptp(gaps) <= max(2, 0.15 * gaps.mean())
     return list(ticks) if even else []
-
-
-def describe_marks(marks: BurnedIn, crop: Sequence[slice] | None) -> str:
-    """Say what was found; `crop` (rows, columns) is what the network will see, `None` without a mask."""
-    counted = [("caliper cross(es)", marks.calipers), ("letters", marks.letters), ("ruler ticks", marks.ticks)]
-    parts = [f"{n} {name}" for name, n in counted if n]
-    parts += [f"colour in {marks.colour:.1%} of the pixels"] if marks.colour else []
-    text = "burned in: " + ", ".join(parts)
-    if crop is not None and marks.boxes:
-        text += f"; {marks.within(crop)} of these marks near the lesion"
-    return text

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from her2net.errors import RawDataError
-from her2net.raw.burned_in import describe_marks, find_burned_in
+from her2net.raw.burned_in import find_burned_in
 from her2net.raw.headers import name_orientation, refuse
 from her2net.raw.images import LOSSY_ENDINGS, Volume, compare_grids, mask_remedy, read_image, read_mask_values
 from her2net.raw.intensity import ChannelStatistics, find_lesion, grow_box, measure_channel
@@ -91,17 +91,10 @@ class _Inspection:
 
     def _look_for_marks(self, image: Volume) -> None:
         """Note what a scanner or a reader drew into a picture; the picture is left as it is."""
-        found = [
+        self.fields["burned_in"] = [
             find_burned_in(grey, read_colours(path) if image.origin is None else None)  # a volume file has no colours
             for path, grey in zip(self.job.images, image.array, strict=True)
         ]
-        self.fields["burned_in"] = found
-        lesion = self.fields.get("lesion")
-        for index, marks in enumerate(found):
-            if marks.kinds:
-                crop = None if lesion is None else grow_box(lesion, image.array.shape[1:])
-                remedy = "Export it without them if you can; nothing is changed in the image."
-                self.add("note", "burned-in", index, describe_marks(marks, crop), remedy=remedy)
 
     def _check_values(self, image: Volume) -> None:
         if min(image.array.shape[-2:]) < TINY_IMAGE_VOX:

@@ -14,15 +14,12 @@ from her2net.artefact import Strict
 from her2net.raw.columns import check_columns
 from her2net.raw.dataset import Case, RawDataset, load_dataset
 from her2net.raw.lookalike import Groups, find_lookalikes
+from her2net.raw.marks import check_marks
 from her2net.raw.problems import SEVERITIES, Problem, enumerate_names, problem
 from her2net.raw.scan import ImageScan, Scan, scan_cases
 
 FEW_PATIENTS = 10
 """Fewer of a class than this leave a fold of a cross-validation with one or two."""
-
-
-MARKS_APART, MARKS_P = 0.1, 0.01
-"""Classes whose share of marked images differs by this much, and by more than chance, are worth a warning."""
 
 
 class Verification(Strict):
@@ -94,31 +91,10 @@ def verify(dataset: RawDataset, scan: Scan) -> Verification:
         alike, groups = _group_lookalikes(images, same)
         lookalikes += [(modality, group) for group in groups]
         _link([*same, *alike], links, resembling)
-        problems += _check_marks(modality, images, dataset.class_names)
+        problems += check_marks(modality, images, dataset.class_names)
     linked = links.groups()
     problems += [_word_lookalikes(modality, group, linked) for modality, group in lookalikes]
     return _conclude(problems, linked, sorted(resembling))
-
-
-def _check_marks(modality: str, images: list[tuple[Case, ImageScan]], class_names: tuple[str, ...]) -> list[Problem]:
-    """Warn where burned-in marks go with the class: a network would learn the mark."""
-    from scipy.stats import chi2_contingency
-
-    train = [(case.label, image) for case, image in images if case.label is not None and image.burned_in]
-    problems = []
-    for kind in ("calipers", "text", "ruler", "colour"):
-        marked = [any(kind in marks.kinds for marks in image.burned_in) for _, image in train]
-        table = [[sum(m == k and label == c for m, (label, _) in zip(marked, train, strict=True)) for k in (True, False)]
-                 for c in range(len(class_names))]  # fmt: skip
-        rates = [with_mark / max(with_mark + without, 1) for with_mark, without in table]
-        if not all(map(sum, table)) or max(rates) - min(rates) < MARKS_APART or not all(map(sum, zip(*table, strict=True))):
-            continue
-        if chi2_contingency(table).pvalue < MARKS_P:
-            counts = ", ".join(f"{n[0]} of {sum(n)} {name}" for n, name in zip(table, class_names, strict=True))
-            remedy = "A network may learn them instead of the lesion: export without them, and run her2net_selftest."
-            problems.append(problem("warning", "burned-in-class", f"modality {modality}",
-                                    f"{kind} burned into the images of {counts}", remedy=remedy))  # fmt: skip
-    return problems
 
 
 def _conclude(problems: list[Problem], linked: list[list[str]], resembling: list[str]) -> Verification:
