@@ -92,9 +92,12 @@ class Artefact(Strict):
 def _explain(error: ValidationError) -> list[str]:
     problems = []
     for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        place = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "value_error":  # the words name the parts that contradict each other; all of it would bury them
+            problems.append(f"{place}: {item['ctx']['error']}" if place else str(item["ctx"]["error"]))
+            continue
         found = "" if item["type"] == "missing" else f"; found {str(item['input'])[:80]!r}"
-        problems.append(f"{place}: {item['msg'][0].lower()}{item['msg'][1:]}{found}")
+        problems.append(f"{place or '(top level)'}: {item['msg'][0].lower()}{item['msg'][1:]}{found}")
     return problems
 
 

@@ -129,6 +129,28 @@ def test_an_edit_that_could_not_be_trained_is_refused_with_the_plan(
         plan(paths)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("preprocessing.input_vox", [63, 65], ".preprocessing: stored_vox [96, 96] must exceed input_vox [63, 65] by an even number"),
+        ("training.loss_weights", [1.0], ".training.loss_weights needs one weight per class, 2; found [1.0]"),
+        ("ndim", 3, ": preprocessing.input_vox [96, 96] is not 3-dimensional"),
+        ("training.epochs", 0, ".training.epochs: input should be greater than or equal to 1; found '0'"),
+    ],
+)
+def test_values_that_contradict_each_other_are_named_alone(tmp_path: Path, key: str, value: object, line: str) -> None:
+    paths = make_cohort(tmp_path)
+    plan(paths)
+    values = json.loads(paths.plan.read_text())
+    part = values["modalities"]["US"]
+    part = part[key.split(".")[0]] if "." in key else part
+    part[key.rpartition(".")[2]] = value
+    paths.plan.write_text(json.dumps(values))
+    with pytest.raises(PlanError) as refusal:
+        Plan.load(paths.plan)
+    assert str(refusal.value).splitlines()[1:] == [f"  - modalities.US{line}"]
+
+
 IGNORED = [
     ("epochs", 5), ("batch_size", 4), ("learning_rate", 0.5), ("weight_decay", 0.1), ("warmup_epochs", 2.0), ("ema_decay", 0.9),
     ("label_smoothing", 0.1), ("gradient_clip", 2.0), ("precision", "fp16"), ("checkpoint", "best"), ("seed", 7),

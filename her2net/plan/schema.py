@@ -236,7 +236,8 @@ class Plan(Artefact):
     def _classes_agree(self) -> Plan:
         for name, modality in self.modalities.items():
             if len(modality.training.loss_weights) != len(self.class_names):
-                raise ValueError(f"modalities.{name}.training.loss_weights needs one weight per class")
+                weights, n = modality.training.loss_weights, len(self.class_names)
+                raise ValueError(f"modalities.{name}.training.loss_weights needs one weight per class, {n}; found {weights}")
         for name, table in self.tables.items():
             wanted = CLINICAL if table.modality is None else f"RAD:{table.modality}"
             if name != wanted or table.modality not in (None, *self.modalities):
