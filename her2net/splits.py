@@ -163,7 +163,9 @@ def _stratified_folds(
     held = sorted({(case.patient_id, -1 if case.label is None else case.label) for case in cases})
     smallest = min(Counter(label for _, label in held).values())
     if smallest < plan.n_folds:
-        raise PlanError(f"{plan.n_folds} folds need as many patients in every class; the smallest class has {smallest}.")
+        remedy = f"Write {smallest} or less there." if smallest > 1 else "Add patients of that class."
+        raise PlanError(describe(f"{plan.n_folds} folds need as many patients in every class", where="splits.n_folds of the plan",
+                                 found=f"{smallest} in the smallest", remedy=remedy))
     names = _merge_rare([(label, sites[patient]) for patient, label in held], plan.n_folds)
     splitter = StratifiedGroupKFold(plan.n_folds, shuffle=True, random_state=plan.seed)
     with warnings.catch_warnings():

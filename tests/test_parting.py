@@ -151,6 +151,37 @@ def test_values_that_contradict_each_other_are_named_alone(tmp_path: Path, key: 
     assert str(refusal.value).splitlines()[1:] == [f"  - modalities.US{line}"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("training.learning_rate", 2e5, r"learning_rate: input should be less than or equal to 1; found '200000\.0'"),
+        ("preprocessing.margin", 1e6, r"preprocessing: margin is 1e\+06 lesion, expected at most 10"),
+        ("channels", ["T2"], r"modalities\.US\.channels: not that of dataset\.json; found \['T2'\], expected \['B-mode'\]"),
+        ("file_ending", ".jpg", r"modalities\.US\.file_ending: not that of dataset\.json; found '\.jpg', expected \.png"),
+    ],
+)
+def test_values_out_of_all_reason_are_refused_when_the_plan_is_read(tmp_path: Path, key: str, value: object, says: str) -> None:
+    paths = make_cohort(tmp_path)
+    plan(paths)
+    values = json.loads(paths.plan.read_text())
+    part = values["modalities"]["US"]
+    part = part[key.split(".")[0]] if "." in key else part
+    part[key.rpartition(".")[2]] = value
+    paths.plan.write_text(json.dumps(values))
+    with pytest.raises(PlanError, match=says):
+        plan(paths)
+
+
+def test_more_folds_than_the_smallest_class_has_patients_are_refused_with_the_number(tmp_path: Path) -> None:
+    paths = make_cohort(tmp_path)
+    plan(paths)
+    values = json.loads(paths.plan.read_text())
+    values["splits"]["n_folds"] = 50
+    paths.plan.write_text(json.dumps(values))
+    with pytest.raises(PlanError, match=r"splits\.n_folds of the plan: 50 folds .* '4 in the smallest'\. Write 4 or less there"):
+        plan(paths)
+
+
 IGNORED = [
     ("epochs", 5), ("batch_size", 4), ("learning_rate", 0.5), ("weight_decay", 0.1), ("warmup_epochs", 2.0), ("ema_decay", 0.9),
     ("label_smoothing", 0.1), ("gradient_clip", 2.0), ("precision", "fp16"), ("checkpoint", "best"), ("seed", 7),

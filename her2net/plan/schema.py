@@ -25,6 +25,8 @@ Count = Annotated[int, Field(ge=1)]
 DCE_PHASES = ("DCE-pre", "DCE-early", "DCE-late")
 """Names of the first channels that maps of uptake are made from."""
 DerivedChannel = Literal["subtraction", "wash-in", "wash-out", "mask"]
+LARGEST_MARGIN = {"px": 10_000, "mm": 1_000, "lesion": 10}
+"""Beyond these a crop holds next to nothing of a lesion, and the matrices that resample it outgrow the memory."""
 Preset = Literal["auto", "paper"]
 SplitScheme = Literal["stratified", "leave-one-site-out", "custom"]
 
@@ -56,6 +58,12 @@ class PreprocessingPlan(Strict):
     burned_in: Literal["keep", "inpaint"] = "keep"
     input_vox: list[Count] = Field(min_length=2, max_length=3)
     stored_vox: list[Count] = Field(min_length=2, max_length=3)
+
+    @model_validator(mode="after")
+    def _margin_leaves_a_lesion(self) -> PreprocessingPlan:
+        if self.margin > LARGEST_MARGIN[self.margin_unit]:
+            raise ValueError(f"margin is {self.margin:g} {self.margin_unit}, expected at most {LARGEST_MARGIN[self.margin_unit]}")
+        return self
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> PreprocessingPlan:
@@ -91,7 +99,7 @@ class TrainingPlan(Strict):
     initialisation: Literal["scratch", "pretrained"]
     epochs: Count
     batch_size: Count
-    learning_rate: Positive
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
     weight_decay: NonNegative
     warmup_epochs: NonNegative
     ema_decay: Annotated[float, Field(ge=0, lt=1)]

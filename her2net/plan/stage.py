@@ -13,7 +13,7 @@ from her2net.errors import MissingArtefactError, PlanError, RawDataError, descri
 from her2net.fingerprint import Fingerprint, extract_fingerprint
 from her2net.networks.pretrained import pretrained_at_hand
 from her2net.paths import DatasetPaths
-from her2net.plan.check import check_classes, check_edits, check_sections, refuse_unusable
+from her2net.plan.check import check_classes, check_edits, check_fit, check_sections, refuse_unusable
 from her2net.plan.machine import (
     Machine,
     choose_device,
@@ -75,7 +75,7 @@ def plan_dataset(paths: DatasetPaths, options: PlanOptions) -> tuple[Plan, list[
         dataset = seal_holdout(dataset, holdout.patients)
     fingerprint = extract_fingerprint(dataset, scan)
     plan, kept = _settle_plan(paths, options, dataset, fingerprint, verification.linked_patients, holdout)
-    refuse_unusable(paths.plan, check_sections(plan))
+    refuse_unusable(paths.plan, check_sections(plan) + check_fit(plan, dataset.spec, paths.folder))
     remarks = [f"plan {paths.plan_name}: {'kept' if kept else 'made'}", *about_holdout]
     own_file = Path(options.splits) if plan.splits.scheme == "custom" and options.splits else None
     splits, said = settle_splits(dataset, plan, own_file, verification, holdout, old_splits)
