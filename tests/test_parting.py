@@ -12,7 +12,7 @@ from conftest import make_paths
 from raw_factory import change_cell, read_rows, write_dataset, write_table
 from small_run import MACHINE, plan_options
 
-from her2net.errors import PlanError
+from her2net.errors import PlanError, RawDataError
 from her2net.paths import DatasetPaths
 from her2net.plan.schema import Plan
 from her2net.plan.stage import plan_dataset
@@ -63,7 +63,7 @@ def test_a_modality_without_a_class_is_refused_before_anything_is_trained(tmp_pa
     positive = [row[2] for row in read_rows(paths.raw)[1:] if row[1] in ("1", "positive")]
     assert 4 <= len(positive) <= 8
     drop_images(paths, "MRI", positive)
-    with pytest.raises(PlanError, match=r"MRI: no training case of class positive has this modality\. Take the modality out"):
+    with pytest.raises(RawDataError, match=r"modality MRI: 0 training patient\(s\) of class positive have this modality, expected at"):
         plan(paths)
     assert not paths.plan.exists()
 

@@ -187,6 +187,15 @@ def test_small_classes_are_a_warning(tmp_path: Path) -> None:
     assert [item.where for item in found] == ["class negative", "class positive"]
 
 
+def test_a_modality_of_one_class_is_an_error(folder: Path, good_scan: Scan) -> None:
+    for i in range(3, 22, 2):
+        for path in folder.glob(f"*/MRI/C{i:03d}*"):
+            path.unlink()
+    found = next(item for item in check(folder, known=good_scan).problems if item.severity == "error")
+    assert (found.check, found.where) == ("class-lacks-modality", "modality MRI")
+    assert "1 training patient(s) of class positive have this modality, expected at least 2. Add such cases" in found.message
+
+
 def test_two_lesions_in_one_image_may_differ_in_class(folder: Path) -> None:
     shutil.copy(folder / "imagesTr/US/C002.png", folder / "imagesTr/US/C003.png")
     change_cell(folder, 5, "patient_id", "P002")
@@ -342,7 +351,7 @@ def test_a_third_modality_needs_no_code(folder: Path) -> None:
     spec = spec_of()
     spec["modalities"]["MG"] = {"channels": {"0": "CC"}, "file_ending": ".png"}
     (folder / "dataset.json").write_text(json.dumps(spec), encoding="utf-8")
-    for i in range(0, 22, 2):
+    for i in range(0, 22, 3):
         write_png(folder / f"imagesTr/MG/C{i:03d}_0000.png", smooth_noise(RNG, (40, 40)).clip(0, 999).astype(np.uint16))
     problems = check(folder).problems
     assert {(item.severity, item.check) for item in problems} == {

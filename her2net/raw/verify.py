@@ -12,6 +12,7 @@ from pathlib import Path
 
 from her2net.artefact import Strict
 from her2net.raw.columns import check_columns
+from her2net.raw.consistency import MIN_PATIENTS_PER_CLASS
 from her2net.raw.dataset import Case, RawDataset, load_dataset
 from her2net.raw.lookalike import Groups, find_lookalikes
 from her2net.raw.marks import check_marks
@@ -74,7 +75,7 @@ def verify(dataset: RawDataset, scan: Scan) -> Verification:
         scan: of the same dataset.
     """
     cases = {case.case_id: case for case in dataset.cases}
-    problems = [*scan.problems, *_check_class_sizes(dataset), *check_columns(dataset)]
+    problems = [*scan.problems, *_check_class_sizes(dataset), *_check_modality_classes(dataset), *check_columns(dataset)]
     links = Groups()
     resembling: set[str] = set()
     lookalikes: list[tuple[str, list[tuple[Case, ImageScan]]]] = []
@@ -114,6 +115,22 @@ def _check_class_sizes(dataset: RawDataset) -> list[Problem]:
                     "warning", "class-small", f"class {name}", what, expected=f"{FEW_PATIENTS} or more", remedy=remedy
                 )
             )
+    return problems
+
+
+def _check_modality_classes(dataset: RawDataset) -> list[Problem]:
+    """Find modalities that some fold could not train, whoever it holds out; of classes that are small as a whole is told elsewhere."""
+    problems = []
+    for modality in dataset.spec.modalities:
+        for number, name in enumerate(dataset.class_names):
+            cases = [case for case in dataset.train if case.label == number]
+            having = {case.patient_id for case in cases if modality in case.images}
+            least = min(MIN_PATIENTS_PER_CLASS, len({case.patient_id for case in cases}))
+            if len(having) < least and any(modality in case.images for case in dataset.train):
+                what = f"{len(having)} training patient(s) of class {name} have this modality"
+                remedy = "Add such cases, or take the modality out of dataset.json."
+                problems.append(problem("error", "class-lacks-modality", f"modality {modality}", what,
+                                        expected=f"at least {MIN_PATIENTS_PER_CLASS}", remedy=remedy))  # fmt: skip
     return problems
 
 
