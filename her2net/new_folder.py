@@ -19,6 +19,7 @@ from her2net.preprocess.cache import CaseFiles
 from her2net.raw.images import find_sidecar, is_3d
 from her2net.raw.layout import SUFFIX, list_candidates
 from her2net.raw.names import explain_bad_name, word_key
+from her2net.raw.problems import enumerate_names
 from her2net.raw.rows import CASES, read_covariates
 
 MASK_ENDINGS = (".png", ".nii.gz", ".nii", ".mha", ".nrrd")
@@ -46,10 +47,17 @@ def find_cases(folder: Path, plan: Plan) -> tuple[dict[str, list[CaseFiles]], li
     found = {name: _find_modality(folder, name, section, problems, ignored) for name, section in plan.modalities.items()}
     if not any(found.values()) and not problems:
         wanted = " or ".join(f"{name}/<case>{section.file_ending}" for name, section in plan.modalities.items())
-        problems.append(describe("no image of any modality", where=folder, expected=wanted))
+        remedy = "Put the images into a folder that is named after their modality, in the format of the training images."
+        problems.append(describe("no image of any modality", where=folder, found=_name_files(folder), expected=wanted, remedy=remedy))
     if problems:
         raise RawDataError(join_problems(f"{folder}: cannot be predicted.", problems))
     return found, ignored
+
+
+def _name_files(folder: Path) -> str:
+    """Name the first files in a folder and in the folders in it."""
+    names = sorted(path.relative_to(folder).as_posix() for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    return enumerate_names(names, limit=5) or "no file"
 
 
 def _image_places(folder: Path) -> tuple[Path, ...]:
@@ -206,7 +214,10 @@ def _list_files(
             problems.append(str(trouble))
         elif trouble is not None:
             what, expected = "the file is not read, for its ending is another", " or ".join(endings)
-            ignored.append(Finding("warning", "file-ignored", what, "", expected, Path(trouble.where).name, name))
+            name_of = Path(trouble.where).name
+            if (folder / name_of).is_dir():
+                what, expected = "the folder is not read, only files beside it", f"a file that ends in {expected}"
+            ignored.append(Finding("warning", "file-ignored", what, "", expected, name_of, name))
     return found
 
 

@@ -14,6 +14,7 @@ from raw_factory import box_mask, smooth_noise, write_png
 
 from her2net import Predictor
 from her2net.artefact import write_csv
+from her2net.cli import predict
 from her2net.errors import RawDataError
 from her2net.input_check import Finding, UnlikeTrainingWarning
 from her2net.new_folder import find_cases
@@ -85,6 +86,29 @@ def test_masks_that_belong_to_no_image_are_named(plan: Plan, tmp_path: Path) -> 
         ("P4.bmp", "US", "file-ignored"), ("P3_0000.png", "US", "mask-without-image"), ("P5.png", "US", "mask-without-image"),
     ]  # fmt: skip
     assert "expected <case> plus the ending, without a channel number" in str(ignored[1])
+
+
+@pytest.mark.parametrize(
+    ("names", "found"), [(("P1.png", "P2.png"), "P1.png, P2.png"), (("US/P1.dcm",), "US/P1.dcm"), ((), "no file")]
+)
+def test_where_no_image_is_found_it_is_said_what_lies_there(plan: Plan, tmp_path: Path, names: tuple[str, ...], found: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(RawDataError, match=rf"no image of any modality; found '{found}', expected US/<case>\.png or "):
+        find_cases(tmp_path, plan)
+
+
+def test_a_folder_among_the_images_is_not_called_a_file(plan: Plan, tmp_path: Path) -> None:
+    write_images(tmp_path, "US/P1.png", "US/P2/P2.png")
+    (finding,) = find_cases(tmp_path, plan)[1]
+    assert str(finding) == "US P2: the folder is not read, only files beside it, expected a file that ends in .png."
+
+
+def test_a_file_where_the_predictions_are_to_go_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("x")
+    assert predict.main(["--model", str(tmp_path / "no.her2net"), "-i", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    assert f"-o {tmp_path / 'out'}: is not a folder. Name another" in capsys.readouterr().err
 
 
 def test_two_masks_of_one_case_are_refused(plan: Plan, tmp_path: Path) -> None:

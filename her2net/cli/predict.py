@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     import warnings
     from dataclasses import replace
 
-    from her2net.errors import ArchiveError
+    from her2net.errors import ArchiveError, PlanError, describe
     from her2net.input_check import UnlikeTrainingWarning
     from her2net.paths import DatasetPaths, find_roots
     from her2net.predict import Predictor, write_tables
@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     surplus = args.dataset is not None or args.plan is not None
     if args.model is not None and (args.input is None or args.output is None or surplus):
         raise ArchiveError("--model FILE needs -i FOLDER and -o FOLDER, and takes no -d or -p: the file is all there is of the model.")
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        raise PlanError(describe("is not a folder", where=f"-o {args.output}", remedy="Name another, or move that file away."))
     if args.model is None:
         paths = resolve_paths(args, trained=True)
         predictor = Predictor(paths, device=args.device)
