@@ -41,6 +41,14 @@ def set_spec(folder: Path, **changes: object) -> None:
     (folder / "dataset.json").write_text(json.dumps(spec_of(**changes)), encoding="utf-8")
 
 
+def test_a_folder_that_is_not_read_is_noted(folder: Path) -> None:
+    (folder / "masksTr").rename(folder / "labelsTr")
+    (folder / ".git").mkdir()
+    (note,) = [item for item in load_dataset(folder)[1] if item.check == "folder-unknown"]
+    assert (note.severity, note.where) == ("note", "labelsTr")
+    assert note.message.endswith("name it one of imagesTr, masksTr, imagesTs, masksTs.")
+
+
 def test_reads_a_good_dataset(good: Path) -> None:
     dataset = read_dataset(good)
     assert (len(dataset.train), len(dataset.test)) == (12, 2)
@@ -130,6 +138,8 @@ FILE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda f: change_cell(f, 14, "patient_id", "P001"),
         "patient-in-both", "patient P001", r"training cases (C001) and test cases (C012)"),
     "no imagesTr": (lambda f: shutil.rmtree(f / "imagesTr"), "folder-missing", "imagesTr", "no such folder"),
+    "a folder of masks in another case": (
+        lambda f: (f / "masksTr").rename(f / "maskstr"), "folder-unknown", "maskstr", "differs from 'masksTr' in upper and lower"),
     "a modality folder in another case": (
         lambda f: (f / "imagesTr/US").rename(f / "imagesTr/us"), "folder-unknown", "imagesTr/us", "upper and lower"),
     "no case of a modality": (

@@ -50,7 +50,7 @@ def find_files(
         (part, modality) -> files, and every problem with the layout.
     """
     found: dict[tuple[str, str], Found] = {}
-    problems: list[Problem] = []
+    problems = _check_folders(folder)
     for part, ending in PARTS.items():
         for kind in ("images", "masks"):
             problems += _check_top(folder / f"{kind}{ending}", spec, required=kind == "images" and part == "train")
@@ -60,6 +60,21 @@ def find_files(
             found[part, name] = Found(files, masks)
             problems += image_problems + mask_problems
     return found, problems
+
+
+def _check_folders(folder: Path) -> list[Problem]:
+    """Find folders beside imagesTr that are not read: misspelled in case, or of another name."""
+    known = {f"{kind}{ending}".casefold(): f"{kind}{ending}" for ending in PARTS.values() for kind in ("images", "masks")}
+    problems = []
+    for name in (name for name, _ in _list(folder, folder.name)[0] if (folder / name).is_dir() and not name.startswith(".")):
+        meant = known.get(name.casefold())
+        if meant is not None and not os.path.lexists(folder / meant):  # else it is there, or the disk does not tell them apart
+            what = f"differs from {meant!r} in upper and lower case, so it is not read"
+            problems.append(problem("error", "folder-unknown", name, what, remedy="Rename the folder."))
+        elif meant is None:
+            remedy = f"If it holds images or masks of the study, name it one of {', '.join(known.values())}."
+            problems.append(problem("note", "folder-unknown", name, "a folder that is not read", remedy=remedy))
+    return problems
 
 
 def _check_top(folder: Path, spec: DatasetSpec, *, required: bool) -> list[Problem]:
