@@ -196,6 +196,19 @@ def test_a_modality_of_one_class_is_an_error(folder: Path, good_scan: Scan) -> N
     assert "1 training patient(s) of class positive have this modality, expected at least 2. Add such cases" in found.message
 
 
+def test_the_same_said_of_many_files_is_told_once(folder: Path, good_scan: Scan) -> None:
+    for i in range(12):
+        (folder / f"masksTr/US/C{i:03d}.png").rename(folder / f"masksTr/US/C{i:03d}_mask.png")
+    (folder / "imagesTr/US/a.dcm").write_bytes(b"x")
+    verification = check(folder, known=good_scan)
+    assert sum(item.check == "mask-without-image" for item in verification.problems) == 12
+    lines = [line for line in format_verification(verification).splitlines() if line.startswith("warning") and ": " in line]
+    assert [line.split(": ")[0] for line in lines] == ["warning imagesTr/US/a.dcm", "warning masksTr/US", "warning masksTr/US"]
+    assert lines[1].startswith("warning masksTr/US: 12 files, C000_mask.png, C001_mask.png, ")
+    assert "C007_mask.png and 4 more: a mask without a row in cases.csv. Masks are named" in lines[1]
+    assert "her2net_verify --json lists every file." in format_verification(verification)
+
+
 def test_two_lesions_in_one_image_may_differ_in_class(folder: Path) -> None:
     shutil.copy(folder / "imagesTr/US/C002.png", folder / "imagesTr/US/C003.png")
     change_cell(folder, 5, "patient_id", "P002")

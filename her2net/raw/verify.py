@@ -21,6 +21,8 @@ from her2net.raw.scan import ImageScan, Scan, scan_cases
 
 FEW_PATIENTS = 10
 """Fewer of a class than this leave a fold of a cross-validation with one or two."""
+TOLD_ONE_BY_ONE = 3
+"""More files of a folder of which the same is said share a line, for the eyes; `--json` has one entry for each."""
 
 
 class Verification(Strict):
@@ -259,6 +261,24 @@ def _link(pairs: list[tuple[Case, Case]], links: Groups, resembling: set[str]) -
             resembling.add(one.case_id if one.part == "test" else other.case_id)
 
 
+def _gather(problems: list[Problem]) -> list[str]:
+    """Word each problem on a line; warnings or notes that say the same of many files of a folder share one."""
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for number, item in enumerate(problems):
+        folder, _, name = item.where.rpartition("/")
+        alone = item.severity == "error" or not folder
+        groups[item.severity, folder, item.message, str(number) if alone else ""].append(item.where if alone else name)
+    lines = []
+    for (severity, folder, message, number_alone), names in groups.items():
+        if number_alone:
+            lines.append(f"{severity} {names[0]}: {message}")
+        elif len(names) <= TOLD_ONE_BY_ONE:
+            lines += [f"{severity} {folder}/{name}: {message}" for name in names]
+        else:
+            lines.append(f"{severity} {folder}: {len(names)} files, {enumerate_names(names)}: {message}")
+    return lines
+
+
 def format_verification(verification: Verification, *, limit: int = 200) -> str:
     """Word a verification for people: a table of counts by check, then each problem with its file and remedy."""
     if not verification.problems:
@@ -268,10 +288,13 @@ def format_verification(verification: Verification, *, limit: int = 200) -> str:
     width = max(len(check) for _, check in counts)
     lines = [f"{'severity':8}  {'check':{width}}  count"]
     lines += [f"{severity:8}  {check:{width}}  {count:5d}" for (severity, check), count in ordered]
-    lines += ["", *(f"{item.severity} {item.where}: {item.message}" for item in verification.problems[:limit])]
-    hidden = len(verification.problems) - limit
+    told = _gather(verification.problems)
+    lines += ["", *told[:limit]]
+    hidden = len(told) - limit
     if hidden > 0:
         lines.append(f"... and {hidden} more; her2net_verify --json lists all of them.")
+    elif len(told) < len(verification.problems):
+        lines.append("her2net_verify --json lists every file.")
     totals = Counter(item.severity for item in verification.problems)
     lines += ["", ", ".join(f"{totals[severity]} {severity}(s)" for severity in SEVERITIES)]
     return "\n".join(lines)
