@@ -139,6 +139,9 @@ IMAGE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {
     "mask of everything": (
         lambda f: mask_us(f, np.ones((48, 64), np.uint8)),
         "warning", "mask-covers-image", "masksTr/US/C003.png", "100%"),
+    "mask of all but the lesion": (
+        lambda f: mask_us(f, 1 - box_mask((48, 64), (12, 20), (30, 44))),
+        "warning", "mask-covers-image", "masksTr/US/C003.png", "covers 86% of the image, every corner included. Is it inverted?"),
     "lesion in one grey": (
         lambda f: whitened_us(f, slice(0, 48), slice(0, 60)),
         "warning", "crop-constant", "imagesTr/US/C003.png", "found '255'"),

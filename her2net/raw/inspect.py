@@ -139,9 +139,11 @@ class _Inspection:
         self.fields["lesion"] = lesion
         self._check_mask_values(path, values, mask)
         share = lesion.volume_vox / mask.size
-        if share > LARGE_LESION_SHARE:
+        corners = mask[np.ix_(*[(0, -1)] * mask.ndim)]
+        if share > LARGE_LESION_SHARE or corners.all():
             remedy = "Is it inverted? Lesion is above 0, everything else 0."
-            self.add("warning", "mask-covers-image", -1, f"the mask covers {share:.0%} of the image", remedy=remedy)
+            what = f"the mask covers {share:.0%} of the image" + (", every corner included" if corners.all() else "")
+            self.add("warning", "mask-covers-image", -1, what, remedy=remedy)
         if lesion.volume_vox < TINY_LESION_VOX:
             what = f"the mask marks only {lesion.volume_vox} voxel(s)"
             self.add("warning", "mask-tiny", -1, what, remedy="Check that the lesion is drawn.")

@@ -26,7 +26,7 @@ from her2net.version import __version__
 
 __all__ = ["CaseScan", "ChannelStatistics", "ImageScan", "Lesion", "Problem", "Scan", "scan_cases"]
 
-SCAN_VERSION = 5  # raise when the same files give another scan
+SCAN_VERSION = 6  # raise when the same files give another scan
 
 
 class ImageScan(Strict):
