@@ -183,6 +183,8 @@ def test_a_set_without_a_model_takes_that_of_its_largest_part() -> None:
     assert choose_model(["D", "B"], alike).modalities == ["B"]
     fused = apply_fusion(tables, models)
     assert set(fused.case_ids) == {case_id for table in tables.values() for case_id in table.case_ids}
+    with pytest.raises(PlanError, match=r"fusion\.subsets of the plan: no model for .* only C; found 'A; A \+ B'\. Add them"):
+        choose_model(["C"], [model for model in models if model.modalities in (["A"], ["A", "B"])])
 
 
 def test_modalities_that_nobody_has_together_are_fused_to_the_end(copied: DatasetPaths) -> None:

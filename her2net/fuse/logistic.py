@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from her2net.artefact import Strict
-from her2net.errors import PlanError
+from her2net.errors import PlanError, describe
 from her2net.predictions import Predictions, make_predictions
 
 LOGIT_EPS = 1e-6
@@ -234,7 +234,9 @@ def choose_model(subset: Sequence[str], models: Sequence[SubsetModel]) -> Subset
     """
     fitting = [model for model in models if set(model.modalities) <= set(subset)]
     if not fitting:
-        raise PlanError(f"fusion: no model for cases that have only {' + '.join(subset)}. Run her2net_fuse again.")
+        what, remedy = f"no model for cases that have only {' + '.join(subset)}", "Add them, or a part of them, and run her2net_fuse."
+        found = "; ".join(" + ".join(model.modalities) for model in models) or "none"
+        raise PlanError(describe(what, where="fusion.subsets of the plan", found=found, remedy=remedy))
     return max(fitting, key=lambda model: (len(model.modalities), model.n_cases))
 
 
