@@ -618,6 +618,17 @@ def test_methods_name_what_the_folds_did(material: Material, pictures: list[Pict
     assert "randomised trees" not in next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "methods").text
 
 
+def test_methods_tell_how_a_pretrained_network_learned(material: Material, pictures: list[Picture]) -> None:
+    us = material.plan.modalities["US"]
+    for layer_decay, told in ((1.0, False), (0.9, True)):
+        training = us.training.model_copy(update={"network": "convnextv2_atto", "layer_decay": layer_decay})
+        modalities = material.plan.modalities | {"US": us.model_copy(update={"training": training})}
+        plan = material.plan.model_copy(update={"modalities": modalities})
+        text, _ = show(replace(material, project=replace(material.project, plan=plan)), pictures)
+        assert "AdamW (peak learning rate" in text
+        assert (", each block at 0.9 of the rate of the next, weight decay" in text) is told
+
+
 def test_a_modality_that_no_test_case_has_is_not_said_to_be_tested(material: Material) -> None:
     tables = {key: table for key, table in material.tables.items() if key != ("MRI", "test")}
     metrics = [m for m in material.evaluation.metrics if (m.model, m.cohort) != ("MRI", "test")]
