@@ -129,6 +129,15 @@ def test_an_edit_that_could_not_be_trained_is_refused_with_the_plan(
         plan(paths)
 
 
+def edit_us(paths: DatasetPaths, key: str, value: object) -> None:
+    """Write a value into the plan's section of US."""
+    values = json.loads(paths.plan.read_text())
+    part = values["modalities"]["US"]
+    part = part[key.split(".")[0]] if "." in key else part
+    part[key.rpartition(".")[2]] = value
+    paths.plan.write_text(json.dumps(values))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
@@ -141,11 +150,7 @@ def test_an_edit_that_could_not_be_trained_is_refused_with_the_plan(
 def test_values_that_contradict_each_other_are_named_alone(tmp_path: Path, key: str, value: object, line: str) -> None:
     paths = make_cohort(tmp_path)
     plan(paths)
-    values = json.loads(paths.plan.read_text())
-    part = values["modalities"]["US"]
-    part = part[key.split(".")[0]] if "." in key else part
-    part[key.rpartition(".")[2]] = value
-    paths.plan.write_text(json.dumps(values))
+    edit_us(paths, key, value)
     with pytest.raises(PlanError) as refusal:
         Plan.load(paths.plan)
     assert str(refusal.value).splitlines()[1:] == [f"  - modalities.US{line}"]
@@ -163,11 +168,7 @@ def test_values_that_contradict_each_other_are_named_alone(tmp_path: Path, key: 
 def test_values_out_of_all_reason_are_refused_when_the_plan_is_read(tmp_path: Path, key: str, value: object, says: str) -> None:
     paths = make_cohort(tmp_path)
     plan(paths)
-    values = json.loads(paths.plan.read_text())
-    part = values["modalities"]["US"]
-    part = part[key.split(".")[0]] if "." in key else part
-    part[key.rpartition(".")[2]] = value
-    paths.plan.write_text(json.dumps(values))
+    edit_us(paths, key, value)
     with pytest.raises(PlanError, match=says):
         plan(paths)
 
