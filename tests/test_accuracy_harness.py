@@ -18,11 +18,25 @@ import new_cases
 import run
 import table
 from ablations import ABLATIONS, LEARNED
+from automl import autogluon
 from cohorts import COHORTS, FOLDER, Synthetic, ideal_auc, make_cohort
 from methods import auto
 
 from her2net.paths import DatasetPaths
 from her2net.raw.dataset import read_dataset, read_test_labels
+
+FAKE_AUTOGLUON = """
+import csv, json, os, sys
+from pathlib import Path
+from PIL import Image
+script, folder, *arguments = sys.argv[1:]
+tables = [list(csv.DictReader((Path(folder) / f"{part}.csv").open())) for part in ("training", "held_out")]
+json.dump({"arguments": arguments, "columns": [list(table[0]) for table in tables], "labels": [row["label"] for row in tables[0]],
+           "sizes": [Image.open(row["image"]).size for table in tables for row in table]}, open(os.environ["SEEN"], "w"))
+with (Path(folder) / "scores.csv").open("w") as file:
+    print("image,score", *(f"{row['image']},0.5" for row in tables[1]), sep="\\n", file=file)
+"""
+"""What takes the place of AutoGluon's interpreter: it keeps what it was shown."""
 
 
 @pytest.fixture
@@ -138,6 +152,32 @@ def test_a_cohort_without_the_confounder_is_judged_without_its_labels(cohort: Pa
     assert sorted(case.case_id for case in dataset.test) == sorted(prefix + i for prefix in judged for i in ids)
     assert read_test_labels(dataset, purpose="test", log=tmp_path / "log.jsonl") == {}
     assert all(case.masks and case.images for case in dataset.test)
+
+
+def test_a_rival_in_an_environment_of_its_own_gets_pictures_and_no_label_of_a_held_out_case(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = read_dataset(cohort).train
+    held = folds.make_folds(cases, [], 0)[0]
+    paths = folds.make_paths(tmp_path / "work", FOLDER)
+    folds.lay_out(cohort, held, paths.raw)
+    monkeypatch.setenv("AUTOGLUON_PYTHON", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit, match=r"set AUTOGLUON_PYTHON to its python, found .*nowhere"):
+        autogluon(paths, 60.0, 0)
+    fake = tmp_path / "fake.py"
+    fake.write_text(FAKE_AUTOGLUON)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{fake}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("AUTOGLUON_PYTHON", str(python))
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
+    scores = autogluon(paths, 60.0, 7)
+    assert set(scores) == set(held)
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["arguments"] == ["60.0", "7"]
+    assert seen["columns"] == [["image", "label"], ["image"]]
+    assert sorted(seen["labels"]) == sorted(str(case.label) for case in cases if case.case_id not in held)
+    assert {tuple(size) for size in seen["sizes"]} == {(224, 224)}
 
 
 @pytest.mark.parametrize("change", [*ABLATIONS, *list(LEARNED)[1:]])

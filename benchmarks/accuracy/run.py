@@ -24,6 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ablations import ABLATIONS, LEARNED
+from automl import autogluon
 from cohorts import COHORTS, FOLDER, make_cohort
 from folds import find_linked, in_order, lay_out, make_folds, make_paths
 from methods import Method, auto, auto_folds, auto_radiomics, paper
@@ -35,7 +36,8 @@ from her2net.raw.dataset import read_dataset
 
 METHODS: dict[str, Method] = {
     "auto": auto, "auto_folds": auto_folds, "auto_radiomics": auto_radiomics, "paper": paper, "plain": plain,
-    "contrastive": contrastive, "forest": forest, "elastic_net": elastic_net, **ABLATIONS, **LEARNED,
+    "contrastive": contrastive, "forest": forest, "elastic_net": elastic_net, "autogluon": autogluon,
+    **ABLATIONS, **LEARNED,
 }  # fmt: skip
 RESULTS = Path("benchmarks/results/accuracy.jsonl")
 
