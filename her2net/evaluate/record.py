@@ -197,7 +197,7 @@ def _describe_folds(pooled: float | None, within: Metric, p: float | None) -> st
 
 
 def format_summary(folder: Path) -> str:
-    """Return `metrics.csv` as a short table per model and cohort, the comparisons of AUCs, and how sure they are.
+    """Return the comparisons of AUCs, how sure these are, and last, where a terminal ends, `metrics.csv` as a short table.
 
     AUC, sensitivity and specificity; for several classes the mean one-vs-rest AUC, balanced accuracy, and weighted
     kappa where the classes have an order.
@@ -219,7 +219,7 @@ def format_summary(folder: Path) -> str:
         line = f"{model:<{width}}{cohort:<25}{first['n']:>5}" + ("  " if several else f"{first['n_positive']:>5}  ")
         line += "".join(f"{text:<24}" for text in shown) + flagged.get((model, cohort), "")
         lines.append(line.rstrip())
-    return "\n".join([*lines, *_compared(evaluation), *_advised(evaluation), *_warned(evaluation)])
+    return "\n".join([*_compared(evaluation), *_advised(evaluation), *lines, *_warned(evaluation)])
 
 
 def _compared(evaluation: Evaluation) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -136,6 +137,8 @@ def test_what_is_made_of_optimistic_figures_is_marked_too(paths: DatasetPaths, e
     lines = format_summary(paths.evaluation).splitlines()
     marked = [line.split(":")[0] for line in lines if remark in line and not line.startswith("US   ")]
     assert marked == ["US - MRI (oof, n = 60)", "US - fusion (oof, n = 60)", "US (oof)"]
+    table = lines[lines.index(next(line for line in lines if line.startswith("model "))) :]
+    assert all(re.match(r"\S+ +(oof|test)", line) for line in table[1:]), "what was asked for stands last, where a terminal ends"
 
 
 def test_subgroups_of_an_optimistic_model_are_marked() -> None:
