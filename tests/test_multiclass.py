@@ -93,7 +93,8 @@ def test_metrics_are_macro_one_vs_rest_and_ordinal(done: DatasetPaths) -> None:
     assert found["auc"] == found["balanced_accuracy"] == counts[1] + counts[2]
     text = format_summary(done.evaluation)
     assert "weighted kappa" in text
-    assert text.split()[:4] == ["model", "cohort", "n", "mean"]  # no class is the positive one
+    (header,) = [line.split() for line in text.splitlines() if line.startswith("model ")]
+    assert header[:4] == ["model", "cohort", "n", "mean"]  # no class is the positive one
     assert Evaluation.load(done.evaluation / "metrics.json").class_names == list(CLASSES)
 
 
