@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
                          "Dataset900_Synthetic")
     truth = _make_cohort(paths.raw, args)
     pipeline.run(paths, PlanOptions(budget_h=DEMO_BUDGET_H, quiet=args.quiet), TrainOptions(quiet=args.quiet))
-    print("AUC of an ideal reader (Bayes): " + ", ".join(f"{k} {v:.3f}" for k, v in truth.bayes_auc.items()))
     print(format_summary(paths.evaluation))
+    print("AUC of an ideal reader (Bayes): " + ", ".join(f"{k} {v:.3f}" for k, v in truth.bayes_auc.items()))
     print(f"results: {os.path.relpath(paths.results)}")
     print(f"report: {os.path.relpath(paths.report)}")
     return 0
