@@ -103,7 +103,7 @@ MUTATIONS: list[Mutation] = [
     NEW.refused("name that spreadsheets take for a formula", given(lambda new: (new / IMAGE).rename(new / "US/=cmd.png")), "'='"),
     NEW.refused("name with a line break", given(lambda new: (new / IMAGE).rename(new / "US/a\nb.png")), "control"),
     NEW.refused("name that is nothing but its ending", given(lambda new: (new / IMAGE).rename(new / "US/.png")), "US/.png"),
-    NEW.refused("output is a file", given(lambda new: (new.parent / "out").write_bytes(b"")), "out", "A file stands where a folder should be"),
+    NEW.refused("output is a file", given(lambda new: (new.parent / "out").write_bytes(b"")), "out", "is not a folder. Name another, or move that file away"),
     NEW.accepted("a volume among pictures", given(as_volume), "what is not read is listed", "file-ignored"),
     NEW.accepted("a text file among pictures", given(lambda new: (new / "US/notes.txt").write_text("x")), "what is not read is listed",
                  "notes.txt"),
