@@ -352,6 +352,26 @@ def test_a_run_with_decay_by_layer_goes_on_to_the_same_bits(
     assert max(rates) > 0.5 * plan["modalities"]["US"]["training"]["learning_rate"], "the rate of the classifier is what is recorded"
 
 
+def test_a_run_that_stopped_before_there_was_a_decay_by_layer_goes_on(paths: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(paths)
+    whole = contents(paths)
+    shutil.rmtree(paths.fold("US", 0))
+
+    def of_before(*args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(*args, **kwargs)
+        for group in optimizer.param_groups:
+            del group["lr_scale"]
+        return optimizer
+
+    undo = stop_at(monkeypatch, "train_epoch", 2)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(train_run, "make_optimizer", of_before)
+        train(paths)
+    undo()
+    train(paths)
+    assert contents(paths) == whole
+
+
 def test_out_of_graphics_memory_halves_the_batch_and_adds_up_the_gradients(capsys: pytest.CaptureFixture[str]) -> None:
     whole, (loss, n_parts) = one_step(at_most=8)
     assert n_parts == 1

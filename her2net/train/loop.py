@@ -214,7 +214,8 @@ def train_epoch(
             x = next(made).to(device)
         x, targets = mixup(x, targets, plan.augmentation.mixup_alpha, generator)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(epoch * steps + step, steps, plan) * group["lr_scale"]
+            scale = group.get("lr_scale", 1.0)  # a checkpoint of before there was one has none
+            group["lr"] = learning_rate_at(epoch * steps + step, steps, plan) * scale
         timeline.lap("augment")
         loss, n_parts = training_step(
             model, optimizer, x, targets, precision=plan.precision, gradient_clip=plan.gradient_clip, scaler=scaler,
