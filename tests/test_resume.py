@@ -364,10 +364,11 @@ def test_a_run_that_stopped_before_there_was_a_decay_by_layer_goes_on(paths: Dat
         return optimizer
 
     undo = stop_at(monkeypatch, "train_epoch", 2)
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(train_run, "make_optimizer", of_before)
+    monkeypatch.setattr(train_run, "make_optimizer", of_before)
+    with pytest.raises(Stop):
         train(paths)
     undo()
+    monkeypatch.setattr(train_run, "make_optimizer", make_optimizer)
     train(paths)
     assert contents(paths) == whole
 

@@ -13,7 +13,6 @@ How networks are trained, which `auto` does of large cohorts only, is changed on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -58,18 +57,16 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "no_mirrors": (f"{PLANNER}.mirrors_only", partial(mirrored, axes=False)),
     "all_mirrors": (f"{PLANNER}.mirrors_only", partial(mirrored, axes=True)),
     "equal_weights": (f"{RULES}.choose_loss_weights", always([1.0, 1.0])),
-    "folds_3": (f"{RULES}.choose_n_folds", always(3)),
-    "folds_10": (f"{RULES}.choose_n_folds", always(10)),
 }
 """Name -> what is replaced, and by what. `uptake` needs phases of a dynamic series, `channels_apart` several channels."""
+N_FOLDS: Mapping[str, tuple[str, Any]] = {f"folds_{n}": (f"{RULES}.choose_n_folds", always(n)) for n in (3, 10)}
+"""The same for the mean of the folds."""
 
 
-def ablated(change: str) -> Method:
-    """Return `auto` with one rule changed; where it is the number of folds, their mean."""
+def changed(unchanged: Method, target: str, value: Any) -> Method:
+    """Return a method with one thing replaced."""
 
     def method(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
-        target, value = CHANGES[change]
-        unchanged = auto_folds if change.startswith("folds") else auto
         with mock.patch(target, value):
             return unchanged(paths, seconds, seed)
 
@@ -88,8 +85,8 @@ def only(network_2d: str = "resnet10t", n: int = 64, network_3d: str = "resnet10
 def stepping(**values: float) -> Any:
     """Return the rule of optimisation with other values."""
 
-    changed = {key: Choice(value, "changed by the benchmark") for key, value in values.items()}
-    return lambda network, *, kind: choose_optimisation(network, kind=kind) | changed
+    choices = {key: Choice(value, "changed by the benchmark") for key, value in values.items()}
+    return lambda network, *, kind: choose_optimisation(network, kind=kind) | choices
 
 
 def augmented(**values: Any) -> Any:
@@ -119,15 +116,12 @@ IN_TRAINING: Mapping[str, tuple[str, Any]] = {
 """The same for how a network is trained. `stride_...` is of 3D networks."""
 
 
-def learned(change: str | None = None) -> Method:
-    """Return a small network instead of wavelets, with nothing else or one thing of its training changed."""
-
-    def method(paths: DatasetPaths, seconds: float, seed: int) -> Scores:
-        with mock.patch(f"{RULES}.list_candidates", only()), mock.patch(*IN_TRAINING[change]) if change else nullcontext():
-            return auto(paths, seconds, seed)
-
-    return method
-
-
-ABLATIONS: Mapping[str, Method] = {f"auto_{change}": ablated(change) for change in CHANGES}
-LEARNED: Mapping[str, Method] = {"learned": learned(), **{f"learned_{change}": learned(change) for change in IN_TRAINING}}
+SMALL = (f"{RULES}.list_candidates", only())
+ABLATIONS: Mapping[str, Method] = {
+    **{f"auto_{name}": changed(auto, *change) for name, change in CHANGES.items()},
+    **{f"auto_{name}": changed(auto_folds, *change) for name, change in N_FOLDS.items()},
+}
+LEARNED: Mapping[str, Method] = {
+    "learned": changed(auto, *SMALL),
+    **{f"learned_{name}": changed(changed(auto, *change), *SMALL) for name, change in IN_TRAINING.items()},
+}
